@@ -1,0 +1,125 @@
+"""One call for every backbone: a name and plain values in, a layer from images to levels out."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.backbones import resnet
+
+Builder = Callable[..., tf.keras.layers.Layer]
+
+_BUILDERS: Dict[str, Builder] = {}
+
+
+def register_backbone(name: str) -> Callable[[Builder], Builder]:
+    """Decorator: makes a builder known to `build_backbone` under a name.
+
+    The builder takes the keywords of `build_backbone` and returns a Keras layer that maps images
+    [B, H, W, 3] to `{'2': [B, H/4, W/4, C], ...}` and has the attributes `output_channels` and
+    `output_strides`, both by level.
+
+    Raises:
+      ValueError: the name is taken.
+    """
+
+    def register(builder: Builder) -> Builder:
+        if name in _BUILDERS:
+            raise ValueError(f"A backbone named {name!r} is registered already.")
+        _BUILDERS[name] = builder
+        return builder
+
+    return register
+
+
+def backbone_names() -> Tuple[str, ...]:
+    """Names that `build_backbone` knows."""
+    return tuple(sorted(_BUILDERS))
+
+
+def build_backbone(
+    name: str,
+    *,
+    norm: str = "batch",
+    norm_momentum: float = 0.9,
+    norm_epsilon: float = 1e-5,
+    output_stride: int = 32,
+    frozen_stages: int = 0,
+    multi_grid: Optional[Sequence[int]] = None,
+    stride_in_1x1: bool = False,
+    input_size: Optional[Sequence[int]] = None,
+    layer_name: str = "backbone",
+    **options: Any,
+) -> tf.keras.layers.Layer:
+    """Builds a backbone.
+
+    Args:
+      name: one of `backbone_names()`.
+      norm: `batch`, `frozen_batch`, `sync_batch`, `group` or `none`; official.vision's backbones
+        know `batch` and `sync_batch`.
+      norm_momentum: share of the old running statistics kept at each step.
+      norm_epsilon: added to the variance.
+      output_stride: of level 5: 8, 16 or 32 (what a backbone cannot do, it says).
+      frozen_stages: 0 trains all, 1 freezes the stem, 2 the stem and stage 2, ...
+      multi_grid: dilations of the blocks of stage 5 (ResNet).
+      stride_in_1x1: where a bottleneck strides (ResNet): the first 1x1 or the 3x3 convolution.
+      input_size: (height, width) for backbones that need it when they are built; others ignore it.
+      layer_name: first part of the variables' names.
+      **options: of the backbone itself: `widths`, `num_blocks`, `stem_width`, ...
+
+    Returns:
+      A Keras layer: [B, H, W, 3] -> `{'2': [B, H/4, W/4, C], ..., '5'}`, with `output_channels` and
+      `output_strides` by level.
+
+    Raises:
+      ValueError: an unknown name, or a value the backbone cannot honour.
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"Unknown backbone {name!r}; known: {', '.join(backbone_names())}.")
+    return _BUILDERS[name](
+        norm=norm,
+        norm_momentum=norm_momentum,
+        norm_epsilon=norm_epsilon,
+        output_stride=output_stride,
+        frozen_stages=frozen_stages,
+        multi_grid=multi_grid,
+        stride_in_1x1=stride_in_1x1,
+        input_size=input_size,
+        name=layer_name,
+        **options,
+    )
+
+
+def _resnet(**defaults: Any) -> Builder:
+    def build(*, input_size: Optional[Sequence[int]] = None, **options: Any) -> resnet.ResNet:
+        del input_size  # fully convolutional
+        unknown = sorted(set(options) - _RESNET_OPTIONS)
+        if unknown:
+            raise ValueError(
+                f"ResNet has no option {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(_RESNET_OPTIONS))}."
+            )
+        return resnet.ResNet(**{**defaults, **options})
+
+    return build
+
+
+_RESNET_OPTIONS = {
+    *("block", "num_blocks", "widths", "stem", "stem_width", "output_stride", "multi_grid"),
+    *("stride_in_1x1", "frozen_stages", "norm", "norm_momentum", "norm_epsilon", "name"),
+}
+
+_RESNETS: Dict[str, Dict[str, Any]] = {
+    "resnet": {},  # everything by options
+    "resnet18": {"block": "basic", "num_blocks": (2, 2, 2, 2)},
+    "resnet34": {"block": "basic", "num_blocks": (3, 4, 6, 3)},
+    "resnet50": {"num_blocks": (3, 4, 6, 3)},
+    "resnet101": {"num_blocks": (3, 4, 23, 3)},
+    "resnet152": {"num_blocks": (3, 8, 36, 3)},
+    "resnet52": {"num_blocks": (3, 4, 6, 3), "stem": "deep"},
+    "resnet103": {"num_blocks": (3, 4, 23, 3), "stem": "deep"},
+}
+
+for _name, _defaults in _RESNETS.items():
+    register_backbone(_name)(_resnet(**_defaults))

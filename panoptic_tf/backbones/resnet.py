@@ -1,0 +1,320 @@
+"""Residual networks (arXiv:1512.03385) as detection and segmentation use them.
+
+Padding is symmetric, the stride sits in the 1x1 or the 3x3 convolution, the deep stem is DeepLab's
+(three 3x3 convolutions), and an output stride of 8 or 16 replaces strides by dilation
+(DeepLabv3, arXiv:1706.05587). No classifier.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Sequence, Type
+
+import tensorflow as tf
+
+from panoptic_tf.layers import convolution
+
+_STAGES = (2, 3, 4, 5)
+
+
+class Stem(tf.keras.layers.Layer):
+    """[B, H, W, 3] -> [B, ceil(H / 4), ceil(W / 4), C]: convolutions, then 3x3 max pooling.
+
+    Args:
+      kind: `basic`, one 7x7 with `width` channels, or `deep`, three 3x3 with `width`, `width` and
+        2 * `width` channels.
+      width: see above.
+      norm_options: keywords of `ConvNormAct`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(self, kind: str, *, width: int, norm_options: Dict[str, Any], **kwargs: Any):
+        super().__init__(**kwargs)
+        if kind not in ("basic", "deep"):
+            raise ValueError(f"stem must be 'basic' or 'deep', got {kind!r}.")
+        conv = convolution.ConvNormAct
+        self.output_channels = 2 * width if kind == "deep" else width
+        if kind == "basic":
+            self.convs = [conv(width, 7, strides=2, name="conv1", **norm_options)]
+        else:
+            self.convs = [
+                conv(width, 3, strides=2, name="conv1", **norm_options),
+                conv(width, 3, name="conv2", **norm_options),
+                conv(2 * width, 3, name="conv3", **norm_options),
+            ]
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """See the class."""
+        x = inputs
+        for conv in self.convs:
+            x = conv(x, training=training)
+        # After ReLU zero is as good as minus infinity.
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        return tf.nn.max_pool2d(x, ksize=3, strides=2, padding="VALID")
+
+
+class _Block(tf.keras.layers.Layer):
+    """Residual plus shortcut, then ReLU; a subclass fills `convs`."""
+
+    def __init__(
+        self,
+        *,
+        output_channels: int,
+        has_projection: bool,
+        strides: int,
+        norm_options: Dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.convs = []
+        self.shortcut = None
+        if has_projection:
+            self.shortcut = convolution.ConvNormAct(
+                output_channels, strides=strides, activation=None, name="shortcut", **norm_options
+            )
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), output channels]."""
+        x = inputs
+        for conv in self.convs:
+            x = conv(x, training=training)
+        if self.shortcut is not None:
+            inputs = self.shortcut(inputs, training=training)
+        return tf.nn.relu(x + inputs)
+
+
+class BasicBlock(_Block):
+    """Two 3x3 convolutions.
+
+    Args:
+      width: channels.
+      strides: of the first convolution.
+      dilation_rate: of both.
+      has_projection: whether the shortcut is a 1x1 convolution.
+      stride_in_1x1: has no meaning here.
+      norm_options: keywords of `ConvNormAct`.
+      **kwargs: of the Keras layer.
+    """
+
+    EXPANSION = 1
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        has_projection: bool = False,
+        stride_in_1x1: bool = False,
+        norm_options: Dict[str, Any],
+        **kwargs: Any,
+    ):
+        del stride_in_1x1
+        super().__init__(
+            output_channels=width,
+            has_projection=has_projection,
+            strides=strides,
+            norm_options=norm_options,
+            **kwargs,
+        )
+        options = {"dilation_rate": dilation_rate, **norm_options}
+        conv = convolution.ConvNormAct
+        self.convs = [
+            conv(width, 3, strides=strides, name="conv1", **options),
+            conv(width, 3, activation=None, name="conv2", **options),
+        ]
+
+
+class BottleneckBlock(_Block):
+    """1x1, 3x3, 1x1 convolutions; the last has four times the channels.
+
+    Args:
+      width: channels of the first two.
+      strides: of the block.
+      dilation_rate: of the 3x3.
+      has_projection: whether the shortcut is a 1x1 convolution.
+      stride_in_1x1: the first 1x1 strides (MSRA's weights), else the 3x3.
+      norm_options: keywords of `ConvNormAct`.
+      **kwargs: of the Keras layer.
+    """
+
+    EXPANSION = 4
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        has_projection: bool = False,
+        stride_in_1x1: bool = False,
+        norm_options: Dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(
+            output_channels=width * self.EXPANSION,
+            has_projection=has_projection,
+            strides=strides,
+            norm_options=norm_options,
+            **kwargs,
+        )
+        first, second = (strides, 1) if stride_in_1x1 else (1, strides)
+        conv, options = convolution.ConvNormAct, norm_options
+        self.convs = [
+            conv(width, 1, strides=first, name="conv1", **options),
+            conv(width, 3, strides=second, dilation_rate=dilation_rate, name="conv2", **options),
+            conv(width * self.EXPANSION, 1, activation=None, name="conv3", **options),
+        ]
+
+
+BLOCKS: Dict[str, Type[_Block]] = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
+
+
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class ResNet(tf.keras.layers.Layer):
+    """Images to the feature maps of the four stages.
+
+    Variables are named `<backbone>/stem/conv1/conv/kernel`, `<backbone>/res2_0/conv1/norm/gamma`,
+    `<backbone>/res2_0/shortcut/...`.
+
+    Args:
+      block: `basic` or `bottleneck`.
+      num_blocks: blocks of stages 2 to 5.
+      widths: channels of the stages' blocks; a bottleneck's output has four times as many.
+      stem: `basic` (7x7) or `deep` (three 3x3).
+      stem_width: channels of the stem's first convolution.
+      output_stride: 8, 16 or 32.
+      multi_grid: dilation of the blocks of stage 5, times what the output stride asks for.
+      stride_in_1x1: see `BottleneckBlock`.
+      frozen_stages: 0 trains all, 1 freezes the stem, 2 the stem and stage 2, ..., 5 everything.
+      norm: a name of `normalization.build_norm`.
+      norm_momentum: see `normalization.build_norm`.
+      norm_epsilon: see `normalization.build_norm`.
+      **kwargs: of the Keras layer.
+
+    Attributes:
+      output_channels: channels by level, `{'2': 256, ...}`.
+      output_strides: stride by level, `{'2': 4, ...}`.
+    """
+
+    def __init__(
+        self,
+        *,
+        block: str = "bottleneck",
+        num_blocks: Sequence[int] = (3, 4, 6, 3),
+        widths: Sequence[int] = (64, 128, 256, 512),
+        stem: str = "basic",
+        stem_width: int = 64,
+        output_stride: int = 32,
+        multi_grid: Optional[Sequence[int]] = None,
+        stride_in_1x1: bool = False,
+        frozen_stages: int = 0,
+        norm: str = "batch",
+        norm_momentum: float = 0.9,
+        norm_epsilon: float = 1e-5,
+        name: str = "backbone",
+        **kwargs: Any,
+    ):
+        super().__init__(name=name, **kwargs)
+        self._settings = {
+            "block": block,
+            "num_blocks": tuple(num_blocks),
+            "widths": tuple(widths),
+            "stem": stem,
+            "stem_width": stem_width,
+            "output_stride": output_stride,
+            "multi_grid": tuple(multi_grid) if multi_grid else None,
+            "stride_in_1x1": stride_in_1x1,
+            "frozen_stages": frozen_stages,
+            "norm": norm,
+            "norm_momentum": norm_momentum,
+            "norm_epsilon": norm_epsilon,
+        }
+        _check(**self._settings)
+        self._norm_options = {
+            "norm": norm,
+            "norm_momentum": norm_momentum,
+            "norm_epsilon": norm_epsilon,
+        }
+        self.stem = Stem(stem, width=stem_width, norm_options=self._norm_options, name="stem")
+        self.stages = []
+        self.output_channels = {}
+        self.output_strides = {}
+        channels, stride, dilation = self.stem.output_channels, 4, 1
+        for level in _STAGES:
+            strides = 1 if level == 2 else 2
+            if stride * strides > output_stride:
+                strides, dilation = 1, 2 * dilation
+            stride *= strides
+            self.stages.append(self._build_stage(level, channels, strides, dilation))
+            channels = widths[level - 2] * BLOCKS[block].EXPANSION
+            self.output_channels[str(level)] = channels
+            self.output_strides[str(level)] = stride
+        self._freeze(frozen_stages)
+
+    def _build_stage(self, level: int, channels: int, strides: int, dilation: int) -> list[_Block]:
+        settings = self._settings
+        count, width = settings["num_blocks"][level - 2], settings["widths"][level - 2]
+        grid = settings["multi_grid"] if level == 5 and settings["multi_grid"] else (1,) * count
+        block = BLOCKS[settings["block"]]
+        blocks = []
+        for i in range(count):
+            first = i == 0
+            blocks.append(
+                block(
+                    width,
+                    strides=strides if first else 1,
+                    dilation_rate=dilation * grid[i],
+                    has_projection=first and (strides > 1 or channels != width * block.EXPANSION),
+                    stride_in_1x1=settings["stride_in_1x1"],
+                    norm_options=self._norm_options,
+                    name=f"res{level}_{i}",
+                )
+            )
+        return blocks
+
+    def _freeze(self, frozen_stages: int) -> None:
+        for part in [[self.stem], *self.stages][:frozen_stages]:
+            for layer in part:
+                layer.trainable = False
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
+        """Normalised images [B, H, W, 3] -> {'2': [B, ceil(H / 4), ceil(W / 4), C], ..., '5'}."""
+        x = self.stem(inputs, training=training)
+        outputs = {}
+        for level, blocks in zip(_STAGES, self.stages):
+            for block in blocks:
+                x = block(x, training=training)
+            outputs[str(level)] = x
+        return outputs
+
+    def get_config(self) -> Dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), **self._settings}
+
+
+def _check(
+    *,
+    block: str,
+    num_blocks: Sequence[int],
+    widths: Sequence[int],
+    output_stride: int,
+    multi_grid: Optional[Sequence[int]],
+    frozen_stages: int,
+    **_: Any,
+) -> None:
+    if block not in BLOCKS:
+        raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}.")
+    if len(num_blocks) != 4 or len(widths) != 4 or min(num_blocks) < 1:
+        raise ValueError(
+            "num_blocks and widths must be four positive numbers each (stages 2 to 5), got "
+            f"{tuple(num_blocks)} and {tuple(widths)}."
+        )
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
+    if multi_grid and len(multi_grid) != num_blocks[3]:
+        raise ValueError(
+            f"multi_grid must hold one dilation for each of the {num_blocks[3]} blocks of stage 5, "
+            f"got {tuple(multi_grid)}."
+        )
+    if not 0 <= frozen_stages <= 5:
+        raise ValueError(f"frozen_stages must be 0 to 5, got {frozen_stages}.")

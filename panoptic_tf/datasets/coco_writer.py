@@ -1,0 +1,135 @@
+"""Writer of the COCO panoptic format: PNGs of segment ids and the JSON file beside them."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from panoptic_tf.datasets import dataset_info as dataset_info_lib
+from panoptic_tf.datasets import files, segments
+
+ImageId = Union[int, str]
+
+
+class CocoPanopticWriter:
+    """Writes annotations or predictions in COCO panoptic format.
+
+    PNGs are written as images are added, the JSON file last, by `close`: without it the folder does
+    not look finished. Usable in a `with` block.
+
+    Args:
+      output_dir: the folder.
+      dataset_info: categories; the files hold the data set's own ids.
+      json_name: name of the JSON file in it.
+      png_dir: sub-folder of the PNGs.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        dataset_info: dataset_info_lib.DatasetInfo,
+        *,
+        json_name: str = "predictions.json",
+        png_dir: str = "predictions",
+    ):
+        self.json_path = os.path.join(output_dir, json_name)
+        self.png_dir = os.path.join(output_dir, png_dir)
+        self._info = dataset_info
+        self._images: Dict[ImageId, Dict[str, Any]] = {}
+        self._annotations: List[Dict[str, Any]] = []
+        os.makedirs(self.png_dir, exist_ok=True)
+
+    def __enter__(self) -> CocoPanopticWriter:
+        return self
+
+    def __exit__(self, error_type: Any, *_: Any) -> None:
+        if error_type is None:
+            self.close()
+
+    def add(
+        self,
+        image_id: ImageId,
+        file_stem: str,
+        category_mask: np.ndarray,
+        instance_mask: np.ndarray,
+        *,
+        scores: Optional[Mapping[Tuple[int, int], float]] = None,
+        crowd: Optional[np.ndarray] = None,
+        image_file: Optional[str] = None,
+    ) -> None:
+        """Writes the PNG of one image and keeps its segments for the JSON file.
+
+        Args:
+          image_id: the data set's own id, int or str (`json.loads` of an image id tensor).
+          file_stem: the PNG's name without `.png`.
+          category_mask: int [H, W], contiguous category ids, 0 is void.
+          instance_mask: int [H, W], unique in the image, 0 on stuff.
+          scores: score by (contiguous category id, instance id); segments not named have none.
+          crowd: bool [H, W], True on crowd segments; a segment is a crowd if any pixel is.
+          image_file: `file_name` of the image; default `<file_stem>.jpg`.
+
+        Raises:
+          ValueError: the image came before, masks do not fit, or `file_stem` leaves the folder.
+        """
+        self._check(image_id, category_mask, instance_mask, crowd)
+        png_name = file_stem + ".png"
+        path = files.inside(self.png_dir, png_name, source="file_stem")
+        rows, categories, instances = segments.masks_to_rows(category_mask, instance_mask)
+        height, width = rows.shape
+        with files.atomic_path(path) as temporary:
+            Image.fromarray(segments.id_to_rgb(rows)).save(temporary, format="PNG")
+        crowd_rows = frozenset() if crowd is None else frozenset(np.unique(rows[crowd]).tolist())
+        self._images[image_id] = {
+            "id": image_id,
+            "file_name": image_file or file_stem + ".jpg",
+            "height": height,
+            "width": width,
+        }
+        segments_info = self._segments_info(rows, categories, instances, crowd_rows, scores or {})
+        self._annotations.append(
+            {"image_id": image_id, "file_name": png_name, "segments_info": segments_info}
+        )
+
+    def close(self) -> str:
+        """Writes the JSON file and returns its path."""
+        content = {
+            "images": list(self._images.values()),
+            "annotations": self._annotations,
+            "categories": self._info.to_coco(),
+        }
+        files.write_json(self.json_path, content)
+        return self.json_path
+
+    def _check(self, image_id: ImageId, category_mask, instance_mask, crowd) -> None:
+        if image_id in self._images:
+            raise ValueError(f"image_id {image_id!r} was added before to {self.json_path}.")
+        shapes = [m.shape for m in (category_mask, instance_mask, crowd) if m is not None]
+        if len(shapes[0]) != 2 or len(set(shapes)) != 1:
+            raise ValueError(
+                f"image_id {image_id!r}: masks must be [H, W] and alike, got {shapes}."
+            )
+        top = self._info.num_categories
+        if category_mask.size and not 0 <= category_mask.min() <= category_mask.max() <= top:
+            raise ValueError(
+                f"image_id {image_id!r}: category_mask must hold 0..{top}, got "
+                f"{category_mask.min()}..{category_mask.max()}."
+            )
+
+    def _segments_info(self, rows, categories, instances, crowd_rows, scores) -> List[Dict]:
+        areas, boxes = segments.areas_and_boxes(rows, len(categories))
+        segments_info = []
+        for row, key in enumerate(zip(categories.tolist(), instances.tolist())):
+            segment = {
+                "id": row + 1,
+                "category_id": self._info.dataset_ids[key[0]],
+                "area": int(areas[row]),
+                "bbox": boxes[row].tolist(),
+                "iscrowd": int(row + 1 in crowd_rows),
+            }
+            if key in scores:
+                segment["score"] = float(scores[key])
+            segments_info.append(segment)
+        return segments_info

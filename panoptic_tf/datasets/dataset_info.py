@@ -1,0 +1,173 @@
+"""The categories of a data set: the one source of category counts, thing ids, names and colours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from typing import Any, Mapping, Optional, Sequence, Tuple
+
+from panoptic_tf.datasets import files
+
+_BUILT_IN_DIR = os.path.join(os.path.dirname(__file__), "categories")
+
+
+@dataclasses.dataclass(frozen=True)
+class Category:
+    """One category.
+
+    Attributes:
+      id: contiguous id in tensors, 1..N.
+      dataset_id: the id the data set's own files use.
+      name: as the data set spells it.
+      is_thing: whether its pixels split into instances.
+      color: (red, green, blue), 0..255.
+    """
+
+    id: int
+    dataset_id: int
+    name: str
+    is_thing: bool
+    color: Tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """The categories of one data set, in contiguous order; void is 0 and not among them."""
+
+    name: str
+    categories: Tuple[Category, ...]
+
+    @property
+    def num_categories(self) -> int:
+        """N, void not counted."""
+        return len(self.categories)
+
+    @property
+    def thing_ids(self) -> Tuple[int, ...]:
+        """Contiguous ids of the thing categories, ascending."""
+        return tuple(c.id for c in self.categories if c.is_thing)
+
+    @property
+    def stuff_ids(self) -> Tuple[int, ...]:
+        """Contiguous ids of the stuff categories, ascending."""
+        return tuple(c.id for c in self.categories if not c.is_thing)
+
+    @property
+    def dataset_ids(self) -> Tuple[int, ...]:
+        """The data set's own ids by contiguous id; entry 0 (void) is 0."""
+        return (0,) + tuple(c.dataset_id for c in self.categories)
+
+    @property
+    def colors(self) -> Tuple[Tuple[int, int, int], ...]:
+        """Colours by contiguous id; entry 0 (void) is black."""
+        return ((0, 0, 0),) + tuple(c.color for c in self.categories)
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        """Names by contiguous id; entry 0 is `void`."""
+        return ("void",) + tuple(c.name for c in self.categories)
+
+    def contiguous_ids(self) -> Mapping[int, int]:
+        """Maps the data set's own ids to contiguous ids."""
+        return {c.dataset_id: c.id for c in self.categories}
+
+    def to_coco(self) -> list[dict[str, Any]]:
+        """The `categories` list of a COCO panoptic JSON file."""
+        return [
+            {
+                "id": c.dataset_id,
+                "name": c.name,
+                "isthing": int(c.is_thing),
+                "color": list(c.color),
+            }
+            for c in self.categories
+        ]
+
+    @classmethod
+    def from_coco(
+        cls, categories: Sequence[Mapping[str, Any]], *, name: str, source: str = "categories"
+    ) -> DatasetInfo:
+        """Reads the `categories` list of a COCO panoptic JSON file.
+
+        Args:
+          categories: dicts with `id` and `name`, and optionally `isthing` (default 1) and `color`.
+          name: name of the data set.
+          source: file name for error messages.
+
+        Raises:
+          ValueError: the list is empty, an id is repeated or is not a positive integer, or a field
+            is missing or of the wrong kind.
+        """
+        if not isinstance(categories, (list, tuple)) or not categories:
+            raise ValueError(f"{source}: 'categories' must be a non-empty list of categories.")
+        seen = {}
+        parsed = []
+        for position, item in enumerate(categories):
+            category = _parse_category(item, position, source)
+            if category.dataset_id in seen:
+                raise ValueError(
+                    f"{source}: categories[{position}].id {category.dataset_id} is used twice, "
+                    f"for {seen[category.dataset_id]!r} and {category.name!r}."
+                )
+            seen[category.dataset_id] = category.name
+            parsed.append(category)
+        parsed.sort(key=lambda c: c.dataset_id)
+        numbered = (dataclasses.replace(c, id=i) for i, c in enumerate(parsed, start=1))
+        return cls(name=name, categories=tuple(numbered))
+
+    def save(self, path: str) -> None:
+        """Writes the categories as JSON, atomically."""
+        text = json.dumps({"name": self.name, "categories": self.to_coco()}, indent=1)
+        files.write_bytes(path, text.encode())
+
+    @classmethod
+    def load(cls, name_or_path: str) -> DatasetInfo:
+        """Loads a built-in data set (`shapes`, `coco_panoptic`, ...) or a `dataset_info.json`.
+
+        Raises:
+          ValueError: neither a built-in name nor a readable file, or the file is malformed.
+        """
+        path = name_or_path
+        if name_or_path in built_in_names():
+            path = os.path.join(_BUILT_IN_DIR, name_or_path + ".json")
+        content = files.read_json(path, expected="a dataset_info.json written by `convert`")
+        if not isinstance(content, dict) or not isinstance(content.get("name"), str):
+            raise ValueError(f"{path}: 'name' must be a string beside 'categories'.")
+        return cls.from_coco(content.get("categories"), name=content["name"], source=path)
+
+
+def built_in_names() -> Tuple[str, ...]:
+    """Names that `DatasetInfo.load` knows without a file of yours."""
+    return tuple(sorted(f[:-5] for f in os.listdir(_BUILT_IN_DIR) if f.endswith(".json")))
+
+
+def _parse_category(item: Any, position: int, source: str) -> Category:
+    field = f"{source}: categories[{position}]"
+    if not isinstance(item, Mapping):
+        raise ValueError(f"{field} must be an object, got {type(item).__name__}.")
+    dataset_id = item.get("id")
+    if isinstance(dataset_id, bool) or not isinstance(dataset_id, int) or dataset_id < 0:
+        raise ValueError(f"{field}.id must be an integer of at least 0, got {dataset_id!r}.")
+    name = item.get("name")
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{field}.name must be a non-empty string, got {name!r}.")
+    is_thing = item.get("isthing", 1)
+    if is_thing not in (0, 1):
+        raise ValueError(f"{field}.isthing must be 0 or 1, got {is_thing!r}.")
+    color = _parse_color(item.get("color"), field) or _default_color(dataset_id)
+    return Category(0, dataset_id, name, bool(is_thing), color)
+
+
+def _parse_color(color: Any, field: str) -> Optional[Tuple[int, int, int]]:
+    if color is None:
+        return None
+    ok = isinstance(color, (list, tuple)) and len(color) == 3
+    if not ok or not all(isinstance(v, int) and 0 <= v <= 255 for v in color):
+        raise ValueError(f"{field}.color must be three integers 0..255, got {color!r}.")
+    return tuple(color)
+
+
+def _default_color(dataset_id: int) -> Tuple[int, int, int]:
+    """A colour that differs from its neighbours', for data sets that bring none."""
+    return tuple(int(64 + (dataset_id * step) % 192) for step in (67, 113, 179))

@@ -1,0 +1,143 @@
+"""Maps of segments: colours to ids, ids to rows of the segment table, rows to areas, boxes and masks.
+
+A row map is int32 [H, W]: the row number of the pixel's segment + 1, 0 is void.
+"""
+
+from __future__ import annotations
+
+from typing import Sequence, Tuple
+
+import numpy as np
+
+MAX_SEGMENT_ID = 256**3 - 1
+"""The largest id that three colour bytes hold."""
+
+
+def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
+    """Colours of a panoptic PNG to ids: R + 256 G + 65536 B.
+
+    Args:
+      rgb: uint8 [H, W, 3].
+
+    Returns:
+      uint32 [H, W].
+    """
+    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
+    return red | green << np.uint32(8) | blue << np.uint32(16)
+
+
+def id_to_rgb(ids: np.ndarray) -> np.ndarray:
+    """Ids to the colours of a panoptic PNG, the inverse of `rgb_to_id`.
+
+    Args:
+      ids: integers [H, W], 0..2^24 - 1.
+
+    Returns:
+      uint8 [H, W, 3].
+    """
+    ids = np.asarray(ids)
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_SEGMENT_ID):
+        raise ValueError(f"ids must lie in 0..{MAX_SEGMENT_ID}, got {ids.min()}..{ids.max()}.")
+    ids = ids.astype(np.uint32)
+    return np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+
+
+def ids_to_rows(id_map: np.ndarray, segment_ids: Sequence[int]) -> Tuple[np.ndarray, np.ndarray]:
+    """Ids to row numbers of the segment table.
+
+    Args:
+      id_map: uint32 [H, W], 0 is void.
+      segment_ids: S ids, all different and positive, in the order of the table.
+
+    Returns:
+      rows: int32 [H, W], row + 1; 0 where the id is 0 or not in the table.
+      unknown_ids: the ids of the map that the table lacks, ascending.
+    """
+    table = np.concatenate([[0], np.asarray(segment_ids, np.int64).reshape(-1)])
+    order = np.argsort(table)
+    id_map = id_map.astype(np.int64)
+    position = np.searchsorted(table[order], id_map).clip(max=len(table) - 1)
+    rows = order[position].astype(np.int32)
+    is_unknown = table[rows] != id_map
+    return np.where(is_unknown, np.int32(0), rows), np.unique(id_map[is_unknown])
+
+
+def areas_and_boxes(rows: np.ndarray, num_segments: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Measures every segment of a row map.
+
+    Args:
+      rows: int32 [H, W], row + 1, 0 is void.
+      num_segments: S.
+
+    Returns:
+      areas: int64 [S], pixels.
+      boxes: int32 [S, 4], [x, y, width, height] as COCO has them; zeros where the area is 0.
+    """
+    areas = np.bincount(rows.reshape(-1), minlength=num_segments + 1)[1:]
+    ys, xs = np.indices(rows.shape, sparse=True)
+    y, height = _extents(rows, ys, num_segments)
+    x, width = _extents(rows, xs, num_segments)
+    boxes = np.stack([x, y, width, height], axis=-1).astype(np.int32)
+    return areas.astype(np.int64), boxes * (areas > 0)[:, None].astype(np.int32)
+
+
+def rows_to_masks(
+    rows: np.ndarray,
+    *,
+    categories: Sequence[int],
+    is_crowd: Sequence[bool],
+    thing_ids: Sequence[int],
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The masks of `structures.GroundTruth` from a row map.
+
+    Args:
+      rows: int32 [H, W], row + 1, 0 is void.
+      categories: contiguous category id per row.
+      is_crowd: crowd flag per row.
+      thing_ids: contiguous ids of the thing categories.
+
+    Returns:
+      category_mask: int32 [H, W]; instance_mask: int32 [H, W], row + 1 on things and crowds of
+      things, 0 elsewhere; crowd_mask: bool [H, W].
+    """
+    categories = np.concatenate([[0], np.asarray(categories, np.int32)]).astype(np.int32)
+    crowds = np.concatenate([[False], np.asarray(is_crowd, bool)]).astype(bool)
+    is_thing = np.isin(categories, np.asarray(thing_ids, np.int32))
+    numbers = np.where(is_thing, np.arange(len(categories)), 0).astype(np.int32)
+    return categories[rows], numbers[rows], crowds[rows]
+
+
+def masks_to_rows(
+    category_mask: np.ndarray, instance_mask: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Splits masks into segments, one per pair of category and instance.
+
+    Args:
+      category_mask: int [H, W], contiguous category ids, 0 is void whatever the instance.
+      instance_mask: int [H, W], 0 on stuff.
+
+    Returns:
+      rows: int32 [H, W]; categories: int32 [S]; instances: int32 [S]. Rows ascend by category,
+      then instance.
+    """
+    keys = category_mask.astype(np.int64) << 32 | instance_mask.astype(np.int64)
+    keys = np.where(category_mask > 0, keys, 0)
+    table, rows = np.unique(keys, return_inverse=True)
+    rows = rows.reshape(keys.shape).astype(np.int32)
+    has_void = table.size > 0 and table[0] == 0
+    table = table[1:] if has_void else table
+    rows = rows if has_void else rows + 1
+    return rows, (table >> 32).astype(np.int32), (table & 0xFFFFFFFF).astype(np.int32)
+
+
+def _extents(
+    rows: np.ndarray, coordinates: np.ndarray, num_segments: int
+) -> Tuple[np.ndarray, np.ndarray]:
+    """First coordinate and length of every segment along one axis."""
+    length = coordinates.size
+    hit = np.zeros((num_segments + 1, max(length, 1)), bool)
+    hit[rows, coordinates] = True
+    hit = hit[1:]
+    first = hit.argmax(axis=1)
+    last = hit.shape[1] - 1 - hit[:, ::-1].argmax(axis=1)
+    return first, last - first + 1

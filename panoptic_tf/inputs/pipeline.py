@@ -1,0 +1,252 @@
+"""The input pipeline of every system: records in, batches of (features, labels) out.
+
+train:    read -> decode -> random geometry -> photometric -> normalise -> the system's targets -> batch
+evaluate: read -> decode -> fit and pad -> normalise; labels are the annotation in its own frame
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Callable, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.datasets import record
+from panoptic_tf.inputs import geometry, normalize, photometric
+from panoptic_tf.structures import GroundTruth, PanopticSample, Tensors
+
+TargetGenerator = Callable[[PanopticSample], Tuple[Tensors, Tensors]]
+"""Maps a sample in the network's frame to (additional features, labels) of static shapes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What training does to an image; the defaults leave it alone but for fitting it in.
+
+    Attributes:
+      scale_min, scale_max: range of the scale, 1 being the one that just fits the image.
+      flip_horizontally, flip_vertically: whether to flip half of the images.
+      brightness, contrast, saturation, hue: see `photometric.jitter_colors`.
+    """
+
+    scale_min: float = 1.0
+    scale_max: float = 1.0
+    flip_horizontally: bool = False
+    flip_vertically: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Keyword arguments of `normalize.normalize_image`."""
+
+    mean: Sequence[float]
+    std: Sequence[float]
+    channel_order: str = "RGB"
+
+
+def build_training_dataset(
+    *,
+    input_path: str,
+    thing_ids: Sequence[int],
+    network_size: geometry.Size,
+    normalization: Normalization,
+    augmentation: Augmentation,
+    target_generator: TargetGenerator,
+    batch_size: int,
+    shuffle_buffer_size: int = 1000,
+    max_examples: int = 0,
+    cache: bool = False,
+    seed: Optional[int] = None,
+    input_context: Optional[tf.distribute.InputContext] = None,
+) -> tf.data.Dataset:
+    """Endless shuffled batches.
+
+    Args:
+      input_path: file pattern of the records.
+      thing_ids: contiguous ids of the thing categories.
+      network_size: static (height, width).
+      normalization: how pixel values become the network's input.
+      augmentation: geometry and colours.
+      target_generator: the system's targets, called inside tf.data.
+      batch_size: images of one replica's (or worker's) batch.
+      shuffle_buffer_size: images that are shuffled among each other.
+      max_examples: use only the first so many records; 0 uses all.
+      cache: keep decoded images in memory after the first pass.
+      seed: makes order and augmentation repeatable.
+      input_context: this worker's share under tf.distribute.
+
+    Returns:
+      Dataset of (features, labels); features hold `image` float32 [B, H, W, 3] and `image_info`
+      float32 [B, 4, 2] beside what the target generator adds.
+
+    Raises:
+      ValueError: no file matches.
+    """
+    examples = _read(input_path, input_context, max_examples, seed=seed, shuffle_files=True)
+    decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE)
+    if cache:
+        decoded = decoded.cache()
+    decoded = decoded.shuffle(shuffle_buffer_size, seed=seed).repeat()
+    first_seed = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int64) if seed is None else seed
+    pipeline_id = 0 if input_context is None else input_context.input_pipeline_id
+
+    def prepare(index: tf.Tensor, example: Tensors) -> Tuple[Tensors, Tensors]:
+        seeds = tf.random.experimental.stateless_split(
+            tf.stack([tf.cast(first_seed, tf.int64) + pipeline_id, index]), 2
+        )
+        sample = _to_sample(example, thing_ids)
+        where = geometry.random_geometry(
+            tf.shape(sample.image)[:2],
+            network_size,
+            seed=seeds[0],
+            scale_min=augmentation.scale_min,
+            scale_max=augmentation.scale_max,
+            flip_horizontally=augmentation.flip_horizontally,
+            flip_vertically=augmentation.flip_vertically,
+        )
+        sample = geometry.transform_sample(sample, where, network_size)
+        image = photometric.jitter_colors(
+            sample.image,
+            seed=seeds[1],
+            brightness=augmentation.brightness,
+            contrast=augmentation.contrast,
+            saturation=augmentation.saturation,
+            hue=augmentation.hue,
+        )
+        features = _features(image, sample.image_info, normalization)
+        additional, labels = target_generator(sample)
+        return {**features, **additional}, labels
+
+    batches = decoded.enumerate().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = batches.batch(batch_size, drop_remainder=True)
+    return _finish(batches, deterministic=seed is not None)
+
+
+def build_evaluation_dataset(
+    *,
+    input_path: str,
+    thing_ids: Sequence[int],
+    network_size: geometry.Size,
+    normalization: Normalization,
+    batch_size: int,
+    max_examples: int = 0,
+    input_context: Optional[tf.distribute.InputContext] = None,
+) -> tf.data.Dataset:
+    """One pass in the order of the records; arguments as in `build_training_dataset`.
+
+    Returns:
+      Dataset of (features, labels); labels have the keys of `structures.GroundTruth`, each image in
+      its own frame, padded with void to the largest of the batch.
+    """
+    examples = _read(input_path, input_context, max_examples, seed=None, shuffle_files=False)
+
+    def prepare(serialized: tf.Tensor) -> Tuple[Tensors, Tensors]:
+        sample = _to_sample(_decode(serialized), thing_ids)
+        image, image_info = geometry.fit_and_pad(sample.image, network_size)
+        labels = {
+            GroundTruth.CATEGORY_MASK: sample.category_mask,
+            GroundTruth.INSTANCE_MASK: sample.instance_mask,
+            GroundTruth.CROWD_MASK: sample.crowd_mask,
+            GroundTruth.IMAGE_SIZE: tf.shape(sample.category_mask),
+            GroundTruth.IMAGE_ID: sample.image_id,
+        }
+        return _features(image, image_info, normalization), labels
+
+    prepared = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    return _finish(prepared.padded_batch(batch_size), deterministic=True)
+
+
+def sample_from_example(example: Tensors, thing_ids: Sequence[int]) -> PanopticSample:
+    """A decoded record as a `PanopticSample` in its own frame, `image` float32.
+
+    Args:
+      example: what `record.decode_example` returns.
+      thing_ids: contiguous ids of the thing categories.
+    """
+    sample = _to_sample(_with_image(example), thing_ids)
+    return sample._replace(image=tf.cast(sample.image, tf.float32))
+
+
+def _read(
+    input_path: str,
+    input_context: Optional[tf.distribute.InputContext],
+    max_examples: int,
+    *,
+    seed: Optional[int],
+    shuffle_files: bool,
+) -> tf.data.Dataset:
+    paths = sorted(tf.io.gfile.glob(input_path))
+    if not paths:
+        raise ValueError(
+            f"no file matches input_path {input_path!r}; expected the records that `convert` writes."
+        )
+    shards, index = 1, 0
+    if input_context is not None:
+        shards, index = input_context.num_input_pipelines, input_context.input_pipeline_id
+    if max_examples or len(paths) < shards:
+        records = tf.data.TFRecordDataset(paths)
+        records = records.take(max_examples) if max_examples else records
+        return records.shard(shards, index)
+    files = tf.data.Dataset.from_tensor_slices(paths).shard(shards, index)
+    if not shuffle_files:
+        return tf.data.TFRecordDataset(files)
+    files = files.shuffle(len(paths), seed=seed)
+    return files.interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=min(8, len(paths)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=seed is not None,
+    )
+
+
+def _decode(serialized: tf.Tensor) -> Tensors:
+    return _with_image(record.decode_example(serialized))
+
+
+def _with_image(example: Tensors) -> Tensors:
+    """Replaces the bytes of the image by its pixels, uint8 [H, W, 3]."""
+    decoded = dict(example)
+    image = tf.io.decode_image(decoded.pop("image_bytes"), channels=3, expand_animations=False)
+    decoded["image"] = tf.ensure_shape(image, [None, None, 3])
+    return decoded
+
+
+def _to_sample(example: Tensors, thing_ids: Sequence[int]) -> PanopticSample:
+    """Looks every pixel's category, instance and crowd flag up by its segment row."""
+    id_map = example["id_map"]  # int32 [H, W], segment row + 1, 0 is void
+    categories = tf.concat([[0], example["segment_categories"]], axis=0)
+    is_crowd = tf.concat([[False], example["segment_is_crowd"]], axis=0)
+    things = tf.constant(tuple(thing_ids) or (-1,), tf.int32)
+    is_thing = tf.reduce_any(categories[:, tf.newaxis] == things, axis=1)
+    instance_ids = tf.where(is_thing, tf.range(tf.size(categories)), 0)
+    return PanopticSample(
+        image=example["image"],
+        image_info=tf.zeros([4, 2]),
+        category_mask=tf.gather(categories, id_map),
+        instance_mask=tf.gather(instance_ids, id_map),
+        crowd_mask=tf.gather(is_crowd, id_map),
+        image_id=example["image_id"],
+        instances=None,
+    )
+
+
+def _features(image: tf.Tensor, image_info: tf.Tensor, normalization: Normalization) -> Tensors:
+    normalized = normalize.normalize_image(
+        image,
+        image_info,
+        mean=normalization.mean,
+        std=normalization.std,
+        channel_order=normalization.channel_order,
+    )
+    return {"image": normalized, "image_info": image_info}
+
+
+def _finish(dataset: tf.data.Dataset, *, deterministic: bool) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = deterministic
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,194 @@
+"""Convolution, normalisation and activation in one layer, padded symmetrically.
+
+TensorFlow's 'same' padding with stride 2 puts the odd pixel right and bottom, which shifts every
+feature map by a pixel against weights trained elsewhere. Here each side gets (k - 1) * d / 2 zeros.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Union
+
+import tensorflow as tf
+
+from panoptic_tf.layers import normalization
+
+Initializer = Union[str, tf.keras.initializers.Initializer]
+
+_SCALES = {"msra": (2.0, "untruncated_normal"), "xavier": (1.0, "uniform")}
+
+
+def build_initializer(initializer: Initializer, *, depthwise: bool = False) -> Any:
+    """Builds a kernel initialiser.
+
+    Args:
+      initializer: `msra` (normal, variance 2 / fan out, arXiv:1502.01852), `xavier` (uniform,
+        variance 1 / fan in), or anything Keras knows.
+      depthwise: whether the kernel is [k, k, C, 1]; both fans are then k * k.
+    """
+    if initializer not in _SCALES:
+        return tf.keras.initializers.get(initializer)
+    scale, distribution = _SCALES[initializer]
+    # Keras reads the fan out of [k, k, C, 1] as k * k.
+    mode = "fan_out" if depthwise or initializer == "msra" else "fan_in"
+    return tf.keras.initializers.VarianceScaling(scale, mode=mode, distribution=distribution)
+
+
+class _NormAct(tf.keras.layers.Layer):
+    """Pads, convolves, normalises, activates; a subclass makes `conv` from `_conv_options`."""
+
+    def __init__(
+        self,
+        *,
+        kernel_size: int = 1,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        norm: str = "batch",
+        activation: Any = "relu",
+        use_bias: Optional[bool] = None,
+        kernel_initializer: Initializer = "msra",
+        norm_momentum: float = 0.9,
+        norm_epsilon: float = 1e-5,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"{self.name}: kernel_size must be odd, got {kernel_size}.")
+        self._settings = {
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "dilation_rate": dilation_rate,
+            "norm": norm,
+            "activation": activation,
+            "use_bias": use_bias,
+            "kernel_initializer": kernel_initializer,
+            "norm_momentum": norm_momentum,
+            "norm_epsilon": norm_epsilon,
+        }
+        # At stride 1 TensorFlow's 'same' is symmetric already, and needs no copy of the input.
+        self._padding = (kernel_size - 1) * dilation_rate // 2 if strides > 1 else 0
+        self._conv_options = {
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "dilation_rate": dilation_rate,
+            "padding": "same" if strides == 1 else "valid",
+            "use_bias": norm == "none" if use_bias is None else use_bias,
+            "name": "conv",
+        }
+        self.norm = normalization.build_norm(
+            norm, momentum=norm_momentum, epsilon=norm_epsilon, name="norm"
+        )
+        self._activation = tf.keras.activations.get(activation)
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
+        pad = self._padding
+        x = tf.pad(inputs, [[0, 0], [pad, pad], [pad, pad], [0, 0]]) if pad else inputs
+        return self._activation(self.norm(self.conv(x), training=training))
+
+    def get_config(self) -> Dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), **self._settings}
+
+
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class ConvNormAct(_NormAct):
+    """Convolution, normalisation, activation; variables `conv/kernel`, `norm/gamma`, ...
+
+    Args:
+      filters: output channels.
+      kernel_size: odd.
+      groups: of a grouped convolution.
+      strides: of the convolution.
+      dilation_rate: of the convolution.
+      norm: a name of `normalization.build_norm`.
+      activation: a Keras activation, or None.
+      use_bias: None gives a bias exactly where there is no norm.
+      kernel_initializer: see `build_initializer`.
+      norm_momentum: see `normalization.build_norm`.
+      norm_epsilon: see `normalization.build_norm`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(self, filters: int, kernel_size: int = 1, *, groups: int = 1, **kwargs: Any):
+        super().__init__(kernel_size=kernel_size, **kwargs)
+        self._settings.update(filters=filters, groups=groups)
+        self.conv = tf.keras.layers.Conv2D(
+            filters,
+            groups=groups,
+            kernel_initializer=build_initializer(self._settings["kernel_initializer"]),
+            **self._conv_options,
+        )
+
+
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class DepthwiseConvNormAct(_NormAct):
+    """Depthwise convolution, normalisation, activation; variable `conv/depthwise_kernel`.
+
+    Args:
+      kernel_size: odd.
+      **kwargs: as of `ConvNormAct`.
+    """
+
+    def __init__(self, kernel_size: int = 3, **kwargs: Any):
+        super().__init__(kernel_size=kernel_size, **kwargs)
+        initializer = build_initializer(self._settings["kernel_initializer"], depthwise=True)
+        self.conv = tf.keras.layers.DepthwiseConv2D(
+            depthwise_initializer=initializer, **self._conv_options
+        )
+
+
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class SeparableConvNormAct(tf.keras.layers.Layer):
+    """Depthwise then pointwise convolution, each with its own normalisation and activation.
+
+    Args:
+      filters: output channels.
+      kernel_size: of the depthwise part, odd.
+      strides: of the depthwise part.
+      dilation_rate: of the depthwise part.
+      norm: a name of `normalization.build_norm`.
+      activation: a Keras activation, or None.
+      kernel_initializer: see `build_initializer`.
+      norm_momentum: see `normalization.build_norm`.
+      norm_epsilon: see `normalization.build_norm`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 5,
+        *,
+        strides: int = 1,
+        dilation_rate: int = 1,
+        norm: str = "batch",
+        activation: Any = "relu",
+        kernel_initializer: Initializer = "msra",
+        norm_momentum: float = 0.9,
+        norm_epsilon: float = 1e-5,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        depthwise = {
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "dilation_rate": dilation_rate,
+        }
+        common = {
+            "norm": norm,
+            "activation": activation,
+            "kernel_initializer": kernel_initializer,
+            "norm_momentum": norm_momentum,
+            "norm_epsilon": norm_epsilon,
+        }
+        self._settings = {"filters": filters, **depthwise, **common}
+        self.depthwise = DepthwiseConvNormAct(name="depthwise", **depthwise, **common)
+        self.pointwise = ConvNormAct(filters, name="pointwise", **common)
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
+        return self.pointwise(self.depthwise(inputs, training=training), training=training)
+
+    def get_config(self) -> Dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), **self._settings}

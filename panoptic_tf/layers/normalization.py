@@ -1,0 +1,149 @@
+"""Normalisation by name: one call instead of an `if` in every network."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Tuple
+
+import tensorflow as tf
+
+NORMS: Tuple[str, ...] = ("batch", "frozen_batch", "sync_batch", "group", "none")
+
+
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class FrozenBatchNorm(tf.keras.layers.Layer):
+    """Batch normalisation that never learns.
+
+    y = gamma * (x - mean) / sqrt(variance + epsilon) + beta. The four vectors are loaded, not
+    trained, and have the names of batch normalisation's. The running variance starts at
+    1 - epsilon, so that the layer starts as the identity.
+
+    Args:
+      epsilon: added to the variance.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._epsilon = epsilon
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates gamma, beta, moving_mean and moving_variance, [C] each."""
+        variance = tf.keras.initializers.Constant(1.0 - self._epsilon)
+        self.gamma = self._vector("gamma", "ones", input_shape)
+        self.beta = self._vector("beta", "zeros", input_shape)
+        self.moving_mean = self._vector("moving_mean", "zeros", input_shape)
+        self.moving_variance = self._vector("moving_variance", variance, input_shape)
+        super().build(input_shape)
+
+    def _vector(self, name: str, initializer: Any, input_shape: tf.TensorShape) -> tf.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(int(input_shape[-1]),),
+            initializer=initializer,
+            trainable=False,
+            dtype=tf.float32,
+            experimental_autocast=False,
+        )
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Scales and shifts [..., C]; the two vectors are computed in float32."""
+        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self._epsilon)
+        shift = self.beta - self.moving_mean * scale
+        return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+
+    def get_config(self) -> Dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "epsilon": self._epsilon}
+
+
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class GroupNorm(tf.keras.layers.Layer):
+    """Group normalisation (arXiv:1803.08494): moments over space and the channels of a group.
+
+    Statistics are float32 under every policy. All tensors stay at rank 4 or below, which TensorFlow
+    Lite's builtin operators need.
+
+    Args:
+      groups: number of groups; must divide the channels.
+      epsilon: added to the variance.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(self, *, groups: int = 32, epsilon: float = 1e-5, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._groups = groups
+        self._epsilon = epsilon
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates gamma and beta, [C] each.
+
+        Raises:
+          ValueError: the groups do not divide the channels.
+        """
+        channels = int(input_shape[-1])
+        if channels % self._groups:
+            raise ValueError(
+                f"{self.name}: group normalisation needs channels divisible by its "
+                f"{self._groups} groups, got {channels} channels."
+            )
+        options = {"shape": (channels,), "dtype": tf.float32, "experimental_autocast": False}
+        self.gamma = self.add_weight(name="gamma", initializer="ones", **options)
+        self.beta = self.add_weight(name="beta", initializer="zeros", **options)
+        super().build(input_shape)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Normalises [B, H, W, C]."""
+        x = tf.cast(inputs, tf.float32)
+        centered = x - self._group_mean(x)
+        variance = self._group_mean(tf.square(centered))
+        scale = tf.math.rsqrt(variance + self._epsilon) * self.gamma  # [B, 1, 1, C]
+        return tf.cast(centered * scale + self.beta, inputs.dtype)
+
+    def _group_mean(self, x: tf.Tensor) -> tf.Tensor:
+        """[B, H, W, C] -> mean of each channel's group, [B, 1, 1, C]."""
+        channels = x.shape[-1]
+        mean = tf.reduce_mean(x, axis=[1, 2])  # [B, C]
+        mean = tf.reshape(mean, [-1, self._groups, channels // self._groups])
+        mean = tf.reduce_mean(mean, axis=2, keepdims=True)  # [B, G, 1]
+        mean = tf.tile(mean, [1, 1, channels // self._groups])
+        return tf.reshape(mean, [-1, 1, 1, channels])
+
+    def get_config(self) -> Dict[str, Any]:
+        """Arguments of the constructor."""
+        return {**super().get_config(), "groups": self._groups, "epsilon": self._epsilon}
+
+
+def build_norm(
+    norm: str,
+    *,
+    name: str = "norm",
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
+    groups: int = 32,
+) -> tf.keras.layers.Layer:
+    """Builds a normalisation layer.
+
+    Args:
+      norm: `batch`, `frozen_batch` (affine, never trained), `sync_batch` (moments over all
+        replicas), `group`, or `none` (the identity, without variables).
+      name: of the layer.
+      momentum: share of the old running statistics kept at each step (0.9 here is 0.1 in PyTorch).
+      epsilon: added to the variance.
+      groups: of group normalisation.
+
+    Raises:
+      ValueError: unknown `norm`.
+    """
+    if norm == "batch":
+        return tf.keras.layers.BatchNormalization(momentum=momentum, epsilon=epsilon, name=name)
+    if norm == "sync_batch":
+        return tf.keras.layers.BatchNormalization(
+            momentum=momentum, epsilon=epsilon, synchronized=True, name=name
+        )
+    if norm == "frozen_batch":
+        return FrozenBatchNorm(epsilon=epsilon, name=name)
+    if norm == "group":
+        return GroupNorm(groups=groups, epsilon=epsilon, name=name)
+    if norm == "none":
+        return tf.keras.layers.Activation("linear", name=name)
+    raise ValueError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}.")

@@ -1,0 +1,41 @@
+"""Bilinear resizing with half-pixel centers: pixel i reads at (i + 0.5) * in / out - 0.5."""
+
+from __future__ import annotations
+
+from typing import Sequence, Tuple, Union
+
+import tensorflow as tf
+
+Size = Union[tf.Tensor, Sequence[int]]
+
+
+def spatial_size(x: tf.Tensor) -> Union[tf.Tensor, Tuple[int, int]]:
+    """(height, width) of [B, H, W, C]: plain integers where static, else a tensor."""
+    height, width = x.shape[1], x.shape[2]
+    if height is None or width is None:
+        return tf.shape(x)[1:3]
+    return height, width
+
+
+def resize_bilinear(x: tf.Tensor, size: Size) -> tf.Tensor:
+    """Resizes [B, H, W, C] to [B, *size, C], in float32 within, in the dtype that came without.
+
+    Args:
+      x: any float dtype.
+      size: (height, width).
+    """
+    resized = tf.image.resize(tf.cast(x, tf.float32), size, method="bilinear", antialias=False)
+    return tf.cast(resized, x.dtype)
+
+
+def upsample_like(x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
+    """Resizes [B, h, w, C] bilinearly to the height and width of [B, H, W, D]."""
+    return resize_bilinear(x, spatial_size(reference))
+
+
+def upsample_bilinear(x: tf.Tensor, factor: int) -> tf.Tensor:
+    """Resizes [B, H, W, C] bilinearly to [B, factor * H, factor * W, C]."""
+    height, width = x.shape[1], x.shape[2]
+    if height is None or width is None:
+        return resize_bilinear(x, tf.shape(x)[1:3] * factor)
+    return resize_bilinear(x, (height * factor, width * factor))

@@ -1,0 +1,131 @@
+"""Weighted bootstrapped cross-entropy for semantic segmentation.
+
+Panoptic-DeepLab (arXiv:1911.10194, section 3.3) after DeeperLab (arXiv:1902.05093, equation 1).
+"""
+
+from __future__ import annotations
+
+from typing import Optional, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.structures import VOID
+
+
+class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
+    """L = 1/K * sum over the K hardest pixels of w_i * CE_i, K = floor(fraction * pixels).
+
+    Void pixels cost 0 and stay in the count, as in the reference implementations.
+    """
+
+    def __init__(
+        self,
+        *,
+        top_k_fraction: float = 0.2,
+        rank_over: str = "image",
+        name: str = "bootstrapped_cross_entropy",
+    ):
+        """See the class.
+
+        Args:
+          top_k_fraction: share of the pixels that count, 0..1; 1 is the plain mean.
+          rank_over: `image` ranks the pixels of each image (the paper), `batch` those of the whole
+            batch of a replica (detectron2).
+          name: of the layer.
+
+        Raises:
+          ValueError: an argument is out of range.
+        """
+        super().__init__(name=name, dtype=tf.float32)
+        if not 0.0 < top_k_fraction <= 1.0:
+            raise ValueError(f"top_k_fraction must be in (0, 1], got {top_k_fraction}.")
+        if rank_over not in ("image", "batch"):
+            raise ValueError(f"rank_over must be 'image' or 'batch', got {rank_over!r}.")
+        self._top_k_fraction = top_k_fraction
+        self._rank_over = rank_over
+
+    def call(
+        self,
+        logits: tf.Tensor,
+        category_mask: tf.Tensor,
+        pixel_weights: Optional[tf.Tensor] = None,
+    ) -> Tuple[tf.Tensor, tf.Tensor]:
+        """Computes the loss.
+
+        Args:
+          logits: float32 [B, H, W, N], channel c is category c + 1.
+          category_mask: int32 [B, H, W], 0 is void.
+          pixel_weights: float32 [B, H, W], or None for 1.
+
+        Returns:
+          weighted_sum, normalizer: float32 [B] each.
+        """
+        losses = pixel_cross_entropy(logits, category_mask)  # [B, H, W]
+        if pixel_weights is not None:
+            losses *= pixel_weights
+        batch = tf.shape(losses)[0]
+        losses = tf.reshape(losses, [batch, -1])  # [B, H * W]
+        kept, count = self._hardest(losses, batch)
+        return tf.reduce_sum(losses * kept, axis=1), count
+
+    def _hardest(self, losses: tf.Tensor, batch: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+        """How much of each pixel counts, and over how many pixels each image is averaged."""
+        pixels = tf.shape(losses)[1]
+        if self._top_k_fraction == 1.0:
+            return tf.ones_like(losses), tf.fill([batch], tf.cast(pixels, tf.float32))
+        if self._rank_over == "image":
+            k = self._count(pixels)
+            count = tf.fill([batch], tf.cast(k, tf.float32))
+            return largest_mask(tf.stop_gradient(losses), k), count
+        k = self._count(batch * pixels)
+        mask = largest_mask(tf.stop_gradient(tf.reshape(losses, [1, -1])), k)
+        count = tf.fill([batch], tf.cast(k, tf.float32) / tf.cast(batch, tf.float32))
+        return tf.reshape(mask, tf.shape(losses)), count
+
+    def _count(self, pixels: tf.Tensor) -> tf.Tensor:
+        k = tf.cast(tf.floor(self._top_k_fraction * tf.cast(pixels, tf.float64)), tf.int32)
+        return tf.maximum(k, 1)
+
+
+def pixel_cross_entropy(logits: tf.Tensor, category_mask: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy of every pixel, 0 on void: float32 [B, H, W].
+
+    Args:
+      logits: [B, H, W, N], channel c is category c + 1.
+      category_mask: int32 [B, H, W], 0 is void.
+    """
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
+        labels=tf.maximum(category_mask - 1, 0), logits=tf.cast(logits, tf.float32)
+    )
+    return tf.where(category_mask == VOID, 0.0, losses)
+
+
+def largest_mask(values: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
+    """Marks the k largest values of each row; values equal to the k-th share what is left.
+
+    The order of non-negative floats is that of their bits read as integers, so the k-th largest is
+    found by bisection in 31 vectorised passes: no sort, and the same on every device.
+
+    Args:
+      values: float32 [B, P], not negative.
+      k: int32 [], 1..P.
+
+    Returns:
+      float32 [B, P] in 0..1; each row sums to k.
+    """
+    bits = tf.bitcast(tf.maximum(values, 0.0), tf.int32)
+
+    def narrow(low: tf.Tensor, high: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+        middle = low + (high - low + 1) // 2  # [B, 1]
+        enough = tf.reduce_sum(tf.cast(bits >= middle, tf.int32), axis=1, keepdims=True) >= k
+        return tf.where(enough, middle, low), tf.where(enough, high, middle - 1)
+
+    low = tf.zeros_like(bits[:, :1])
+    high = tf.reduce_max(bits, axis=1, keepdims=True)
+    kth, _ = tf.while_loop(
+        lambda low, high: tf.reduce_any(low < high), narrow, (low, high), maximum_iterations=32
+    )
+    above = tf.cast(bits > kth, tf.float32)
+    equal = tf.cast(tf.equal(bits, kth), tf.float32)
+    left = tf.cast(k, tf.float32) - tf.reduce_sum(above, axis=1, keepdims=True)
+    return above + equal * left / tf.reduce_sum(equal, axis=1, keepdims=True)

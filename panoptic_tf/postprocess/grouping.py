@@ -1,0 +1,98 @@
+"""Class-agnostic grouping of pixels around centers (arXiv:1911.10194, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+_FAR = 1e6
+_DISTANCES_AT_ONCE = 2**22
+
+
+class Centers(NamedTuple):
+    """K candidates per image in raster order.
+
+    Attributes:
+      positions: float32 [B, K, 2], (y, x).
+      scores: float32 [B, K], heat at the center, 0 where not valid.
+      valid: bool [B, K].
+    """
+
+    positions: tf.Tensor
+    scores: tf.Tensor
+    valid: tf.Tensor
+
+
+def find_centers(heatmap: tf.Tensor, *, threshold: float, nms_kernel: int, top_k: int) -> Centers:
+    """Local maxima of the center heatmap.
+
+    A pixel is a center if its heat is above the threshold, the largest in a window around it (all of
+    an equal plateau survive), and above the top_k-th of those (strictly, as in the reference, so
+    that at most top_k - 1 remain where there are more).
+
+    Args:
+      heatmap: float32 [B, H, W].
+      threshold: smallest heat, not itself included.
+      nms_kernel: odd window size.
+      top_k: static K.
+
+    Returns:
+      `Centers`.
+    """
+    height, width = heatmap.shape[1], heatmap.shape[2]
+    top_k = min(top_k, height * width)
+    heat = tf.where(heatmap > threshold, heatmap, -1.0)
+    pooled = heat[..., tf.newaxis]
+    pooled = tf.nn.max_pool2d(pooled, [nms_kernel, 1], strides=1, padding="SAME")
+    pooled = tf.nn.max_pool2d(pooled, [1, nms_kernel], strides=1, padding="SAME")[..., 0]
+    peaks = tf.reshape(tf.where(tf.equal(heat, pooled), heat, -1.0), [-1, height * width])
+    scores, index = tf.math.top_k(peaks, k=top_k)  # [B, K]
+    valid = scores > tf.maximum(scores[:, -1:], 0.0)
+    raster = tf.sort(tf.where(valid, index, height * width), axis=1)
+    valid = raster < height * width
+    raster = tf.where(valid, raster, 0)
+    scores = tf.where(valid, tf.gather(peaks, raster, axis=1, batch_dims=1), 0.0)
+    positions = tf.stack([raster // width, raster % width], axis=-1)
+    return Centers(tf.cast(positions, tf.float32), scores, valid)
+
+
+def group_pixels(offsets: tf.Tensor, centers: Centers) -> tf.Tensor:
+    """Gives every pixel the center nearest to where its offset points.
+
+    Distances are taken a few rows at a time, so that memory stays bounded whatever the size.
+
+    Args:
+      offsets: float32 [B, H, W, 2], (y, x), pixels.
+      centers: K candidates.
+
+    Returns:
+      int32 [B, H, W], 1..K; 0 everywhere in an image without a center.
+    """
+    height, width = offsets.shape[1], offsets.shape[2]
+    count = centers.valid.shape[1]
+    positions = tf.where(centers.valid[..., tf.newaxis], centers.positions, _FAR)
+    grid = tf.stack(tf.meshgrid(tf.range(height), tf.range(width), indexing="ij"), axis=-1)
+    votes = offsets + tf.cast(grid, tf.float32)[tf.newaxis]  # [B, H, W, 2]
+    rows = _rows_at_once(height, _DISTANCES_AT_ONCE // (width * count))
+
+    def nearest(block: tf.Tensor) -> tf.Tensor:  # [B, rows, W, 2] -> [B, rows, W]
+        y = block[..., 0:1] - positions[:, tf.newaxis, tf.newaxis, :, 0]  # [B, rows, W, K]
+        x = block[..., 1:2] - positions[:, tf.newaxis, tf.newaxis, :, 1]
+        return tf.argmin(y * y + x * x, axis=-1, output_type=tf.int32) + 1
+
+    if rows == height:
+        grouped = nearest(votes)
+    else:
+        blocks = tf.reshape(votes, [-1, height // rows, rows, width, 2])
+        blocks = tf.transpose(blocks, [1, 0, 2, 3, 4])
+        grouped = tf.map_fn(nearest, blocks, fn_output_signature=tf.int32, parallel_iterations=1)
+        grouped = tf.transpose(grouped, [1, 0, 2, 3])  # [B, blocks, rows, W]
+        grouped = tf.reshape(grouped, [-1, height, width])
+    has_center = tf.reduce_any(centers.valid, axis=1)
+    return tf.where(has_center[:, tf.newaxis, tf.newaxis], grouped, 0)
+
+
+def _rows_at_once(height: int, most: int) -> int:
+    """Largest divisor of the height that is at most `most`."""
+    return max(rows for rows in range(1, height + 1) if height % rows == 0 and rows <= max(most, 1))

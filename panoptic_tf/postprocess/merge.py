@@ -1,0 +1,96 @@
+"""Merging semantic and instance results into one panoptic map: pure functions on tensors."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Sequence
+
+import tensorflow as tf
+
+from panoptic_tf.postprocess.segments import Rows, sum_by_row
+
+
+class Merged(NamedTuple):
+    """Attributes: row_map int32 [B, H, W] (R on void) and its `Rows`; see `build_segments`."""
+
+    row_map: tf.Tensor
+    rows: Rows
+
+
+def merge_by_majority_vote(
+    semantic_mask: tf.Tensor,
+    semantic_logits: tf.Tensor,
+    instance_ids: tf.Tensor,
+    instance_scores: tf.Tensor,
+    *,
+    thing_ids: Sequence[int],
+    stuff_area: int,
+) -> Merged:
+    """Merges class-agnostic instances with a semantic map (arXiv:1911.10194, section 3.2).
+
+    An instance takes the category that most of its pixels have (the smallest id of equals); its
+    score is objectness times the mean probability of that category over its pixels. Stuff keeps the
+    pixels without instance where it has `stuff_area` of them; a thing pixel without instance is void.
+
+    Args:
+      semantic_mask: int32 [B, H, W], category ids; 0 where there is no image.
+      semantic_logits: float32 [B, H, W, N], channel c is category c + 1.
+      instance_ids: int32 [B, H, W], 1..K, 0 is none.
+      instance_scores: float32 [B, K], objectness.
+      thing_ids: contiguous ids of the thing categories.
+      stuff_area: smallest area of a stuff segment, pixels.
+
+    Returns:
+      K thing rows, then N rows of which only stuff categories can be valid.
+    """
+    count, categories = instance_scores.shape[1], semantic_logits.shape[-1]
+    is_thing = tf.constant([c in set(thing_ids) for c in range(categories + 1)])
+    in_thing = tf.gather(is_thing, semantic_mask)
+    on_instance = tf.logical_and(instance_ids > 0, in_thing)
+    voted = _vote(semantic_mask, tf.where(on_instance, instance_ids, 0), count, categories)
+
+    is_stuff_pixel = tf.logical_and(semantic_mask > 0, tf.logical_not(in_thing))
+    stuff_row = count + semantic_mask - 1
+    void_row = count + categories
+    row_map = tf.where(is_stuff_pixel, stuff_row, void_row)
+    row_map = tf.where(on_instance, instance_ids - 1, row_map)
+
+    batch = tf.shape(semantic_mask)[0]
+    stuff_categories = tf.tile(tf.range(1, categories + 1)[tf.newaxis], [batch, 1])
+    row_categories = tf.concat([voted, stuff_categories], axis=1)  # [B, K + N]
+    probability = _probability(semantic_logits, row_map, row_categories)
+    ones = tf.ones_like(row_map)
+    areas, total = sum_by_row([ones, probability], row_map, count + categories)
+    row_is_thing = tf.range(count + categories) < count  # [K + N]
+    keep = tf.logical_or(row_is_thing, areas >= stuff_area)
+    objectness = tf.concat([instance_scores, tf.ones([batch, categories])], axis=1)
+    rows = Rows(
+        category=row_categories,
+        is_thing=tf.tile(row_is_thing[tf.newaxis], [batch, 1]),
+        score=objectness * tf.math.divide_no_nan(total, tf.cast(areas, tf.float32)),
+        area=tf.where(keep, areas, 0),
+    )
+    return Merged(row_map, rows)
+
+
+def _vote(
+    semantic_mask: tf.Tensor, instance_ids: tf.Tensor, count: int, categories: int
+) -> tf.Tensor:
+    """Most frequent category of each instance's pixels: int32 [B, K]."""
+    cell = tf.where(instance_ids > 0, (instance_ids - 1) * categories + semantic_mask - 1, -1)
+    (histogram,) = sum_by_row([tf.ones_like(cell)], cell, count * categories)
+    histogram = tf.reshape(histogram, [-1, count, categories])
+    return tf.argmax(histogram, axis=-1, output_type=tf.int32) + 1
+
+
+def _probability(
+    semantic_logits: tf.Tensor, row_map: tf.Tensor, row_categories: tf.Tensor
+) -> tf.Tensor:
+    """Softmax probability, at each pixel, of the category of its row: float32 [B, H, W]."""
+    shape = tf.shape(row_map)
+    flat_rows = tf.reshape(row_map, [shape[0], -1])  # [B, HW]
+    padded = tf.pad(row_categories, [[0, 0], [0, 1]], constant_values=1)
+    category = tf.gather(padded, flat_rows, axis=1, batch_dims=1)
+    logits = tf.reshape(semantic_logits, [-1, semantic_logits.shape[-1]])  # [B * HW, N]
+    chosen = tf.gather(logits, tf.reshape(category - 1, [-1, 1]), axis=1, batch_dims=1)[:, 0]
+    probability = tf.exp(chosen - tf.reduce_logsumexp(logits, axis=-1))
+    return tf.reshape(probability, shape)

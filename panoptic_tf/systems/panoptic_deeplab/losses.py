@@ -1,0 +1,81 @@
+"""The loss of Panoptic-DeepLab (arXiv:1911.10194, section 3.3).
+
+L = lambda_sem L_sem + lambda_heatmap L_heatmap + lambda_offset L_offset, on the heads' outputs
+upsampled to the network's resolution.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from panoptic_tf.layers.resize import resize_bilinear
+from panoptic_tf.losses.cross_entropy import WeightedBootstrappedCrossEntropy
+from panoptic_tf.losses.reduction import reduce_loss
+from panoptic_tf.losses.regression import WeightedAbsoluteError, WeightedMeanSquaredError
+from panoptic_tf.structures import Tensors
+
+
+class PanopticDeepLabLoss:
+    """Semantic, center and offset losses; heads that are absent cost nothing."""
+
+    def __init__(
+        self,
+        *,
+        semantic_weight: float = 1.0,
+        center_weight: float = 200.0,
+        offset_weight: float = 0.01,
+        top_k_fraction: float = 0.2,
+        rank_over: str = "image",
+    ):
+        """See the class.
+
+        Args:
+          semantic_weight, center_weight, offset_weight: the lambdas.
+          top_k_fraction, rank_over: see `WeightedBootstrappedCrossEntropy`.
+        """
+        self._weights = (semantic_weight, center_weight, offset_weight)
+        self._cross_entropy = WeightedBootstrappedCrossEntropy(
+            top_k_fraction=top_k_fraction, rank_over=rank_over
+        )
+        self._center_error = WeightedMeanSquaredError(name="center_error")
+        self._offset_error = WeightedAbsoluteError(name="offset_error")
+
+    def __call__(self, labels: Tensors, outputs: Tensors) -> Tensors:
+        """Computes the losses.
+
+        Args:
+          labels: what `PanopticDeepLabTargetGenerator` makes, batched.
+          outputs: `semantic_logits` [B, h, w, N]; `center_heatmap` [B, h, w, 1] and `offsets`
+            [B, h, w, 2] in pixels of the network's input.
+
+        Returns:
+          `loss` and its parts, float32 []; see `reduce_loss`.
+        """
+        size = labels["category_mask"].shape[1:3]
+        semantic_weight, center_weight, offset_weight = self._weights
+        losses = {
+            "loss/semantic": semantic_weight
+            * reduce_loss(
+                *self._cross_entropy(
+                    resize_bilinear(outputs["semantic_logits"], size),
+                    labels["category_mask"],
+                    labels["semantic_weights"],
+                )
+            )
+        }
+        if "center_heatmap" in outputs:
+            losses["loss/center"] = center_weight * reduce_loss(
+                *self._center_error(
+                    resize_bilinear(outputs["center_heatmap"], size),
+                    labels["center_heatmap"],
+                    labels["center_weights"],
+                )
+            )
+            losses["loss/offset"] = offset_weight * reduce_loss(
+                *self._offset_error(
+                    resize_bilinear(outputs["offsets"], size),
+                    labels["offsets"],
+                    labels["offset_weights"],
+                )
+            )
+        return {"loss": tf.add_n(list(losses.values())), **losses}

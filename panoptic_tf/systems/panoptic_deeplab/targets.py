@@ -1,0 +1,108 @@
+"""Training targets of Panoptic-DeepLab (arXiv:1911.10194, section 3): Gaussian centers and offsets.
+
+Recorded behaviour: detectron2's Panoptic-DeepLab target generator.
+"""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.inputs import instances
+from panoptic_tf.structures import PanopticSample, Tensors
+
+
+class PanopticDeepLabTargetGenerator:
+    """Turns a sample into labels of Panoptic-DeepLab, all at the network's resolution.
+
+    Labels:
+      category_mask: int32 [H, W], 0 is ignored.
+      semantic_weights: float32 [H, W], `small_instance_weight` on small instances, else 1.
+      center_heatmap: float32 [H, W, 1], maximum over instances of exp(-d^2 / (2 sigma^2)) in a
+        window of 3 sigma + 1 pixels around the rounded center of mass.
+      center_weights: float32 [H, W, 1], 1 on annotated pixels outside crowds.
+      offsets: float32 [H, W, 2], (y, x) from the pixel to the unrounded center of mass.
+      offset_weights: float32 [H, W, 1], as center_weights, and only on things if so configured.
+    """
+
+    def __init__(
+        self,
+        *,
+        sigma: int = 8,
+        small_instance_area: int = 4096,
+        small_instance_weight: float = 3.0,
+        ignore_stuff_in_offset: bool = True,
+        ignore_crowd_in_semantic: bool = True,
+    ):
+        """See the class.
+
+        Args:
+          sigma: standard deviation of the Gaussian, pixels.
+          small_instance_area: visible area in pixels below which an instance is small.
+          small_instance_weight: weight of its pixels in the semantic loss.
+          ignore_stuff_in_offset: no offset loss on stuff.
+          ignore_crowd_in_semantic: crowd pixels are void for the semantic loss (the original
+            implementation); detectron2 keeps them.
+        """
+        self._sigma = sigma
+        self._small_instance_area = small_instance_area
+        self._small_instance_weight = small_instance_weight
+        self._ignore_stuff_in_offset = ignore_stuff_in_offset
+        self._ignore_crowd_in_semantic = ignore_crowd_in_semantic
+
+    def __call__(self, sample: PanopticSample) -> Tuple[Tensors, Tensors]:
+        """Returns no additional features, and the labels of the class docstring."""
+        categories, ids = sample.category_mask, sample.instance_mask
+        table = instances.instance_table(ids, categories, sample.crowd_mask)
+        on_thing = ids > 0
+        annotated = tf.logical_and(categories > 0, tf.logical_not(sample.crowd_mask))
+        with_offset = annotated
+        if self._ignore_stuff_in_offset:
+            with_offset = tf.logical_and(annotated, on_thing)
+        if self._ignore_crowd_in_semantic:
+            categories = tf.where(sample.crowd_mask, 0, categories)
+        return {}, {
+            "category_mask": categories,
+            "semantic_weights": self._semantic_weights(ids, table.areas),
+            "center_heatmap": self._draw_centers(table, tf.shape(ids), ids.shape),
+            "center_weights": tf.cast(annotated, tf.float32)[..., tf.newaxis],
+            "offsets": _offsets(ids, table.centers),
+            "offset_weights": tf.cast(with_offset, tf.float32)[..., tf.newaxis],
+        }
+
+    def _semantic_weights(self, ids: tf.Tensor, areas: tf.Tensor) -> tf.Tensor:
+        is_small = areas < self._small_instance_area
+        weights = tf.where(is_small, float(self._small_instance_weight), 1.0)
+        return tf.gather(tf.concat([[1.0], weights], axis=0), ids)
+
+    def _draw_centers(self, table: instances.InstanceTable, size: tf.Tensor, static) -> tf.Tensor:
+        """Scatters one window per instance into a canvas with a border as wide as the window."""
+        sigma = self._sigma
+        reach = 3 * sigma + 1
+        span = tf.range(-reach, reach + 1)  # [S]
+        distance = tf.cast(span[:, tf.newaxis] ** 2 + span[tf.newaxis, :] ** 2, tf.float64)
+        window = tf.cast(tf.exp(-distance / (2.0 * sigma**2)), tf.float32)  # [S, S]
+        present = tf.where(table.areas > 0)[:, 0]
+        centers = tf.cast(tf.round(tf.gather(table.centers, present)), tf.int32) + reach  # [M, 2]
+        rows = centers[:, 0, tf.newaxis] + span  # [M, S]
+        columns = centers[:, 1, tf.newaxis] + span  # [M, S]
+        width = size[1] + 2 * reach
+        flat = rows[:, :, tf.newaxis] * width + columns[:, tf.newaxis, :]  # [M, S, S]
+        canvas = tf.zeros([(size[0] + 2 * reach) * width])
+        canvas = tf.tensor_scatter_nd_max(
+            canvas,
+            tf.reshape(flat, [-1, 1]),
+            tf.reshape(tf.broadcast_to(window, tf.shape(flat)), [-1]),
+        )
+        heatmap = tf.reshape(canvas, [-1, width])[reach:-reach, reach:-reach]
+        return tf.ensure_shape(heatmap[..., tf.newaxis], [*static, 1])
+
+
+def _offsets(ids: tf.Tensor, centers: tf.Tensor) -> tf.Tensor:
+    """Center minus pixel position on instances, 0 elsewhere: float32 [H, W, 2]."""
+    height, width = tf.shape(ids)[0], tf.shape(ids)[1]
+    grid = tf.stack(tf.meshgrid(tf.range(height), tf.range(width), indexing="ij"), axis=-1)
+    centers = tf.concat([tf.zeros([1, 2], tf.float64), centers], axis=0)
+    offsets = tf.cast(tf.gather(centers, ids) - tf.cast(grid, tf.float64), tf.float32)
+    return tf.where(ids[..., tf.newaxis] > 0, offsets, 0.0)

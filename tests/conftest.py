@@ -1,0 +1,39 @@
+"""Two logical CPUs before TensorFlow starts, and the one place that finds files outside the repository."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import panoptic_tf  # noqa: E402, F401  (selects Keras 2 before TensorFlow is imported)
+import pytest  # noqa: E402
+
+GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
+REFERENCE_DATA_VARIABLE = "PANOPTIC_TF_REFERENCE_DATA"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_logical_cpus():
+    """Splits the CPU in two, so that distribution strategies can be tested."""
+    import tensorflow as tf
+
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if len(tf.config.get_logical_device_configuration(cpu) or []) < 2:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Loads a recorded case of tests/golden by name: `golden("deeplab_ce")["logits"]`."""
+    import numpy as np
+
+    return lambda name: np.load(GOLDEN_DIR / f"{name}.npz")
+
+
+@pytest.fixture(scope="session")
+def reference_data() -> pathlib.Path:
+    """The folder with `coco_sample/` and the cases made from COCO images, else a skip."""
+    folder = os.environ.get(REFERENCE_DATA_VARIABLE, "")
+    if not folder or not os.path.isdir(folder):
+        pytest.skip(f"{REFERENCE_DATA_VARIABLE} names no folder with coco_sample/ and golden/")
+    return pathlib.Path(folder)
