@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -83,6 +84,7 @@ def read_panoptic_json(
     panoptic_dir: str,
     image_dir: Optional[str] = None,
     name: Optional[str] = None,
+    require_images: bool = True,
     on_problem: Optional[Callable[[str], None]] = None,
 ) -> Tuple[dataset_info_lib.DatasetInfo, List[PanopticAnnotation]]:
     """Reads and checks ground truth in COCO panoptic format.
@@ -94,6 +96,7 @@ def read_panoptic_json(
       panoptic_dir: folder of the PNGs.
       image_dir: folder of the images; without it `image_file` is None.
       name: name of the data set; default the file's name.
+      require_images: without it `images` may be missing, as in results; sizes are then 0.
       on_problem: called with the text of a problem instead of raising; the annotation is left out.
 
     Returns:
@@ -103,14 +106,18 @@ def read_panoptic_json(
       ValueError: not JSON, a missing field, an unknown category, a repeated id, a file name that
         leaves its folder; the message names file and field.
     """
-    content = _read_object(panoptic_json, ("images", "annotations", "categories"))
+    content = _read_object(panoptic_json, ("annotations", "categories"))
     info = dataset_info_lib.DatasetInfo.from_coco(
         content["categories"],
         name=name or os.path.splitext(os.path.basename(panoptic_json))[0],
         source=panoptic_json,
     )
     report = on_problem or _raise
-    images = _read_images(panoptic_json, content["images"], image_dir, report)
+    if require_images or "images" in content:
+        _require_lists(panoptic_json, content, ("images",))
+        images = _read_images(panoptic_json, content["images"], image_dir, report)
+    else:
+        images = _images_of_annotations(panoptic_json, content["annotations"])
     annotations = _read_annotations(
         panoptic_json, content["annotations"], images, info, panoptic_dir, report
     )
@@ -142,6 +149,12 @@ def read_predictions_json(
     images = {a.image_id: dataclasses.replace(a, segments=()) for a in annotations}
     # A prediction of an image that is not scored is no mistake.
     listed = [a for a in content["annotations"] if not _is_of_another_image(a, images)]
+    if len(listed) < len(content["annotations"]):
+        warnings.warn(
+            f"{predictions_json}: {len(content['annotations']) - len(listed)} predictions are of "
+            "images that the ground truth does not have; they are ignored.",
+            stacklevel=2,
+        )
     predictions = _read_annotations(
         predictions_json, listed, images, dataset_info, predictions_dir, _raise
     )
@@ -194,10 +207,27 @@ def _read_object(path: str, keys: Sequence[str]) -> Mapping[str, Any]:
     content = files.read_json(path, expected=_EXPECTED)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected {_EXPECTED}, got a {type(content).__name__}.")
+    _require_lists(path, content, keys)
+    return content
+
+
+def _require_lists(path: str, content: Mapping[str, Any], keys: Sequence[str]) -> None:
     for key in keys:
         if not isinstance(content.get(key), list):
             raise ValueError(f"{path}: '{key}' must be a list; expected {_EXPECTED}.")
-    return content
+
+
+def _images_of_annotations(
+    path: str, annotations: Sequence[Any]
+) -> Dict[ImageId, PanopticAnnotation]:
+    """Images of a file that lists none: named by their annotations, of unknown size."""
+    by_id: Dict[ImageId, PanopticAnnotation] = {}
+    for position, item in enumerate(annotations):
+        field = f"{path}: annotations[{position}]"
+        _require_object(field, item)
+        image_id = _image_id(f"{field}.image_id", item.get("image_id"))
+        by_id[image_id] = PanopticAnnotation(image_id, None, "", 0, 0, ())
+    return by_id
 
 
 def _read_images(

@@ -1,4 +1,4 @@
-"""Reading untrusted files and writing whole ones: clear errors, nothing half-written, no way out of a folder."""
+"""Reading untrusted files, writing whole ones: clear errors, nothing half-written, no escapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Maps of segments: colours to ids, ids to rows of the segment table, rows to areas, boxes and masks.
+"""Maps of segments: colours to ids, ids to rows of a table, rows to areas, boxes and masks.
 
 A row map is int32 [H, W]: the row number of the pixel's segment + 1, 0 is void.
 """

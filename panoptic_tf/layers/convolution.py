@@ -10,6 +10,7 @@ from typing import Any, Dict, Optional, Union
 
 import tensorflow as tf
 
+from panoptic_tf.layers import depthwise as depthwise_layers
 from panoptic_tf.layers import normalization
 
 Initializer = Union[str, tf.keras.initializers.Initializer]
@@ -132,7 +133,7 @@ class DepthwiseConvNormAct(_NormAct):
     def __init__(self, kernel_size: int = 3, **kwargs: Any):
         super().__init__(kernel_size=kernel_size, **kwargs)
         initializer = build_initializer(self._settings["kernel_initializer"], depthwise=True)
-        self.conv = tf.keras.layers.DepthwiseConv2D(
+        self.conv = depthwise_layers.DepthwiseConv2D(
             depthwise_initializer=initializer, **self._conv_options
         )
 

@@ -89,7 +89,9 @@ class InstanceAveragePrecision:
 
     def _precision(self) -> Optional[np.ndarray]:
         """Precision [10 IoUs, 101 recalls, things], -1 where a category has no ground truth."""
-        images = [{"id": i, "height": h, "width": w} for i, ((h, w), _, _) in enumerate(self._images)]
+        images = [
+            {"id": i, "height": h, "width": w} for i, ((h, w), _, _) in enumerate(self._images)
+        ]
         truths = self._annotations([truth for _, truth, _ in self._images])
         if not any(not a["iscrowd"] for a in truths):
             return None
@@ -116,7 +118,9 @@ class InstanceAveragePrecision:
                         "category_id": int(instances.categories[k]),
                         "segmentation": rle,
                         "area": float(coco_mask.area(rle)),
-                        "iscrowd": int(bool(instances.is_crowd is not None and instances.is_crowd[k])),
+                        "iscrowd": int(
+                            bool(instances.is_crowd is not None and instances.is_crowd[k])
+                        ),
                         "score": 0.0 if instances.scores is None else float(instances.scores[k]),
                     }
                 )
@@ -162,7 +166,9 @@ def encode_id_map(id_map: np.ndarray) -> Tuple[np.ndarray, List[Dict[str, Any]],
     rles = []
     for runs in np.split(order, first[1:]):
         edges = np.column_stack([starts[runs], ends[runs]]).reshape(-1)
-        counts = np.diff(edges, prepend=0, append=pixels.size)
+        # A last run of nothing is not written, a first one is.
+        stop = [pixels.size] if edges[-1] < pixels.size else []
+        counts = np.diff(np.concatenate([[0], edges, stop]))
         rles.append({"size": [height, width], "counts": counts})
     points = starts[order[first]]
     is_segment = ids != 0

@@ -1,4 +1,4 @@
-"""Panoptic quality (Panoptic Segmentation, arXiv:1801.00868), with the COCO rules for void and crowd.
+"""Panoptic quality (arXiv:1801.00868), with the COCO rules for void and crowd.
 
 Per category, over all images:
 

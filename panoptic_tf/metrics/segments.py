@@ -114,7 +114,7 @@ def label_id_map(
     ids = np.asarray(ids, np.int64).reshape(-1)
     values = id_map.reshape(-1).astype(np.int64)
     _check_table(ids, values, source)
-    # 0 is unknown, 1 void, 2 the first segment. Of the table only the pages in use are ever touched.
+    # 0 is unknown, 1 void, 2 the first segment. Only pages of the table in use cost memory.
     label_of_id = np.zeros(MAX_SEGMENT_ID + 1, np.int32)
     label_of_id[0] = 1
     label_of_id[ids] = np.arange(2, ids.size + 2)
@@ -155,9 +155,7 @@ def count_overlaps(ground_truth: LabelMap, prediction: LabelMap) -> Overlaps:
     pairs = ground_truth.labels * shape[1]
     pairs += prediction.labels
     pixels = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
-    return Overlaps(
-        pixels, ground_truth.categories, ground_truth.is_crowd, prediction.categories
-    )
+    return Overlaps(pixels, ground_truth.categories, ground_truth.is_crowd, prediction.categories)
 
 
 def _check_masks(

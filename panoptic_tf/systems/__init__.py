@@ -1,0 +1,3 @@
+"""The systems; importing this package registers their tasks and experiments: one line each."""
+
+from panoptic_tf.systems import panoptic_deeplab as _panoptic_deeplab  # noqa: F401

@@ -1,6 +1,9 @@
 import hashlib
 import json
 import os
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from panoptic_tf.datasets import shapes, shapes_writer
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 
 NUM_LOOKED_AT = 60
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +165,18 @@ def test_numbers_are_checked(tmp_path, field):
 
 def _write(folder, **kwargs):
     return shapes_writer.write_split(str(folder), seed=0, show_progress=False, **kwargs)
+
+
+def test_command_writes_both_splits(tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "shapes.py"), f"--output_dir={tmp_path}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [*command, "--num_images=1", "--size=32", "--num_processes=1"], env=environment, check=True
+    )
+    seeds = {
+        split: json.loads((tmp_path / split / "panoptic.json").read_text())["info"]["seed"]
+        for split in ("train", "val")
+    }
+    assert seeds == {"train": 0, "val": 1}
+    same_seed = subprocess.run([*command, "--seed=0"], env=environment, capture_output=True)
+    assert same_seed.returncode != 0 and b"--split=train or --split=val" in same_seed.stderr

@@ -1,0 +1,83 @@
+"""Examines a data set: what is in it, what is wrong with it.
+
+panoptic-tf doctor --input_path='data/coco/train-*'
+panoptic-tf doctor --panoptic_json=... --panoptic_dir=... --image_dir=...
+
+Prints a table, and ends with status 1 if there are problems.
+"""
+
+import os
+
+from absl import app, flags
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from panoptic_tf.datasets import doctor, files  # noqa: E402
+from panoptic_tf.metrics.panoptic_quality import PanopticQuality  # noqa: E402
+
+_INPUT_PATH = flags.DEFINE_string("input_path", None, "Glob of the shards that `convert` wrote.")
+_PANOPTIC_JSON = flags.DEFINE_string("panoptic_json", None, "Annotations in COCO panoptic format.")
+_PANOPTIC_DIR = flags.DEFINE_string("panoptic_dir", None, "Folder of their id PNGs.")
+_IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images; optional.")
+_OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Where to write the report; optional.")
+_MAX_PROBLEMS = flags.DEFINE_integer("max_problems", 50, "Problems that are printed.")
+
+
+def main(argv):
+    """Examines what the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
+    try:
+        report = _examine()
+        if _OUTPUT_JSON.value:
+            files.write_json(_OUTPUT_JSON.value, report)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"doctor: {error}") from error
+    print(_format(report))
+    if report["problems"]:
+        raise SystemExit(1)
+
+
+def _examine():
+    if bool(_INPUT_PATH.value) == bool(_PANOPTIC_JSON.value):
+        raise app.UsageError("Give either --input_path, or --panoptic_json and --panoptic_dir.")
+    if _INPUT_PATH.value:
+        return doctor.examine_records(input_path=_INPUT_PATH.value, build_quality=PanopticQuality)
+    if not _PANOPTIC_DIR.value:
+        raise app.UsageError("--panoptic_json needs --panoptic_dir.")
+    return doctor.examine_coco_panoptic(
+        panoptic_json=_PANOPTIC_JSON.value,
+        panoptic_dir=_PANOPTIC_DIR.value,
+        image_dir=_IMAGE_DIR.value,
+        build_quality=PanopticQuality,
+    )
+
+
+def _format(report) -> str:
+    width = max([len(c["name"]) for c in report["per_category"]] + [8])
+    lines = [f"{'category':{width}} kind    images  segments  crowds   pixels"]
+    for category in report["per_category"]:
+        if category["segments"]:
+            lines.append(
+                f"{category['name']:{width}} {'thing' if category['is_thing'] else 'stuff'} "
+                f"{category['images']:8} {category['segments']:9} {category['crowds']:7} "
+                f"{category['pixel_share']:8.2%}"
+            )
+    quality = report["ground_truth_PQ"]
+    lines += [
+        "",
+        f"images    {report['num_images']}",
+        f"segments  {report['num_segments']}, crowds {report['num_crowds']}",
+        f"void      {report['void_share']:.2%} of the pixels, crowd {report['crowd_share']:.2%}",
+        f"PQ of the ground truth against itself  {'-' if quality is None else f'{quality:.2f}'}",
+    ]
+    lines += [f"note: {note}" for note in report["notes"]]
+    problems, shown = report["problems"], _MAX_PROBLEMS.value
+    lines += [f"problem: {problem}" for problem in problems[:shown]]
+    if len(problems) > shown:
+        lines.append(f"... and {len(problems) - shown} more; --output_json has them all.")
+    return "\n".join(lines + ["", f"{len(problems)} problems"])
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,327 @@
+"""Annotated images to shards of records, by a pool of processes.
+
+A shard is written under a temporary name and renamed when it is whole; the manifest comes last. A
+run that was killed is resumed by the same call: finished shards are checked and kept. Equal inputs
+give equal files, byte for byte, however often the way there was interrupted.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import glob
+import hashlib
+import json
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import threading
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+
+import tqdm
+from absl import logging
+
+from panoptic_tf.datasets import checks, coco_format, files, manifest, record
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+
+_IMAGES_PER_SHARD = 512
+DATASET_INFO_FILE = "dataset_info.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """One shard to write."""
+
+    path: str
+    annotations: Sequence[coco_format.PanopticAnnotation]
+    contiguous_ids: Mapping[int, int]
+
+
+def convert_coco_panoptic(
+    *,
+    panoptic_json: str,
+    panoptic_dir: str,
+    image_dir: str,
+    output_dir: str,
+    name: Optional[str] = None,
+    split: str = "train",
+    num_shards: Optional[int] = None,
+    num_processes: Optional[int] = None,
+    overwrite: bool = False,
+) -> manifest.Manifest:
+    """Converts a data set in COCO panoptic format (COCO, Cityscapes, your own).
+
+    Args:
+      panoptic_json: file with `images`, `annotations` and `categories`.
+      panoptic_dir: folder of the PNGs.
+      image_dir: folder of the images.
+      output_dir: folder to write to.
+      name: name of the data set; default the JSON file's.
+      split: beginning of the shards' names.
+      num_shards: number of files; default one per 512 images.
+      num_processes: default one per CPU.
+      overwrite: replace a finished conversion of other inputs.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      ValueError: the inputs contradict each other or themselves, or `output_dir` holds something
+        else; the message names file and field.
+      OSError: `output_dir` cannot be written.
+    """
+    info, annotations = coco_format.read_panoptic_json(
+        panoptic_json, panoptic_dir=panoptic_dir, image_dir=image_dir, name=name
+    )
+    source = {
+        "panoptic_json": os.path.abspath(panoptic_json),
+        "panoptic_dir": os.path.abspath(panoptic_dir),
+        "image_dir": os.path.abspath(image_dir),
+    }
+    return convert(
+        annotations,
+        info,
+        output_dir,
+        source_sha256=manifest.sha256_of_file(panoptic_json),
+        source=source,
+        split=split,
+        num_shards=num_shards,
+        num_processes=num_processes,
+        overwrite=overwrite,
+    )
+
+
+def convert(
+    annotations: Sequence[coco_format.PanopticAnnotation],
+    dataset_info: DatasetInfo,
+    output_dir: str,
+    *,
+    source_sha256: str,
+    source: Optional[Mapping[str, Any]] = None,
+    split: str = "train",
+    num_shards: Optional[int] = None,
+    num_processes: Optional[int] = None,
+    overwrite: bool = False,
+) -> manifest.Manifest:
+    """Writes `<split>-*.tfrecord`, `<split>.manifest.json` and `dataset_info.json`.
+
+    Args:
+      annotations: the annotated images.
+      dataset_info: their categories.
+      output_dir: folder to write to.
+      source_sha256: checksum of what the annotations came from; tells whether shards that are
+        already there are the same.
+      source: names of the source files, for the manifest.
+      split: beginning of the shards' names.
+      num_shards: number of files; default one per 512 images.
+      num_processes: default one per CPU; 1 works in this process.
+      overwrite: replace a finished conversion of other inputs.
+
+    Returns:
+      The manifest.
+
+    Raises:
+      ValueError: see `convert_coco_panoptic`.
+      OSError: `output_dir` cannot be written.
+    """
+    num_shards = num_shards or max(1, math.ceil(len(annotations) / _IMAGES_PER_SHARD))
+    _check_arguments(split, num_shards, len(annotations))
+    fingerprint = {
+        "source_sha256": source_sha256,
+        "num_shards": num_shards,
+        "format_version": manifest.FORMAT_VERSION,
+    }
+    _check_output(output_dir, split, fingerprint, dataset_info, overwrite)
+    _check_files(annotations)
+    progress = manifest.Progress(output_dir, split)
+    good = _resume(output_dir, split, fingerprint, progress)
+    tasks = _tasks(annotations, dataset_info, output_dir, split, num_shards)
+    progress.start(fingerprint, list(good.values()))
+    try:
+        for shard in _run(tasks, good, num_processes or os.cpu_count() or 1):
+            progress.add(shard)
+            good[shard.name] = shard
+    except BaseException:
+        if not _shard_files(output_dir, split):
+            progress.remove()
+        raise
+    _save_dataset_info(os.path.join(output_dir, DATASET_INFO_FILE), dataset_info)
+    shards = [good[os.path.basename(task.path)] for task in tasks]
+    written = manifest.Manifest(split, fingerprint, dict(source or {}), shards)
+    written.save(output_dir)
+    progress.remove()
+    return written
+
+
+def encode_annotation(
+    annotation: coco_format.PanopticAnnotation, contiguous_ids: Mapping[int, int]
+) -> bytes:
+    """The record of one annotation, read from its files.
+
+    Raises:
+      ValueError: the files cannot be read or do not agree.
+    """
+    loaded = checks.load_annotation(annotation)
+    return record.encode_example(
+        image_bytes=loaded.image_bytes,
+        image_id=annotation.image_id,
+        file_name=annotation.file_name,
+        rows=loaded.rows,
+        segment_table=annotation.segments,
+        contiguous_ids=contiguous_ids,
+    )
+
+
+def shard_of(image_id: coco_format.ImageId, num_shards: int) -> int:
+    """Number of the shard of an image: stable, whatever else the data set holds."""
+    digest = hashlib.sha256(json.dumps(image_id).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % num_shards
+
+
+def _check_arguments(split: str, num_shards: int, num_images: int) -> None:
+    if not re.fullmatch(r"\w+", split):
+        raise ValueError(f"split must consist of letters, digits and '_', got {split!r}.")
+    if not 0 < num_shards <= 99999:
+        raise ValueError(f"num_shards must be 1..99999, got {num_shards}.")
+    if not num_images:
+        raise ValueError("there is no annotated image to convert: 'annotations' is empty.")
+
+
+def _check_output(
+    output_dir: str,
+    split: str,
+    fingerprint: Mapping[str, Any],
+    dataset_info: DatasetInfo,
+    overwrite: bool,
+) -> None:
+    """Refuses to mix data sets in one folder."""
+    path = manifest.manifest_path(output_dir, split)
+    other_splits = set(glob.glob(os.path.join(glob.escape(output_dir), "*.manifest.json"))) - {path}
+    is_there = os.path.exists(path) and not overwrite
+    if is_there and manifest.Manifest.load(path).fingerprint != fingerprint:
+        raise ValueError(
+            f"{path}: {output_dir} holds the split {split!r} of other annotations or with another "
+            "number of shards. Choose another output_dir or split, or set --overwrite."
+        )
+    path = os.path.join(output_dir, DATASET_INFO_FILE)
+    is_there = os.path.exists(path) and (other_splits or not overwrite)
+    if is_there and DatasetInfo.load(path).categories != dataset_info.categories:
+        raise ValueError(
+            f"{path}: {output_dir} holds a data set with other categories. Choose another "
+            "output_dir, or delete the folder."
+        )
+
+
+def _save_dataset_info(path: str, dataset_info: DatasetInfo) -> None:
+    """Writes the categories, unless another split of the data set already did."""
+    if os.path.exists(path) and DatasetInfo.load(path).categories == dataset_info.categories:
+        return
+    dataset_info.save(path)
+
+
+def _resume(
+    output_dir: str, split: str, fingerprint: Mapping[str, Any], progress: manifest.Progress
+) -> Dict[str, manifest.Shard]:
+    """Shards of an earlier run that are whole; every other file of the split is removed."""
+    listed = progress.load(fingerprint) or []
+    path = manifest.manifest_path(output_dir, split)
+    if os.path.exists(path):
+        earlier = manifest.Manifest.load(path)
+        listed = earlier.shards if earlier.fingerprint == fingerprint else listed
+        os.unlink(path)  # It vouches for shards that may go.
+    good = manifest.good_shards(output_dir, listed)
+    for name in _shard_files(output_dir, split):
+        if os.path.basename(name) not in good:
+            os.unlink(name)
+    for name in glob.glob(os.path.join(glob.escape(output_dir), f".{split}[-.]*.tmp")):
+        os.unlink(name)
+    if good:
+        logging.info("%s: %d finished shards are kept.", output_dir, len(good))
+    return good
+
+
+def _shard_files(output_dir: str, split: str) -> List[str]:
+    return glob.glob(os.path.join(glob.escape(output_dir), f"{split}-*-of-*.tfrecord"))
+
+
+def _check_files(annotations: Sequence[coco_format.PanopticAnnotation]) -> None:
+    """Finds missing files in seconds, before hours of work."""
+    for annotation in annotations:
+        for path in (annotation.image_file, annotation.png_file):
+            if not os.path.isfile(path):
+                raise ValueError(f"{path}: no such file, for image_id {annotation.image_id!r}.")
+
+
+def _tasks(
+    annotations: Sequence[coco_format.PanopticAnnotation],
+    dataset_info: DatasetInfo,
+    output_dir: str,
+    split: str,
+    num_shards: int,
+) -> List[_Task]:
+    members: List[List[coco_format.PanopticAnnotation]] = [[] for _ in range(num_shards)]
+    for annotation in annotations:
+        members[shard_of(annotation.image_id, num_shards)].append(annotation)
+    contiguous_ids = dict(dataset_info.contiguous_ids())
+    paths = [
+        os.path.join(output_dir, manifest.shard_name(split, i, num_shards))
+        for i in range(num_shards)
+    ]
+    return [_Task(path, list_, contiguous_ids) for path, list_ in zip(paths, members)]
+
+
+def _run(
+    tasks: Sequence[_Task], good: Mapping[str, manifest.Shard], num_processes: int
+) -> Iterator[manifest.Shard]:
+    """Writes the shards that are not good yet, and yields them as they are finished."""
+    pending = [task for task in tasks if os.path.basename(task.path) not in good]
+    num_images = sum(len(task.annotations) for task in tasks)
+    num_done = num_images - sum(len(task.annotations) for task in pending)
+    num_processes = min(num_processes, len(pending))
+    with tqdm.tqdm(total=num_images, initial=num_done, unit="image", desc="convert") as bar:
+        shards = map(_write_shard, pending)
+        if num_processes > 1:
+            shards = _write_in_pool(pending, num_processes)
+        for shard in shards:
+            bar.update(shard.num_records)
+            yield shard
+
+
+def _write_in_pool(tasks: Sequence[_Task], num_processes: int) -> Iterator[manifest.Shard]:
+    pool = concurrent.futures.ProcessPoolExecutor(
+        num_processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
+    )
+    try:
+        futures = [pool.submit(_write_shard, task) for task in tasks]
+        for future in concurrent.futures.as_completed(futures):
+            yield future.result()
+    finally:
+        for future in futures:
+            future.cancel()
+        pool.shutdown(wait=True)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the process that started it is gone, killed without a word included."""
+    sentinel = multiprocessing.parent_process().sentinel
+
+    def wait() -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _write_shard(task: _Task) -> manifest.Shard:
+    import tensorflow as tf
+
+    with files.atomic_path(task.path) as temporary:
+        with tf.io.TFRecordWriter(temporary) as writer:
+            for annotation in task.annotations:
+                writer.write(encode_annotation(annotation, task.contiguous_ids))
+        checksum = manifest.sha256_of_file(temporary)
+    return manifest.Shard(os.path.basename(task.path), len(task.annotations), checksum)

@@ -1,0 +1,111 @@
+"""What a data set holds: images, segments and pixels, by category and of void and crowd."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+
+
+class DatasetStatistics:
+    """Streaming counts over annotated images.
+
+    Args:
+      dataset_info: the categories.
+
+    Attributes:
+      num_images: images added.
+      num_pixels: their pixels.
+      void_pixels: pixels without annotation.
+      crowd_pixels: pixels of crowd segments.
+      all_void_images: images without any annotated pixel.
+      split_stuff_images: images with several segments of one stuff category.
+      segments, crowds, pixels, images: int64 [N + 1] by contiguous category id.
+    """
+
+    def __init__(self, dataset_info: DatasetInfo):
+        self._info = dataset_info
+        self.num_images = self.num_pixels = self.void_pixels = self.crowd_pixels = 0
+        self.all_void_images = self.split_stuff_images = 0
+        length = dataset_info.num_categories + 1
+        self.segments, self.crowds, self.pixels, self.images = np.zeros((4, length), np.int64)
+
+    def add(
+        self,
+        areas: np.ndarray,
+        categories: Sequence[int],
+        is_crowd: Sequence[bool],
+        *,
+        num_pixels: int,
+    ) -> None:
+        """Adds one image.
+
+        Args:
+          areas: int64 [S], measured.
+          categories: S contiguous category ids.
+          is_crowd: S crowd flags.
+          num_pixels: of the image.
+        """
+        length = len(self.segments)
+        categories = np.asarray(categories, np.int64)
+        crowds = np.asarray(is_crowd, bool)
+        segments = np.bincount(categories, minlength=length)
+        self.segments += segments
+        self.images += segments > 0
+        self.crowds += np.bincount(categories[crowds], minlength=length)
+        np.add.at(self.pixels, categories, areas)
+        self.num_images += 1
+        self.num_pixels += num_pixels
+        self.void_pixels += num_pixels - int(areas.sum())
+        self.crowd_pixels += int(areas[crowds].sum())
+        self.all_void_images += int(areas.sum() == 0)
+        self.split_stuff_images += int((segments[list(self._info.stuff_ids)] > 1).any())
+
+    def notes(self) -> List[str]:
+        """What is legal, and yet good to know before training."""
+        notes = []
+        if not self._info.thing_ids:
+            notes.append("No category is a thing: stuff only.")
+        if not self._info.stuff_ids:
+            notes.append("No category is stuff: things only.")
+        absent = [c.name for c in self._info.categories if not self.segments[c.id]]
+        if absent:
+            shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            notes.append(f"{len(absent)} categories have no segment: {shown}.")
+        if self.all_void_images:
+            notes.append(f"{self.all_void_images} images have no annotated pixel.")
+        if self.split_stuff_images:
+            notes.append(
+                f"{self.split_stuff_images} images have several segments of one stuff category; "
+                "they are one segment in training and evaluation."
+            )
+        return notes
+
+    def to_json(self) -> Dict[str, Any]:
+        """All counts, as plain values."""
+        return {
+            "num_images": self.num_images,
+            "num_segments": int(self.segments.sum()),
+            "num_crowds": int(self.crowds.sum()),
+            "num_pixels": self.num_pixels,
+            "void_share": self._share(self.void_pixels),
+            "crowd_share": self._share(self.crowd_pixels),
+            "per_category": [
+                {
+                    "id": c.dataset_id,
+                    "name": c.name,
+                    "is_thing": c.is_thing,
+                    "images": int(self.images[c.id]),
+                    "segments": int(self.segments[c.id]),
+                    "crowds": int(self.crowds[c.id]),
+                    "pixels": int(self.pixels[c.id]),
+                    "pixel_share": self._share(int(self.pixels[c.id])),
+                }
+                for c in self._info.categories
+            ],
+        }
+
+    def _share(self, pixels: int) -> float:
+        return pixels / max(self.num_pixels, 1)

@@ -1,0 +1,53 @@
+"""Metrics as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any, List, Mapping, Optional
+
+_SPLITS = (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
+
+
+def format_metrics(metrics: Mapping[str, Any], *, per_category: bool = False) -> str:
+    """Formats the content of a `metrics.json`; None prints as a dash.
+
+    Args:
+      metrics: what `PanopticEvaluator.result` returns.
+      per_category: whether to add a line for each category that was annotated or predicted.
+
+    Returns:
+      lines without a trailing newline.
+    """
+    lines = [f"{'':<10}{'PQ':>8}{'SQ':>8}{'RQ':>8}{'categories':>12}"]
+    for split, suffix in _SPLITS:
+        values = "".join(_cell(metrics[name + suffix]) for name in ("PQ", "SQ", "RQ"))
+        lines.append(f"{split:<10}{values}{_num_counted(metrics, split):>12}")
+    others = ("mIoU", "fIoU", "AP", "AP50", "AP75")
+    lines.append("  ".join(f"{name} {_cell(metrics[name]).strip()}" for name in others))
+    if per_category:
+        lines.extend(_category_lines(metrics["per_category"]))
+    return "\n".join(lines)
+
+
+def _category_lines(rows: List[Mapping[str, Any]]) -> List[str]:
+    names = ("PQ", "SQ", "RQ", "IoU", "AP")
+    header = "".join(f"{name:>8}" for name in names) + "".join(
+        f"{name:>7}" for name in ("tp", "fp", "fn")
+    )
+    lines = [f"{'category':<28}{header}"]
+    for row in rows:
+        if row["PQ"] is None and row["IoU"] is None:
+            continue
+        values = "".join(_cell(row[name]) for name in names)
+        counts = "".join(f"{row[name]:>7}" for name in ("tp", "fp", "fn"))
+        lines.append(f"{row['name'][:27]:<28}{values}{counts}")
+    return lines
+
+
+def _num_counted(metrics: Mapping[str, Any], split: str) -> int:
+    wanted = {"all": (True, False), "things": (True,), "stuff": (False,)}[split]
+    rows = metrics["per_category"]
+    return sum(row["PQ"] is not None and row["is_thing"] in wanted for row in rows)
+
+
+def _cell(value: Optional[float]) -> str:
+    return f"{'-':>8}" if value is None else f"{value:>8.2f}"

@@ -1,0 +1,157 @@
+"""JPEG and PNG bytes to pixels, for input nobody has looked at.
+
+The size in the header is checked before any pixel is decoded. An image that cannot be decoded is
+marked, not raised, so that it does not fail the batch it came in. What the decoders accept passes:
+a JPEG whose scan ends early but in a proper end marker gives an image with a grey rest.
+Everything but JPEG and PNG is refused, GIF included. EXIF orientation is not applied.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_tf.inputs import geometry
+
+MAX_PIXELS = 50_000_000
+"""Default limit of height times width; its pixels take 150 MB."""
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_JPEG_MAGIC = b"\xff\xd8\xff"
+_PARALLEL_IMAGES = 4  # a decoded image may take 3 * max_pixels bytes
+
+
+class DecodedImages(NamedTuple):
+    """A batch in the network's frame, B images.
+
+    Attributes:
+      images: float32 [B, H, W, 3], RGB 0..255; zeros where not valid.
+      image_info: float32 [B, 4, 2]; an empty frame where not valid.
+      valid: bool [B].
+    """
+
+    images: tf.Tensor
+    image_info: tf.Tensor
+    valid: tf.Tensor
+
+
+def decode_images(
+    image_bytes: tf.Tensor, network_size: geometry.Size, *, max_pixels: int = MAX_PIXELS
+) -> DecodedImages:
+    """Decodes and fits a batch of images of any sizes; graph-safe, never raises on content.
+
+    tf.data does it because its `ignore_errors` is what catches a decoder's error inside a graph.
+    An image that fails is dropped there and leaves its row of the batch empty.
+
+    Args:
+      image_bytes: string [B].
+      network_size: static (height, width).
+      max_pixels: larger images are not decoded and not valid.
+    """
+    count = tf.size(image_bytes, out_type=tf.int64)
+    headers = tf.data.Dataset.from_tensor_slices(image_bytes).enumerate().map(_with_header_size)
+    acceptable = headers.ignore_errors().filter(
+        lambda index, content, size: _is_acceptable(size, max_pixels)
+    )
+    pixels = acceptable.map(
+        lambda index, content, size: (index, _decode(content)), num_parallel_calls=_PARALLEL_IMAGES
+    )
+    fitted = pixels.ignore_errors().map(
+        lambda index, image: (index, *geometry.fit_and_pad(image, network_size)),
+        num_parallel_calls=_PARALLEL_IMAGES,
+    )
+    # A batch needs an element: a blank one goes to row B, which is cut off.
+    blank = tf.data.Dataset.from_tensors((count, tf.zeros([*network_size, 3]), tf.zeros([4, 2])))
+    elements = fitted.concatenate(blank).batch(count + 1).get_single_element()
+    return _by_index(elements, count, network_size)
+
+
+def decode_image(content: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes one image eagerly, as `decode_images` does.
+
+    Args:
+      content: the bytes.
+      name: of the image, for error messages.
+      max_pixels: larger images are refused.
+
+    Returns:
+      uint8 [H, W, 3], RGB.
+
+    Raises:
+      ValueError: not JPEG or PNG, too large, or damaged; the message names the image.
+    """
+    if not content.startswith((_PNG_MAGIC, _JPEG_MAGIC)):
+        raise ValueError(
+            f"{name} is not an image that can be read: expected JPEG or PNG, got {len(content)} "
+            f"bytes that start with {content[:8]!r}."
+        )
+    try:
+        size = header_size(tf.constant(content)).numpy()
+        if not _is_acceptable(size, max_pixels):
+            raise ValueError(
+                f"{name} has {size[0]} x {size[1]} pixels (height x width); the limit is "
+                f"{max_pixels:,} pixels."
+            )
+        return _decode(tf.constant(content)).numpy()
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0] if error.message else type(error).__name__
+        raise ValueError(f"{name} is damaged or truncated: {reason}") from error
+
+
+def header_size(content: tf.Tensor) -> tf.Tensor:
+    """Reads (height, width) from the header of a JPEG or PNG: int64 [2].
+
+    Anything else raises an InvalidArgumentError where it runs.
+
+    Args:
+      content: string [].
+    """
+    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG_MAGIC)), _PNG_MAGIC)
+    return tf.cond(
+        is_png,
+        lambda: _png_size(content),
+        lambda: tf.cast(tf.io.extract_jpeg_shape(content)[:2], tf.int64),
+    )
+
+
+def _png_size(content: tf.Tensor) -> tf.Tensor:
+    """The first chunk, IHDR, starts with width and height at byte 16, big-endian."""
+    values = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.uint8), tf.int64)
+    width_height = tf.reshape(values, [2, 4]) * tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
+    return tf.reverse(tf.reduce_sum(width_height, axis=1), axis=[0])
+
+
+def _with_header_size(index: tf.Tensor, content: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+    return index, content, header_size(content)
+
+
+def _is_acceptable(size: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    # Each side first: the product of two 32-bit sides may not fit int64's sign.
+    sides = tf.reduce_all(tf.logical_and(size >= 1, size <= max_pixels))
+    return tf.logical_and(sides, tf.reduce_prod(tf.cast(size, tf.float64)) <= max_pixels)
+
+
+def _decode(content: tf.Tensor) -> tf.Tensor:
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _by_index(
+    elements: Tuple[tf.Tensor, ...], count: tf.Tensor, network_size: geometry.Size
+) -> DecodedImages:
+    """Puts every element back to the row it came from."""
+    index, images, image_info = elements
+    rows = index[:, tf.newaxis]
+
+    def place(values: tf.Tensor) -> tf.Tensor:
+        shape = tf.concat([[count + 1], tf.shape(values, tf.int64)[1:]], axis=0)
+        placed = tf.scatter_nd(rows, values, shape)[:count]
+        return tf.ensure_shape(placed, [None, *values.shape[1:]])
+
+    valid = place(tf.ones_like(index)) > 0
+    size = tf.constant(network_size, tf.float32)
+    empty = tf.stack([size, size, tf.ones([2]), tf.zeros([2])])  # [4, 2]
+    image_info = tf.where(valid[:, tf.newaxis, tf.newaxis], place(image_info), empty)
+    return DecodedImages(place(images), image_info, valid)

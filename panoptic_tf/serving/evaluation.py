@@ -1,0 +1,150 @@
+"""Scores an exported model on records, the way it will be used: one image at a time through it."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_tf.datasets import dataset_info as dataset_info_lib
+from panoptic_tf.datasets import record, segments
+from panoptic_tf.metrics.evaluator import PanopticEvaluator
+from panoptic_tf.serving import decoding
+from panoptic_tf.serving.predictor import Predictor
+from panoptic_tf.structures import GroundTruth
+
+Arrays = Dict[str, np.ndarray]
+OnExample = Callable[["EvaluatedImage"], None]
+
+
+class EvaluatedImage(NamedTuple):
+    """One image as it passes by; arrays without batch dimension, in the image's own size.
+
+    Attributes:
+      image_id: the data set's own id.
+      file_name: name of the image in the data set.
+      image: uint8 [H, W, 3].
+      ground_truth: keys of `structures.GroundTruth`.
+      prediction: keys of `structures.Prediction`.
+    """
+
+    image_id: Any
+    file_name: str
+    image: np.ndarray
+    ground_truth: Arrays
+    prediction: Arrays
+
+
+def evaluate_records(
+    predictor: Predictor,
+    input_path: str,
+    *,
+    crowd_rule: str = "all",
+    max_examples: int = 0,
+    on_example: Optional[OnExample] = None,
+) -> Tuple[Dict[str, Any], Dict[str, float]]:
+    """Predicts every image of the records and scores it.
+
+    Args:
+      predictor: the model.
+      input_path: file pattern of the records.
+      crowd_rule: see `metrics.panoptic_quality`.
+      max_examples: only the first so many; 0 is all.
+      on_example: called after each image, for progress, pictures or result files.
+
+    Returns:
+      The contents of metrics.json, and milliseconds per image: `median`, `p90`. The first image,
+      which pays for initialisation, is not timed unless it is the only one.
+
+    Raises:
+      ValueError: no file matches, the records hold none, or have other categories than the model.
+    """
+    info = predictor.dataset_info
+    evaluator = PanopticEvaluator(
+        num_categories=info.num_categories,
+        thing_ids=info.thing_ids,
+        category_names=info.names[1:],
+        crowd_rule=crowd_rule,
+    )
+    seconds: List[float] = []
+    for example in _read(input_path, info, max_examples):
+        prediction = predictor.predict_arrays(example.image)
+        seconds.append(predictor.last_seconds)
+        evaluator.update(example.ground_truth, prediction)
+        if on_example is not None:
+            on_example(example._replace(prediction=prediction))
+    if not seconds:
+        raise ValueError(f"the files of {input_path!r} hold no record.")
+    times = 1000.0 * np.asarray(seconds[1:] or seconds)
+    latency = {"median": float(np.median(times)), "p90": float(np.percentile(times, 90))}
+    return evaluator.result(), latency
+
+
+def count_records(input_path: str, max_examples: int = 0) -> int:
+    """Number of records, for a progress bar; reads the files once."""
+    count = sum(1 for _ in tf.data.TFRecordDataset(_find_files(input_path)))
+    return min(count, max_examples) if max_examples else count
+
+
+def _find_files(input_path: str) -> List[str]:
+    paths = sorted(tf.io.gfile.glob(input_path))
+    if not paths:
+        raise ValueError(
+            f"no file matches input_path {input_path!r}; expected records written by `convert`."
+        )
+    return paths
+
+
+def _read(
+    input_path: str, info: dataset_info_lib.DatasetInfo, max_examples: int
+) -> Iterator[EvaluatedImage]:
+    paths = _find_files(input_path)
+    _check_categories(os.path.dirname(paths[0]), info)
+    records = tf.data.TFRecordDataset(paths).map(record.decode_example)
+    for example in records.take(max_examples or -1).as_numpy_iterator():
+        name = example["file_name"].decode()
+        yield EvaluatedImage(
+            image_id=json.loads(example["image_id"]),
+            file_name=name,
+            image=decoding.decode_image(example["image_bytes"], name=f"{input_path}: {name}"),
+            ground_truth=_ground_truth(example, info, f"{input_path}: {name}"),
+            prediction={},
+        )
+
+
+def _ground_truth(example: Arrays, info: dataset_info_lib.DatasetInfo, source: str) -> Arrays:
+    categories = example["segment_categories"]
+    if categories.size and not 1 <= categories.min() <= categories.max() <= info.num_categories:
+        raise ValueError(
+            f"{source} has category ids {categories.min()}..{categories.max()}, the model knows "
+            f"1..{info.num_categories}."
+        )
+    masks = segments.rows_to_masks(
+        example["id_map"],
+        categories=categories,
+        is_crowd=example["segment_is_crowd"],
+        thing_ids=info.thing_ids,
+    )
+    keys = (GroundTruth.CATEGORY_MASK, GroundTruth.INSTANCE_MASK, GroundTruth.CROWD_MASK)
+    return {
+        **dict(zip(keys, masks)),
+        GroundTruth.IMAGE_SIZE: np.asarray(masks[0].shape, np.int32),
+        GroundTruth.IMAGE_ID: example["image_id"],
+    }
+
+
+def _check_categories(folder: str, info: dataset_info_lib.DatasetInfo) -> None:
+    """The records' own description, where it lies beside them, must agree with the model's."""
+    path = os.path.join(folder, "dataset_info.json")
+    if not os.path.exists(path):
+        return
+    found = dataset_info_lib.DatasetInfo.load(path)
+    if found.names != info.names or found.thing_ids != info.thing_ids:
+        different = [n for n, m in zip(found.names, info.names) if n != m][:1] or [found.name]
+        raise ValueError(
+            f"{path} has {found.num_categories} categories that are not the {info.num_categories} "
+            f"of the model ({info.name}); the first that differs is {different[0]!r}."
+        )

@@ -1,0 +1,78 @@
+"""What an exported model says of itself: categories, input size, experiment.
+
+It is the file `dataset_info.json`, readable by `DatasetInfo.load`, with an entry `model` added.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any, Tuple
+
+from panoptic_tf.datasets import dataset_info as dataset_info_lib
+
+FILE_NAME = "dataset_info.json"
+MAX_BYTES = 4 * 1024 * 1024
+"""Longer descriptions are refused: 100,000 categories would fit."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """Description of an exported model.
+
+    Attributes:
+      dataset_info: the categories.
+      input_size: (height, width) of the network's input.
+      experiment: name of the experiment it was trained with.
+    """
+
+    dataset_info: dataset_info_lib.DatasetInfo
+    input_size: Tuple[int, int]
+    experiment: str = ""
+
+    def to_bytes(self) -> bytes:
+        """JSON text, UTF-8."""
+        content = {
+            "name": self.dataset_info.name,
+            "model": {"input_size": list(self.input_size), "experiment": self.experiment},
+            "categories": self.dataset_info.to_coco(),
+        }
+        return json.dumps(content, indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, content: bytes, *, source: str) -> ModelInfo:
+        """Parses what `to_bytes` wrote; `source` is named in errors.
+
+        Raises:
+          ValueError: too long, not JSON, or a field is missing or of the wrong kind.
+        """
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"{source}: must be at most {MAX_BYTES:,} bytes, got more.")
+        try:
+            parsed = json.loads(content)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{source} is not JSON ({error}).") from error
+        if not isinstance(parsed, dict) or not isinstance(parsed.get("name"), str):
+            raise ValueError(f"{source}: 'name' must be a string beside 'categories'.")
+        info = dataset_info_lib.DatasetInfo.from_coco(
+            parsed.get("categories"), name=parsed["name"], source=source
+        )
+        size, experiment = _parse_model(parsed.get("model"), source)
+        return cls(dataset_info=info, input_size=size, experiment=experiment)
+
+
+def _parse_model(model: Any, source: str) -> Tuple[Tuple[int, int], str]:
+    if not isinstance(model, dict):
+        raise ValueError(
+            f"{source}: 'model' must be an object, got {model!r}. Export the model again."
+        )
+    size, experiment = model.get("input_size"), model.get("experiment")
+    ok = isinstance(size, list) and len(size) == 2
+    if not ok or not all(type(v) is int and v > 0 for v in size):
+        raise ValueError(
+            f"{source}: model.input_size must be [height, width], two positive integers, "
+            f"got {size!r}."
+        )
+    if not isinstance(experiment, str):
+        raise ValueError(f"{source}: model.experiment must be a string, got {experiment!r}.")
+    return (size[0], size[1]), experiment

@@ -1,0 +1,195 @@
+"""`Predictor`: a model file and an image in, a `PanopticResult` of the image's own size out."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_tf.inputs import geometry
+from panoptic_tf.serving import decoding, tflite
+from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
+from panoptic_tf.serving.result import PanopticResult, PredictedSegment
+from panoptic_tf.structures import Prediction
+
+__all__ = ["PanopticResult", "PredictedSegment", "Predictor"]
+
+ImageSource = Union[str, "os.PathLike[str]", bytes, np.ndarray]
+Arrays = Dict[str, np.ndarray]
+
+_MASKS = (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.SEMANTIC_MASK)
+
+
+class Predictor:
+    """Runs an exported model.
+
+    A SavedModel is a program that runs with your rights: load only what you trust.
+
+    Args:
+      path: a SavedModel's folder, the folder of its versions (the newest is taken), or a .tflite
+        file.
+      num_threads: of the TFLite interpreter.
+      max_pixels: larger images are refused before they are decoded.
+
+    Attributes:
+      dataset_info: the model's categories.
+      input_size: (height, width) of the network's input.
+      experiment: name of the experiment that made it.
+      last_seconds: time the model took for the last image, decoding not counted.
+
+    Raises:
+      ValueError: no such path, or not a model of ours; the message says what was found.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, os.PathLike[str]],
+        *,
+        num_threads: Optional[int] = None,
+        max_pixels: int = decoding.MAX_PIXELS,
+    ):
+        path = os.fspath(path)
+        if not os.path.exists(path):
+            raise ValueError(
+                f"{path}: no such file or folder; expected a SavedModel's folder or a .tflite file."
+            )
+        if os.path.isdir(path):
+            self._model: Any = _SavedModel(path)
+        else:
+            self._model = _TFLiteModel(path, num_threads)
+        self.path = path
+        self.dataset_info = self._model.info.dataset_info
+        self.input_size = self._model.info.input_size
+        self.experiment = self._model.info.experiment
+        self.last_seconds = 0.0
+        self._max_pixels = max_pixels
+
+    def __call__(
+        self, image: Union[ImageSource, Sequence[ImageSource]]
+    ) -> Union[PanopticResult, List[PanopticResult]]:
+        """Predicts one image, or each of a list.
+
+        Args:
+          image: path, JPEG or PNG bytes, or uint8 [H, W, 3] RGB; or a list or tuple of such.
+
+        Raises:
+          ValueError: an image cannot be read; the message names it.
+        """
+        if isinstance(image, (list, tuple)):
+            return [self(one) for one in image]
+        pixels = read_image(image, max_pixels=self._max_pixels)
+        return PanopticResult(pixels, self.predict_arrays(pixels), self.dataset_info)
+
+    def predict_arrays(self, pixels: np.ndarray) -> Arrays:
+        """Predicts one image as plain arrays.
+
+        Args:
+          pixels: uint8 [H, W, 3], RGB.
+
+        Returns:
+          What the model gives of the keys of `structures.Prediction`, without a batch dimension;
+          masks have the image's exact size, areas are the table's: pixels of the model's answer.
+        """
+        start = time.perf_counter()
+        outputs = self._model(pixels)
+        self.last_seconds = time.perf_counter() - start
+        return _to_original_size(outputs, pixels.shape[:2])
+
+
+def read_image(image: ImageSource, *, max_pixels: int = decoding.MAX_PIXELS) -> np.ndarray:
+    """Reads a path, bytes or an array: uint8 [H, W, 3], RGB.
+
+    Raises:
+      ValueError: it cannot be read; the message names it.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(
+                f"an image array must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}."
+            )
+        return image
+    if isinstance(image, bytes):
+        return decoding.decode_image(image, name="the image", max_pixels=max_pixels)
+    if not isinstance(image, (str, os.PathLike)):
+        raise ValueError(
+            f"an image must be a path, bytes or a uint8 array, got {type(image).__name__}."
+        )
+    path = os.fspath(image)
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}; expected a JPEG or PNG file.") from error
+    return decoding.decode_image(content, name=path, max_pixels=max_pixels)
+
+
+class _SavedModel:
+    def __init__(self, path: str):
+        folder = _find_version(path)
+        asset = os.path.join(folder, "assets", FILE_NAME)
+        try:
+            with open(asset, "rb") as file:
+                content = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise ValueError(
+                f"{asset}: {error.strerror}; expected a SavedModel written by "
+                "`panoptic-tf export-saved-model`."
+            ) from error
+        self.info = ModelInfo.from_bytes(content, source=asset)
+        try:
+            self._loaded = tf.saved_model.load(folder)
+            self._run = self._loaded.signatures["image_tensor"]
+        except (KeyError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
+            raise ValueError(f"{folder} cannot be loaded as a SavedModel: {error}") from error
+
+    def __call__(self, pixels: np.ndarray) -> Arrays:
+        outputs = self._run(image_tensor=tf.constant(pixels[np.newaxis]))
+        return {key: value[0].numpy() for key, value in outputs.items() if key != "valid"}
+
+
+class _TFLiteModel:
+    def __init__(self, path: str, num_threads: Optional[int]):
+        self._runner = tflite.TFLiteRunner(path, num_threads=num_threads)
+        self.info = tflite.read_model_info(path)
+        if self.info.input_size != self._runner.input_size:
+            raise ValueError(
+                f"{path}: its {FILE_NAME} says input size {self.info.input_size}, the model has "
+                f"{self._runner.input_size}."
+            )
+
+    def __call__(self, pixels: np.ndarray) -> Arrays:
+        image, image_info = geometry.fit_and_pad(tf.constant(pixels), self.info.input_size)
+        outputs = self._runner(image.numpy(), image_info.numpy())
+        return {key: value[0] for key, value in outputs.items()}
+
+
+def _find_version(path: str) -> str:
+    """The folder itself, or its newest version."""
+    if os.path.exists(os.path.join(path, "saved_model.pb")):
+        return path
+    names = [name for name in os.listdir(path) if name.isdecimal()]
+    for name in sorted(names, key=int, reverse=True):
+        folder = os.path.join(path, name)
+        if os.path.exists(os.path.join(folder, "saved_model.pb")):
+            return folder
+    raise ValueError(
+        f"{path} is not a model: neither it nor a numbered folder in it holds a saved_model.pb."
+    )
+
+
+def _to_original_size(outputs: Arrays, original_size: Tuple[int, int]) -> Arrays:
+    """Cuts masks to the image, and resizes them where it was larger than the model's output."""
+    height, width = (int(v) for v in outputs[Prediction.IMAGE_SIZE])
+    rows = _nearest(original_size[0], height)[:, np.newaxis]
+    columns = _nearest(original_size[1], width)[np.newaxis, :]
+    resized = {key: outputs[key][rows, columns] for key in _MASKS if key in outputs}
+    return {**outputs, **resized, Prediction.IMAGE_SIZE: np.asarray(original_size, np.int32)}
+
+
+def _nearest(length: int, source_length: int) -> np.ndarray:
+    """Source index of every output pixel by half-pixel centers: int [length]."""
+    centers = (np.arange(length) + 0.5) * (source_length / length)
+    return np.minimum(centers.astype(np.int64), source_length - 1)

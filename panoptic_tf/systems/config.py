@@ -1,0 +1,96 @@
+"""Config that every system shares: backbone, data, normalisation, augmentation, evaluation.
+
+No postponed annotations here: the config base class reads them.
+"""
+
+import dataclasses
+from typing import Any, Dict, List, Optional
+
+from official.core import config_definitions as cfg
+from official.modeling import hyperparams
+
+from panoptic_tf.backbones import factory as backbone_factory
+
+
+@dataclasses.dataclass
+class Backbone(hyperparams.Config):
+    """Arguments of `backbones.factory.build_backbone`, which documents them.
+
+    Attributes:
+      options: further arguments of the backbone itself, such as `widths` of a ResNet.
+    """
+
+    name: str = "resnet50"
+    norm: str = "batch"
+    norm_momentum: float = 0.9
+    norm_epsilon: float = 1e-5
+    output_stride: int = 32
+    multi_grid: Optional[List[int]] = None
+    stride_in_1x1: bool = False
+    frozen_stages: int = 0
+    options: Dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether some of it keeps the values it starts with, and so needs trained ones."""
+        return self.norm == "frozen_batch" or self.frozen_stages > 0
+
+
+@dataclasses.dataclass
+class Normalization(hyperparams.Config):
+    """(image - mean) / std on 0..255 after reordering the channels; defaults: ImageNet, RGB."""
+
+    mean: List[float] = dataclasses.field(default_factory=lambda: [123.675, 116.28, 103.53])
+    std: List[float] = dataclasses.field(default_factory=lambda: [58.395, 57.12, 57.375])
+    channel_order: str = "RGB"
+
+
+@dataclasses.dataclass
+class Augmentation(hyperparams.Config):
+    """Fields of `inputs.pipeline.Augmentation`, which documents them."""
+
+    scale_min: float = 0.5
+    scale_max: float = 2.0
+    flip_horizontally: bool = True
+    flip_vertically: bool = False
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+
+@dataclasses.dataclass
+class DataConfig(cfg.DataConfig):
+    """Where records come from and how training changes them.
+
+    Attributes:
+      max_examples: use only the first so many records; 0 uses all.
+      augmentation: of training; evaluation fits the whole image in.
+    """
+
+    input_path: str = ""
+    global_batch_size: int = 1
+    is_training: bool = False
+    shuffle_buffer_size: int = 1000
+    max_examples: int = 0
+    augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
+
+
+@dataclasses.dataclass
+class Evaluation(hyperparams.Config):
+    """What is measured.
+
+    Attributes:
+      crowd_rule: `all` crowds of a category excuse a prediction, or only the `last` (panopticapi).
+      report_mask_ap: measure mask AP, which takes longer than the rest together.
+    """
+
+    crowd_rule: str = "all"
+    report_mask_ap: bool = True
+
+
+def build_backbone(config: Backbone, input_size: List[int]):
+    """The backbone of a config; its variables are named `backbone/...`."""
+    arguments = config.as_dict()
+    options = arguments.pop("options") or {}
+    return backbone_factory.build_backbone(**arguments, **options, input_size=tuple(input_size))

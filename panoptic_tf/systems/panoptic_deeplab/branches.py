@@ -1,0 +1,225 @@
+"""The two branches of Panoptic-DeepLab (arXiv:1911.10194, figure 2): ASPP, decoder, heads each.
+
+Recorded structure: detectron2's Panoptic-DeepLab; its parameter counts are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, Sequence
+
+import tensorflow as tf
+
+from panoptic_tf.layers.aspp import ASPP
+from panoptic_tf.layers.convolution import ConvNormAct, SeparableConvNormAct
+from panoptic_tf.layers.resize import upsample_like
+
+
+class WideConv(tf.keras.layers.Layer):
+    """A 5x5 receptive field: one 5x5 depthwise-separable convolution, or two plain 3x3.
+
+    Args:
+      channels: of the output.
+      hidden_channels: between the two 3x3; None is `channels`.
+      use_separable_conv: see above.
+      norm: a name of `normalization.build_norm`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        hidden_channels: Optional[int] = None,
+        use_separable_conv: bool,
+        norm: str,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        if use_separable_conv:
+            self.convs = [SeparableConvNormAct(channels, 5, norm=norm, name="separable")]
+        else:
+            options = {"norm": norm, "kernel_initializer": "xavier"}
+            self.convs = [
+                ConvNormAct(hidden_channels or channels, 3, name="conv1", **options),
+                ConvNormAct(channels, 3, name="conv2", **options),
+            ]
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, H, W, C] -> [B, H, W, channels]."""
+        x = inputs
+        for conv in self.convs:
+            x = conv(x, training=training)
+        return x
+
+
+class Decoder(tf.keras.layers.Layer):
+    """ASPP on level 5, then one fusion with each low-level feature, deepest first.
+
+    Args:
+      low_level_features: names of the backbone's levels.
+      low_level_channels: to which each is projected.
+      decoder_channels: of every fusion.
+      use_separable_conv: in ASPP and in the fusions.
+      norm: a name of `normalization.build_norm`.
+      aspp: further arguments of `ASPP`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        *,
+        low_level_features: Sequence[str],
+        low_level_channels: Sequence[int],
+        decoder_channels: int,
+        use_separable_conv: bool,
+        norm: str,
+        aspp: Dict[str, Any],
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self._levels = tuple(low_level_features)
+        self.aspp = ASPP(use_separable_conv=use_separable_conv, norm=norm, name="aspp", **aspp)
+        self.projections = [
+            ConvNormAct(
+                channels, norm=norm, kernel_initializer="xavier", name=f"project_{level}"
+            )
+            for level, channels in zip(self._levels, low_level_channels)
+        ]
+        self.fusions = [
+            WideConv(
+                decoder_channels,
+                use_separable_conv=use_separable_conv,
+                norm=norm,
+                name=f"fuse_{level}",
+            )
+            for level in self._levels
+        ]
+
+    def call(self, inputs: Dict[str, tf.Tensor], training: Optional[bool] = None) -> tf.Tensor:
+        """{'2': [B, H/4, W/4, C], ...} -> [B, H/4, W/4, decoder_channels]."""
+        x = self.aspp(inputs["5"], training=training)
+        for level, project, fuse in zip(self._levels, self.projections, self.fusions):
+            low = project(inputs[level], training=training)
+            x = tf.concat([low, upsample_like(x, low)], axis=-1)
+            x = fuse(x, training=training)
+        return x
+
+
+def _predictor(channels: int) -> tf.keras.layers.Layer:
+    """1x1 convolution with bias; the output is float32 under every policy."""
+    return tf.keras.layers.Conv2D(
+        channels,
+        1,
+        kernel_initializer=tf.keras.initializers.RandomNormal(stddev=0.001),
+        dtype=tf.float32,
+        name="predictor",
+    )
+
+
+class Head(tf.keras.layers.Layer):
+    """A `WideConv` and a 1x1 predictor.
+
+    Args:
+      outputs: channels predicted.
+      head_channels: channels before the predictor.
+      decoder_channels: of the input, and between two plain convolutions.
+      use_separable_conv: see `WideConv`.
+      norm: a name of `normalization.build_norm`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(
+        self,
+        outputs: int,
+        *,
+        head_channels: int,
+        decoder_channels: int,
+        use_separable_conv: bool,
+        norm: str,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.conv = WideConv(
+            head_channels,
+            hidden_channels=decoder_channels,
+            use_separable_conv=use_separable_conv,
+            norm=norm,
+            name="conv",
+        )
+        self.predictor = _predictor(outputs)
+
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, h, w, C] -> float32 [B, h, w, outputs]."""
+        return self.predictor(self.conv(inputs, training=training))
+
+
+class SemanticBranch(tf.keras.layers.Layer):
+    """Decoder and semantic head.
+
+    Args:
+      num_categories: channels of the logits.
+      head_channels: see `Head`.
+      decoder: arguments of `Decoder`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(
+        self, num_categories: int, *, head_channels: int, decoder: Dict[str, Any], **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self.decoder = Decoder(name="decoder", **decoder)
+        self.head = Head(
+            num_categories,
+            head_channels=head_channels,
+            decoder_channels=decoder["decoder_channels"],
+            use_separable_conv=decoder["use_separable_conv"],
+            norm=decoder["norm"],
+            name="semantic_head",
+        )
+
+    def call(
+        self, inputs: Dict[str, tf.Tensor], training: Optional[bool] = None
+    ) -> Dict[str, tf.Tensor]:
+        """Levels -> `semantic_logits` float32 [B, H/4, W/4, N]."""
+        x = self.decoder(inputs, training=training)
+        return {"semantic_logits": self.head(x, training=training)}
+
+
+class InstanceBranch(tf.keras.layers.Layer):
+    """Decoder, center head and offset head.
+
+    The center head keeps plain 3x3 convolutions even where the rest is separable.
+
+    Args:
+      output_stride: of the heads, to turn cells into pixels.
+      head_channels: see `Head`.
+      decoder: arguments of `Decoder`.
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(
+        self, *, output_stride: int, head_channels: int, decoder: Dict[str, Any], **kwargs: Any
+    ):
+        super().__init__(**kwargs)
+        self._output_stride = float(output_stride)
+        self.decoder = Decoder(name="decoder", **decoder)
+        options = {
+            "head_channels": head_channels,
+            "decoder_channels": decoder["decoder_channels"],
+            "norm": decoder["norm"],
+        }
+        self.center_head = Head(1, use_separable_conv=False, name="center_head", **options)
+        self.offset_head = Head(
+            2, use_separable_conv=decoder["use_separable_conv"], name="offset_head", **options
+        )
+
+    def call(
+        self, inputs: Dict[str, tf.Tensor], training: Optional[bool] = None
+    ) -> Dict[str, tf.Tensor]:
+        """Levels -> `center_heatmap` [B, H/4, W/4, 1], `offsets` [B, H/4, W/4, 2] in input pixels."""
+        x = self.decoder(inputs, training=training)
+        offsets = self.offset_head(x, training=training)
+        return {
+            "center_heatmap": self.center_head(x, training=training),
+            "offsets": offsets * self._output_stride,
+        }

@@ -1,0 +1,35 @@
+"""Panoptic-DeepLab and DeepLabv3+ for the trainer."""
+
+from __future__ import annotations
+
+from typing import Tuple
+
+import tensorflow as tf
+from official.core import task_factory
+
+from panoptic_tf.inputs import pipeline
+from panoptic_tf.systems import task
+from panoptic_tf.systems.panoptic_deeplab import config, losses, network, targets
+
+
+@task_factory.register_task_cls(config.PanopticDeepLabTaskConfig)
+class PanopticDeepLabTask(task.PanopticTask):
+    """See `task.PanopticTask`."""
+
+    def build_networks(self) -> Tuple[tf.keras.Model, tf.keras.Model]:
+        """See base class."""
+        return network.build_networks(self.task_config.model, self.dataset_info)
+
+    def build_loss(self) -> task.Loss:
+        """See base class."""
+        return losses.PanopticDeepLabLoss(**self.task_config.losses.as_dict())
+
+    def build_target_generator(self) -> pipeline.TargetGenerator:
+        """See base class."""
+        return targets.PanopticDeepLabTargetGenerator(**self.task_config.targets.as_dict())
+
+    def loss_names(self) -> Tuple[str, ...]:
+        """See base class."""
+        if self.task_config.model.has_instance_branch:
+            return ("loss/semantic", "loss/center", "loss/offset")
+        return ("loss/semantic",)

@@ -1,0 +1,186 @@
+"""Running an experiment: training through `official.core.train_lib`, evaluation, loading weights."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, Optional
+
+import tensorflow as tf
+from official.common import distribute_utils
+from official.core import base_trainer, task_factory, train_lib, train_utils
+from official.core import config_definitions as cfg
+
+from panoptic_tf.systems import actions
+from panoptic_tf.systems.model import PanopticModel
+from panoptic_tf.systems.task import PanopticTask
+
+_PRECISIONS = {
+    None: "float32",
+    "": "float32",
+    "float32": "float32",
+    "bfloat16": "mixed_bfloat16",
+    "float16": "mixed_float16",
+}
+
+
+def set_precision(runtime: cfg.RuntimeConfig) -> None:
+    """Sets the Keras policy; logits and losses stay float32 under every one.
+
+    Raises:
+      ValueError: unknown `runtime.mixed_precision_dtype`.
+    """
+    dtype = runtime.mixed_precision_dtype
+    if dtype not in _PRECISIONS:
+        raise ValueError(
+            "runtime.mixed_precision_dtype must be one of 'float32', 'bfloat16', 'float16', got "
+            f"{dtype!r}."
+        )
+    tf.keras.mixed_precision.set_global_policy(_PRECISIONS[dtype])
+
+
+def build_strategy(runtime: cfg.RuntimeConfig) -> tf.distribute.Strategy:
+    """The distribution strategy of a runtime config."""
+    return distribute_utils.get_distribution_strategy(
+        distribution_strategy=runtime.distribution_strategy,
+        all_reduce_alg=runtime.all_reduce_alg,
+        num_gpus=runtime.num_gpus,
+        tpu_address=runtime.tpu,
+    )
+
+
+def build_task(params: cfg.ExperimentConfig, model_dir: str = "") -> PanopticTask:
+    """The task of an experiment."""
+    return task_factory.get_task(params.task, logging_dir=model_dir)
+
+
+def train(
+    params: cfg.ExperimentConfig,
+    *,
+    mode: str,
+    model_dir: str,
+    after_evaluation: Optional[Callable[[PanopticTask, int], None]] = None,
+) -> PanopticTask:
+    """Trains, evaluates on the way, resumes from the last checkpoint in `model_dir`.
+
+    Args:
+      params: the experiment.
+      mode: `train`, `train_and_eval`, `eval` or `continuous_eval`.
+      model_dir: checkpoints, summaries and `params.yaml`.
+      after_evaluation: called with the task and the step after every evaluation.
+
+    Returns:
+      The task, whose `last_result` holds the last evaluation.
+    """
+    set_precision(params.runtime)
+    strategy = build_strategy(params.runtime)
+    task = build_task(params, model_dir)
+    tf.io.gfile.makedirs(model_dir)
+    train_utils.serialize_config(params, model_dir)
+    runner = _Runner(task, strategy, params, mode, model_dir, after_evaluation)
+    runner.run()
+    return task
+
+
+class _Runner(train_lib.OrbitExperimentRunner):
+    """Adds our actions, which need the checkpoint manager and the step."""
+
+    def __init__(self, task, strategy, params, mode, model_dir, after_evaluation):
+        self._task = task
+        self._after_evaluation = after_evaluation
+        self._progress: Optional[actions.ProgressBar] = None
+        super().__init__(strategy, task, mode, params, model_dir)
+
+    def _build_controller(self, *args: Any, **kwargs: Any):
+        trainer = kwargs["trainer"]
+        step = self.trainer.global_step
+        if trainer is not None:
+            kwargs["train_actions"] = [
+                actions.FiniteLoss(step),
+                actions.SaveOnSignal(self.checkpoint_manager, step),
+            ]
+        if self._after_evaluation is not None:
+            kwargs["eval_actions"] = [
+                lambda output: self._after_evaluation(self._task, int(step.numpy()))
+            ]
+        controller = super()._build_controller(*args, **kwargs)
+        if trainer is not None:
+            # The controller has restored the last checkpoint, so the bar starts where the run does.
+            self._progress = actions.ProgressBar(
+                global_step=step,
+                train_steps=self.params.trainer.train_steps,
+                batch_size=self.params.task.train_data.global_batch_size,
+            )
+            controller._train_actions.append(self._progress)  # pylint: disable=protected-access
+        return controller
+
+    def run(self):
+        """See base class."""
+        try:
+            return super().run()
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+
+
+def evaluate(
+    params: cfg.ExperimentConfig,
+    *,
+    checkpoint_path: str,
+    configure: Optional[Callable[[PanopticTask], None]] = None,
+) -> Dict[str, Any]:
+    """Evaluates one checkpoint on the validation data.
+
+    Args:
+      params: the experiment.
+      checkpoint_path: a checkpoint's prefix or a folder of checkpoints, of which the last counts.
+      configure: called with the task before the first image, to add listeners.
+
+    Returns:
+      The metrics, as `metrics.json` holds them.
+    """
+    set_precision(params.runtime)
+    strategy = build_strategy(params.runtime)
+    task = build_task(params)
+    if configure is not None:
+        configure(task)
+    with strategy.scope():
+        trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
+        _restore(trainer, checkpoint_path)
+        trainer.evaluate(tf.constant(params.trainer.validation_steps, tf.int32))
+    return task.last_result
+
+
+def load_model(
+    params: cfg.ExperimentConfig, task: PanopticTask, *, checkpoint_path: str
+) -> PanopticModel:
+    """A model with a checkpoint's weights: their moving average where the experiment keeps one.
+
+    Args:
+      params: the experiment.
+      task: its task.
+      checkpoint_path: a checkpoint's prefix or a folder of checkpoints, of which the last counts.
+    """
+    trainer = train_utils.create_trainer(params, task, train=False, evaluate=False)
+    _restore(trainer, checkpoint_path)
+    if hasattr(trainer.optimizer, "swap_weights"):
+        trainer.optimizer.swap_weights()
+    return trainer.model
+
+
+def _restore(trainer: base_trainer.Trainer, checkpoint_path: str) -> None:
+    """Restores model and optimizer.
+
+    Raises:
+      ValueError: no checkpoint there, or a variable of the model is not in it.
+    """
+    path = checkpoint_path
+    prefix = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
+    if not prefix or not tf.io.gfile.exists(prefix + ".index"):
+        raise ValueError(f"no checkpoint at {path!r}: expected a prefix with an .index file.")
+    try:
+        status = trainer.checkpoint.restore(prefix)
+        status.assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {prefix} does not fit this experiment: {error}. Give the --config_file and "
+            "--params_override that it was trained with."
+        ) from error

@@ -1,0 +1,240 @@
+"""The task of every system: one train step, one validation step, metrics streamed on the host."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+from official.core import base_task
+
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.inputs import pipeline
+from panoptic_tf.metrics.evaluator import PanopticEvaluator
+from panoptic_tf.structures import GroundTruth, Tensors
+from panoptic_tf.systems import config as base_config
+from panoptic_tf.systems.model import PanopticModel
+
+Loss = Callable[[Tensors, Tensors], Tensors]
+ImageListener = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], None]
+
+
+class PanopticTask(base_task.Task):
+    """What the trainer needs of a system; a system fills in four small methods.
+
+    Attributes:
+      last_result: the metrics of the last evaluation, as `metrics.json` holds them.
+      image_listeners: called with (ground truth, prediction) of every evaluated image.
+    """
+
+    def __init__(self, params, logging_dir: Optional[str] = None, name: Optional[str] = None):
+        super().__init__(params, logging_dir=logging_dir, name=name)
+        self._dataset_info = DatasetInfo.load(params.dataset_info)
+        self._loss = self.build_loss()
+        self.last_result: Dict[str, Any] = {}
+        self.image_listeners: List[ImageListener] = []
+
+    # What a system fills in.
+
+    @abc.abstractmethod
+    def build_networks(self) -> Tuple[tf.keras.Model, tf.keras.Model]:
+        """The training and the inference network over shared layers."""
+
+    @abc.abstractmethod
+    def build_loss(self) -> Loss:
+        """Maps (labels, outputs) to `{'loss': total, 'loss/<part>': ...}`."""
+
+    @abc.abstractmethod
+    def build_target_generator(self) -> pipeline.TargetGenerator:
+        """The targets of training."""
+
+    @abc.abstractmethod
+    def loss_names(self) -> Tuple[str, ...]:
+        """Names of the parts of the loss."""
+
+    def loss_factors(self, step: tf.Tensor) -> Tensors:
+        """Factors of the loss parts at a step; a part without one counts fully.
+
+        Args:
+          step: int64 [], steps done.
+        """
+        del step
+        return {}
+
+    # What the trainer calls.
+
+    @property
+    def dataset_info(self) -> DatasetInfo:
+        """The categories the model predicts."""
+        return self._dataset_info
+
+    def build_model(self) -> PanopticModel:
+        """Both networks in one model."""
+        return PanopticModel(*self.build_networks())
+
+    def initialize(self, model: tf.keras.Model) -> None:
+        """Loads `init_checkpoint` where a run starts; see `init_checkpoint_modules`.
+
+        Raises:
+          ValueError: something is frozen without a checkpoint to start from, the checkpoint does not
+            exist or does not fit, or the modules are not known.
+        """
+        config = self.task_config
+        if not config.init_checkpoint:
+            if config.model.backbone.is_frozen:
+                raise ValueError(
+                    "task.init_checkpoint is empty, but this experiment freezes parts of the "
+                    f"backbone (norm {config.model.backbone.norm!r}, frozen_stages "
+                    f"{config.model.backbone.frozen_stages}). Give trained weights, or set "
+                    "task.model.backbone.norm=batch and frozen_stages=0."
+                )
+            return
+        items = {"all": {"model": model}, "backbone": {"backbone": model.parts["backbone"]}}
+        if config.init_checkpoint_modules not in items:
+            raise ValueError(
+                "task.init_checkpoint_modules must be 'all' or 'backbone', got "
+                f"{config.init_checkpoint_modules!r}."
+            )
+        load_checkpoint(config.init_checkpoint, items[config.init_checkpoint_modules])
+
+    def build_inputs(
+        self, params: base_config.DataConfig, input_context: Optional[Any] = None
+    ) -> tf.data.Dataset:
+        """The training or the evaluation dataset of a data config."""
+        batch_size = params.global_batch_size
+        if input_context is not None:
+            batch_size = input_context.get_per_replica_batch_size(batch_size)
+        shared = {
+            "input_path": params.input_path,
+            "thing_ids": self.dataset_info.thing_ids,
+            "normalization": pipeline.Normalization(**self.task_config.normalization.as_dict()),
+            "batch_size": batch_size,
+            "max_examples": params.max_examples,
+            "input_context": input_context,
+        }
+        model = self.task_config.model
+        if not params.is_training:
+            return pipeline.build_evaluation_dataset(network_size=tuple(model.input_size), **shared)
+        return pipeline.build_training_dataset(
+            network_size=tuple(model.train_size),
+            augmentation=pipeline.Augmentation(**params.augmentation.as_dict()),
+            target_generator=self.build_target_generator(),
+            shuffle_buffer_size=params.shuffle_buffer_size,
+            cache=params.cache,
+            seed=params.seed,
+            **shared,
+        )
+
+    def build_metrics(self, training: bool = True) -> List[tf.keras.metrics.Metric]:
+        """Running means of the loss parts in training; evaluation streams through the host."""
+        if not training:
+            return []
+        return [tf.keras.metrics.Mean(name) for name in self.loss_names()]
+
+    def train_step(self, inputs, model, optimizer, metrics=None) -> Tensors:
+        """One step on one replica.
+
+        Losses are normalised over all replicas, so gradients are summed over replicas.
+        """
+        features, labels = inputs
+        with tf.GradientTape() as tape:
+            outputs = model(features, training=True)
+            losses = self._total(self._loss(labels, outputs), optimizer.iterations)
+            objective = losses[self.loss]
+            if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+                objective = optimizer.get_scaled_loss(objective)
+        variables = model.trainable_variables
+        gradients = tape.gradient(objective, variables)
+        if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
+            gradients = optimizer.get_unscaled_gradients(gradients)
+        optimizer.apply_gradients(list(zip(gradients, variables)))
+        # A replica holds its share of the global loss; means over replicas are logged.
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        logs = {name: value * replicas for name, value in losses.items()}
+        for metric in metrics or []:
+            metric.update_state(logs[metric.name])
+        return {self.loss: logs[self.loss]}
+
+    def _total(self, losses: Tensors, step: tf.Tensor) -> Tensors:
+        factors = self.loss_factors(step)
+        if not factors:
+            return losses
+        scaled = {name: losses[name] * factors.get(name, 1.0) for name in self.loss_names()}
+        return {self.loss: tf.add_n(list(scaled.values())), **scaled}
+
+    def validation_step(self, inputs, model, metrics=None) -> Tensors:
+        """Predictions and ground truth of one replica, for `aggregate_logs`."""
+        del metrics
+        features, labels = inputs
+        return {"prediction": model(features, training=False), "ground_truth": labels}
+
+    def aggregate_logs(self, state=None, step_outputs=None):
+        """Streams the images of a step into the evaluator; runs on the host."""
+        if state is None:
+            state = self.build_evaluator()
+        # Leaves are tuples with one tensor for each replica.
+        for replica in range(len(next(iter(step_outputs["prediction"].values())))):
+            truth, prediction = (
+                {key: value[replica].numpy() for key, value in step_outputs[part].items()}
+                for part in ("ground_truth", "prediction")
+            )
+            for i in range(len(truth[GroundTruth.IMAGE_SIZE])):
+                one_truth = _unpad({key: value[i] for key, value in truth.items()})
+                one_prediction = {key: value[i] for key, value in prediction.items()}
+                state.update(one_truth, one_prediction)
+                for listener in self.image_listeners:
+                    listener(one_truth, one_prediction)
+        return state
+
+    def reduce_aggregated_logs(self, aggregated_logs, global_step=None) -> Dict[str, float]:
+        """The scalars of an evaluation; what a data set has nothing of is left out."""
+        self.last_result = aggregated_logs.result()
+        if global_step is not None:
+            self.last_result["step"] = int(global_step)
+        logging.info("evaluation at step %s: PQ %s", global_step, self.last_result["PQ"])
+        return {k: v for k, v in self.last_result.items() if isinstance(v, float)}
+
+    def build_evaluator(self) -> PanopticEvaluator:
+        """An empty evaluator for this data set."""
+        return PanopticEvaluator(
+            num_categories=self.dataset_info.num_categories,
+            thing_ids=self.dataset_info.thing_ids,
+            category_names=self.dataset_info.names,
+            crowd_rule=self.task_config.evaluation.crowd_rule,
+            compute_ap=self.task_config.evaluation.report_mask_ap,
+        )
+
+
+def load_checkpoint(path: str, items: Mapping[str, Any]) -> None:
+    """Loads items of a checkpoint and insists that every one of their variables is there.
+
+    Args:
+      path: a checkpoint's prefix or a folder with checkpoints.
+      items: what to load, by the name it has in the checkpoint.
+
+    Raises:
+      ValueError: no checkpoint there, or variables are missing or of another shape.
+    """
+    prefix = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
+    if not prefix or not tf.io.gfile.exists(prefix + ".index"):
+        raise ValueError(f"no checkpoint at {path!r}: expected a prefix with an .index file.")
+    try:
+        status = tf.train.Checkpoint(**items).read(prefix)
+        status.expect_partial().assert_existing_objects_matched()
+    except (AssertionError, ValueError) as error:
+        names = [name for name, _ in tf.train.list_variables(prefix)][:8]
+        raise ValueError(
+            f"checkpoint {prefix} does not fit {sorted(items)}: {error}\nIt holds {names} ..."
+        ) from error
+
+
+def _unpad(ground_truth: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    """Cuts the masks of one image to its own size."""
+    height, width = (int(v) for v in ground_truth[GroundTruth.IMAGE_SIZE])
+    masks = (GroundTruth.CATEGORY_MASK, GroundTruth.INSTANCE_MASK, GroundTruth.CROWD_MASK)
+    return {
+        key: value[:height, :width] if key in masks else value
+        for key, value in ground_truth.items()
+    }

@@ -1,0 +1,340 @@
+"""The report of an evaluation: one HTML file that holds its style and its pictures.
+
+The page asks nothing of the network and runs no script; its content security policy says so to the
+browser. All text that came from data (names, image ids, titles) is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import math
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from panoptic_tf.visualization import images, report_style
+
+Color = Tuple[int, int, int]
+Picture = Union[bytes, np.ndarray]
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_NONE = '<span class="none">&ndash;</span>'
+_TILES = (
+    ("PQ", "panoptic quality"),
+    ("PQ_things", "PQ of things"),
+    ("PQ_stuff", "PQ of stuff"),
+    ("SQ", "segmentation quality"),
+    ("RQ", "recognition quality"),
+    ("mIoU", "mean IoU"),
+    ("AP", "mask AP"),
+)
+_COLUMN_GROUPS = (
+    ("all", (("PQ", "PQ"), ("SQ", "SQ"), ("RQ", "RQ"))),
+    ("things", (("PQ_things", "PQ"), ("SQ_things", "SQ"), ("RQ_things", "RQ"))),
+    ("stuff", (("PQ_stuff", "PQ"), ("SQ_stuff", "SQ"), ("RQ_stuff", "RQ"))),
+    ("semantic", (("mIoU", "mIoU"), ("fIoU", "fIoU"))),
+    ("mask", (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"))),
+    ("cost", (("size_bytes", "size"), ("latency_ms", "latency"))),
+)
+_GROUP_TITLES = {"worst": "Lowest PQ", "best": "Highest PQ"}
+_EXPLANATION = (
+    "A predicted and an annotated segment of one category match if their intersection over union "
+    "is more than one half. Recognition quality RQ is the share of segments that match, "
+    "TP / (TP + FP/2 + FN/2); segmentation quality SQ is the mean intersection over union of the "
+    "matches; PQ = SQ x RQ. All are computed per category and then averaged, in percent; a "
+    "category that is neither annotated nor predicted anywhere has no value and is left out."
+)
+
+
+def render_report(
+    *,
+    title: str,
+    metrics: Mapping[str, Any],
+    subtitle: str = "",
+    colors: Optional[Sequence[Color]] = None,
+    gallery: Sequence[Mapping[str, Any]] = (),
+    figures: Sequence[Tuple[str, Picture]] = (),
+    extras: Optional[Mapping[str, Mapping[str, Any]]] = None,
+) -> str:
+    """Renders the report.
+
+    Args:
+      title: headline.
+      metrics: the content of a metrics.json: one object of metrics (it has the key `PQ`), or
+        several by name of the form (`keras`, `saved_model`, ...), the first of which is the one
+        the tiles and the categories show. Values are percent or None.
+      subtitle: a line under the headline.
+      colors: (red, green, blue) by category id, entry 0 for void; marks the categories.
+      gallery: images, each a mapping of `image_id`, `pq` (percent or None), `panel` (PNG or JPEG
+        bytes, or uint8 [H, W, 3]), and optionally `group` (`best` or `worst`; without it the
+        better half are the best) and `note`.
+      figures: captions and pictures, such as training curves.
+      extras: tables of names and values by heading, such as the command and the settings.
+
+    Returns:
+      The text of the HTML file.
+
+    Raises:
+      ValueError: there are no metrics, or a picture is neither PNG, JPEG nor uint8 [H, W, 3].
+    """
+    forms = _named_forms(metrics)
+    first = next(iter(forms.values()))
+    sections = [
+        _header(title, subtitle),
+        _tiles(first),
+        _forms_section(forms),
+        _categories_section(first.get("per_category") or (), colors),
+        _figures_section(figures),
+        _gallery_section(gallery, first.get("per_category") or (), colors),
+        *(_extra_section(heading, values) for heading, values in (extras or {}).items()),
+    ]
+    body = "\n".join(section for section in sections if section)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>{report_style.CSS}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _named_forms(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    if "PQ" in metrics:
+        return {"model": metrics}
+    forms = {name: form for name, form in metrics.items() if isinstance(form, Mapping)}
+    if not forms:
+        raise ValueError("metrics must have the key 'PQ' or hold forms that have it, got neither.")
+    return forms
+
+
+# Sections
+
+
+def _header(title: str, subtitle: str) -> str:
+    line = f'<p class="muted">{_text(subtitle)}</p>' if subtitle else ""
+    return f"<header><h1>{_text(title)}</h1>{line}</header>"
+
+
+def _tiles(metrics: Mapping[str, Any]) -> str:
+    tiles = []
+    for key, name in _TILES:
+        if _is_number(metrics.get(key)) or key == "PQ":
+            first = " first" if key == "PQ" else ""
+            value = f"<b>{_percent(metrics.get(key), 1)}</b><span>{name}</span>"
+            tiles.append(f'<div class="card tile{first}">{value}</div>')
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _forms_section(forms: Mapping[str, Mapping[str, Any]]) -> str:
+    groups = []
+    for group, columns in _COLUMN_GROUPS:
+        present = [c for c in columns if any(_is_number(f.get(c[0])) for f in forms.values())]
+        if present:
+            groups.append((group, present))
+    keys = [key for _, columns in groups for key, _ in columns]
+    spans = "".join(f'<th colspan="{len(columns)}">{group}</th>' for group, columns in groups)
+    head = ["form", *(name for _, columns in groups for _, name in columns)]
+    first = next(iter(forms.values()))
+    rows = []
+    for name, form in forms.items():
+        cells = [_FORMATS.get(key, _one_digit)(form.get(key)) for key in keys]
+        if "PQ" in keys and form is not first:
+            cells[0] += _delta(form.get("PQ"), first.get("PQ"))
+        name = _text(name)
+        rows.append(_row([f'<td class="name" title="{name}">{name}</td>'], cells))
+    return (
+        f"<section><h2>Metrics</h2>{_table(head, rows, f'<th></th>{spans}')}"
+        f"<details><summary>What the numbers mean</summary><p>{_text(_EXPLANATION)}</p></details>"
+        "</section>"
+    )
+
+
+def _categories_section(
+    categories: Sequence[Mapping[str, Any]], colors: Optional[Sequence[Color]]
+) -> str:
+    if not categories:
+        return ""
+    head = ["category", "", "PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
+    rows: List[str] = []
+    for group, is_thing in (("Things", True), ("Stuff", False)):
+        members = [c for c in categories if bool(c.get("is_thing")) == is_thing]
+        members.sort(key=lambda c: _sort_key(c.get("PQ")), reverse=True)
+        if members:
+            rows.append(f'<tr class="group"><td colspan="{len(head)}">{group}</td></tr>')
+        rows.extend(_category_row(category, colors) for category in members)
+    return f"<section><h2>Categories</h2>{_table(head, rows)}</section>"
+
+
+def _category_row(category: Mapping[str, Any], colors: Optional[Sequence[Color]]) -> str:
+    name = _text(category.get("name", ""))
+    swatch = _swatch(category, colors)
+    cells = [_percent(category.get(key), 1) for key in ("PQ", "SQ", "RQ", "IoU")]
+    cells += [_count(category.get(key)) for key in ("tp", "fp", "fn")]
+    leading = [
+        f'<td class="name" title="{name}">{swatch}{name}</td>',
+        f'<td class="bar">{_bar(category.get("PQ"))}</td>',
+    ]
+    return _row(leading, cells)
+
+
+def _figures_section(figures: Sequence[Tuple[str, Picture]]) -> str:
+    if not figures:
+        return ""
+    cards = [
+        f'<figure class="card">{_image(picture, caption)}'
+        f'<figcaption><span class="note">{_text(caption)}</span></figcaption></figure>'
+        for caption, picture in figures
+    ]
+    return f'<section><h2>Curves</h2><div class="figures">{"".join(cards)}</div></section>'
+
+
+def _gallery_section(
+    gallery: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+    colors: Optional[Sequence[Color]],
+) -> str:
+    if not gallery:
+        return ""
+    parts = ["<h2>Gallery</h2>", _legend(categories, colors)]
+    for group, items in _split_gallery(gallery).items():
+        if items:
+            cards = "".join(_gallery_card(item, group) for item in items)
+            parts.append(f"<h3>{_GROUP_TITLES[group]}</h3>")
+            parts.append(f'<div class="gallery">{cards}</div>')
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _split_gallery(
+    gallery: Sequence[Mapping[str, Any]],
+) -> Mapping[str, List[Mapping[str, Any]]]:
+    """Returns the worst images, worst first, and the best images, best first."""
+    scored = [item for item in gallery if _is_number(item.get("pq"))]
+    unscored = [item for item in gallery if not _is_number(item.get("pq"))]
+    groups: Mapping[str, List[Mapping[str, Any]]] = {"worst": [], "best": []}
+    for rank, item in enumerate(sorted(scored, key=lambda item: item["pq"])):
+        default = "worst" if rank < len(scored) // 2 else "best"
+        groups["best" if item.get("group", default) == "best" else "worst"].append(item)
+    groups["best"].reverse()
+    groups["worst"].extend(unscored)
+    return groups
+
+
+def _gallery_card(item: Mapping[str, Any], group: str) -> str:
+    image_id = item.get("image_id", "")
+    note = f'<span class="note">{_text(item["note"])}</span>' if item.get("note") else ""
+    return (
+        f'<figure class="card"><figcaption><span class="chip {group}">PQ '
+        f'{_percent(item.get("pq"), 1)}</span><span class="id">{_text(image_id)}</span>{note}'
+        f"</figcaption>{_image(item['panel'], f'image {image_id}')}</figure>"
+    )
+
+
+def _legend(categories: Sequence[Mapping[str, Any]], colors: Optional[Sequence[Color]]) -> str:
+    if not colors or not categories:
+        return ""
+    seen = [c for c in categories if _is_number(c.get("PQ"))]
+    entries = (f"<span>{_swatch(c, colors)}{_text(c.get('name', ''))}</span>" for c in seen)
+    return f'<div class="legend">{"".join(entries)}</div>'
+
+
+def _extra_section(heading: str, values: Mapping[str, Any]) -> str:
+    entries = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in values.items())
+    return f'<section><h2>{_text(heading)}</h2><div class="card"><dl>{entries}</dl></div></section>'
+
+
+# Pieces
+
+
+def _table(head: Iterable[str], rows: Iterable[str], groups: str = "") -> str:
+    """Joins a table; `groups` is the markup of a row above the column names."""
+    groups = f'<tr class="spans">{groups}</tr>' if groups else ""
+    cells = "".join(f"<th>{_text(name)}</th>" for name in head)
+    return (
+        f'<div class="card scroll"><table><thead>{groups}<tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _row(leading: Iterable[str], cells: Iterable[str]) -> str:
+    return f"<tr>{''.join(leading)}{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _bar(value: Any) -> str:
+    if not _is_number(value):
+        return ""
+    width = min(max(float(value), 0.0), 100.0)
+    return (
+        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
+        f'<rect width="{width:.2f}" height="10"/></svg>'
+    )
+
+
+def _swatch(category: Mapping[str, Any], colors: Optional[Sequence[Color]]) -> str:
+    category_id = category.get("id")
+    if not colors or not isinstance(category_id, int) or not 0 <= category_id < len(colors):
+        return ""
+    red, green, blue = (int(channel) for channel in colors[category_id])
+    return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>'
+
+
+def _image(picture: Picture, description: str) -> str:
+    if isinstance(picture, np.ndarray):
+        images.check_image(picture)
+        picture = images.encode_jpeg(picture)
+    if picture[:8] == b"\x89PNG\r\n\x1a\n":
+        kind = "png"
+    elif picture[:3] == b"\xff\xd8\xff":
+        kind = "jpeg"
+    else:
+        raise ValueError(f"{description}: the picture must be PNG or JPEG, got {picture[:8]!r}.")
+    data = base64.b64encode(picture).decode("ascii")
+    return f'<img loading="lazy" alt="{_text(description)}" src="data:image/{kind};base64,{data}">'
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _is_number(value: Any) -> bool:
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return is_number and math.isfinite(value)
+
+
+def _sort_key(value: Any) -> float:
+    return float(value) if _is_number(value) else -1.0
+
+
+def _percent(value: Any, digits: int) -> str:
+    return f"{value:.{digits}f}" if _is_number(value) else _NONE
+
+
+def _one_digit(value: Any) -> str:
+    return _percent(value, 1)
+
+
+def _two_digits(value: Any) -> str:
+    return _percent(value, 2)
+
+
+def _count(value: Any) -> str:
+    return f"{int(value):,}" if _is_number(value) else _NONE
+
+
+def _mebibytes(value: Any) -> str:
+    return f"{value / 2**20:.1f}&nbsp;MiB" if _is_number(value) else _NONE
+
+
+def _milliseconds(value: Any) -> str:
+    return f"{value:.1f}&nbsp;ms" if _is_number(value) else _NONE
+
+
+def _delta(value: Any, reference: Any) -> str:
+    if not _is_number(value) or not _is_number(reference):
+        return ""
+    difference = value - reference
+    kind = " up" if difference >= 0.05 else " down" if difference <= -0.05 else ""
+    return f'<span class="delta{kind}">{difference:+.2f}</span>'
+
+
+_FORMATS = {"PQ": _two_digits, "size_bytes": _mebibytes, "latency_ms": _milliseconds}

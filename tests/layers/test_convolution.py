@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from layers import recorded_weights
+
+from panoptic_tf.layers import convolution, depthwise
+
+
+def test_padding_is_symmetric_with_stride_2():
+    # A 3x3 kernel of ones on 4x4 ones: the first output sees row and column -1 (zeros), so 2x2
+    # ones; the second sees rows 1..3, so 3 of them. 'same' of TensorFlow would give 9 first.
+    layer = convolution.ConvNormAct(
+        1, 3, strides=2, norm="none", activation=None, kernel_initializer="ones", name="conv1"
+    )
+    y = layer(tf.ones([1, 4, 4, 1]))
+    np.testing.assert_array_equal(y[0, :, :, 0], [[4, 6], [6, 9]])
+
+
+@pytest.mark.parametrize("size, expected", [((5, 8), (3, 4)), ((1, 7), (1, 4))])
+def test_stride_2_rounds_up(size, expected):
+    for kernel_size in (1, 3, 5):
+        layer = convolution.ConvNormAct(2, kernel_size, strides=2)
+        assert layer(tf.zeros([1, *size, 3])).shape == (1, *expected, 2)
+
+
+def test_bias_only_without_norm():
+    names = {}
+    for norm in ("none", "batch"):
+        layer = convolution.ConvNormAct(2, 1, norm=norm, name="conv1")
+        layer(tf.zeros([1, 2, 2, 3]))
+        names[norm] = [v.name for v in layer.trainable_variables]
+    assert sorted(names["none"]) == ["conv1/conv/bias:0", "conv1/conv/kernel:0"]
+    assert sorted(names["batch"]) == [
+        "conv1/conv/kernel:0",
+        "conv1/norm/beta:0",
+        "conv1/norm/gamma:0",
+    ]
+
+
+def test_even_kernels_are_refused():
+    with pytest.raises(ValueError, match="odd, got 2"):
+        convolution.ConvNormAct(2, 2)
+
+
+def test_separable_convolution_equals_the_recorded_one(golden):
+    blocks = golden("blocks")
+    x = recorded_weights.nhwc(blocks["dsconv/x"])
+    layer = convolution.SeparableConvNormAct(10, 5, name="dsconv")
+    layer(x)
+    recorded_weights.assign(layer, recorded_weights.weights_of(blocks, "dsconv/"), {})
+    expected = recorded_weights.nhwc(blocks["dsconv/y"])
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_initializers_have_the_stated_variance():
+    shape = (3, 3, 64, 128)
+    msra = convolution.build_initializer("msra")(shape)
+    np.testing.assert_allclose(np.var(msra), 2 / (9 * 128), rtol=0.05)
+    xavier = convolution.build_initializer("xavier")(shape)
+    np.testing.assert_allclose(np.var(xavier), 1 / (9 * 64), rtol=0.05)
+    depthwise_kernel = convolution.build_initializer("msra", depthwise=True)((5, 5, 512, 1))
+    np.testing.assert_allclose(np.var(depthwise_kernel), 2 / 25, rtol=0.05)
+
+
+@pytest.mark.parametrize("size", [(7, 6), (2, 3), (1, 1)])
+def test_fast_5x5_gradients_equal_the_plain_ones(size):
+    x = tf.random.stateless_normal([2, *size, 8], seed=(0, 1))
+    kernel = tf.random.stateless_normal([5, 5, 8, 1], seed=(0, 2))
+    weights = tf.random.stateless_normal([2, *size, 8], seed=(0, 3))
+
+    def gradients(convolve):
+        with tf.GradientTape() as tape:
+            tape.watch([x, kernel])
+            y = convolve(x, kernel)
+            loss = tf.reduce_sum(y * weights)
+        return [y, *tape.gradient(loss, [x, kernel])]
+
+    plain = gradients(lambda x, k: tf.nn.depthwise_conv2d(x, k, (1, 1, 1, 1), "SAME"))
+    for ours, expected in zip(gradients(depthwise.depthwise_conv_5x5), plain):
+        np.testing.assert_allclose(ours, expected, atol=2e-5)
+
+
+def test_depthwise_layer_is_the_same_in_training(mixed_bfloat16):
+    layer = depthwise.DepthwiseConv2D(5, padding="same", name="conv")
+    x = tf.cast(tf.random.stateless_normal([2, 8, 8, 16], seed=(0, 1)), tf.bfloat16)
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32))
+    gradient = tape.gradient(loss, layer.depthwise_kernel)
+    assert y.dtype == tf.bfloat16 and gradient.dtype == tf.float32
+    np.testing.assert_array_equal(tf.cast(y, tf.float32), tf.cast(layer(x), tf.float32))
+
+
+@pytest.mark.parametrize("dilation_rate", [2, 4])
+def test_dilated_depthwise_has_gradients(dilation_rate):
+    layer = convolution.SeparableConvNormAct(4, 3, dilation_rate=dilation_rate, name="conv1")
+    x = tf.random.stateless_normal([1, 9, 9, 4], seed=(0, 1))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x, training=True) ** 2)
+    for gradient in tape.gradient(loss, layer.trainable_variables):
+        assert np.isfinite(gradient).all()
+
+
+def test_configs_rebuild_the_layers():
+    for layer in (
+        convolution.ConvNormAct(8, 3, strides=2, norm="group", activation=None, name="a"),
+        convolution.DepthwiseConvNormAct(5, dilation_rate=2, name="b"),
+        convolution.SeparableConvNormAct(8, 5, kernel_initializer="xavier", name="c"),
+    ):
+        config = layer.get_config()
+        assert type(layer).from_config(config).get_config() == config

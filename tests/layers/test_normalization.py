@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from panoptic_tf.layers import normalization
+
+
+def _group_norm_oracle(x, groups, epsilon):
+    y = np.empty_like(x)
+    size = x.shape[-1] // groups
+    for b in range(x.shape[0]):
+        for g in range(groups):
+            part = x[b, :, :, g * size : (g + 1) * size]
+            y[b, :, :, g * size : (g + 1) * size] = (part - part.mean()) / np.sqrt(
+                part.var() + epsilon
+            )
+    return y
+
+
+def test_group_norm_equals_loops():
+    x = np.random.default_rng(0).normal(100.0, 3.0, [2, 4, 5, 6]).astype(np.float32)
+    layer = normalization.build_norm("group", groups=3)
+    y = layer(x)
+    np.testing.assert_allclose(y, _group_norm_oracle(x.astype(np.float64), 3, 1e-5), atol=1e-4)
+    layer.gamma.assign([2.0] * 6)
+    layer.beta.assign([1.0] * 6)
+    np.testing.assert_allclose(layer(x), 2 * y + 1, atol=1e-5)
+
+
+def test_group_norm_refuses_groups_that_do_not_divide():
+    with pytest.raises(ValueError, match="32 groups, got 48 channels"):
+        normalization.build_norm("group")(tf.zeros([1, 2, 2, 48]))
+
+
+def test_frozen_batch_norm_worked_example():
+    layer = normalization.build_norm("frozen_batch", name="norm")
+    x = tf.constant([[[[3.0, -1.0]]]])
+    # Running variance 1 - epsilon: the identity until something is loaded.
+    np.testing.assert_allclose(layer(x, training=True), x, atol=1e-7)
+    assert layer.trainable_variables == []
+    np.testing.assert_allclose(layer.moving_variance, 1 - 1e-5)
+    layer.gamma.assign([2.0, 1.0])
+    layer.beta.assign([0.5, 0.0])
+    layer.moving_mean.assign([1.0, 1.0])
+    layer.moving_variance.assign([4.0, 0.25])
+    # 2 * (3 - 1) / 2 + 0.5 = 2.5 and (-1 - 1) / 0.5 = -4.
+    np.testing.assert_allclose(layer(x, training=True), [[[[2.5, -4.0]]]], rtol=1e-4)
+
+
+def test_batch_norm_momentum_and_epsilon():
+    layer = normalization.build_norm("batch", momentum=0.9)
+    x = tf.reshape(tf.constant([0.0, 2.0]), [2, 1, 1, 1])
+    layer(x, training=True)
+    # 0.9 * 0 + 0.1 * 1; the unbiased variance of {0, 2} is 2: 0.9 * 1 + 0.1 * 2.
+    np.testing.assert_allclose(layer.moving_mean, [0.1], rtol=1e-6)
+    np.testing.assert_allclose(layer.moving_variance, [1.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm", normalization.NORMS)
+def test_norms_keep_shape_and_dtype(norm, mixed_bfloat16):
+    x = tf.cast(tf.random.stateless_normal([2, 3, 3, 32], seed=(0, 1)), tf.bfloat16)
+    layer = normalization.build_norm(norm)
+    y = layer(x, training=True)
+    assert y.dtype == tf.bfloat16 and y.shape == x.shape
+    assert all(v.dtype == tf.float32 for v in layer.variables)
+
+
+def test_norm_is_checked():
+    with pytest.raises(ValueError, match="frozen_batch.*got 'bn'"):
+        normalization.build_norm("bn")

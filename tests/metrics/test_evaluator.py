@@ -1,0 +1,223 @@
+import json
+
+import numpy as np
+import pytest
+
+from panoptic_tf.metrics import instances as instances_lib
+from panoptic_tf.metrics import segments, summary
+from panoptic_tf.metrics.evaluator import METRIC_NAMES, PanopticEvaluator, restore_original_size
+
+NAMES = ("void", "cat", "dog", "sky")
+
+
+def evaluator(**kwargs):
+    return PanopticEvaluator(num_categories=3, thing_ids=(1, 2), category_names=NAMES, **kwargs)
+
+
+def ground_truth(image_id=b"7"):
+    category = np.full((8, 10), 3, np.int32)
+    instance = np.zeros((8, 10), np.int32)
+    category[:4, :4], instance[:4, :4] = 1, 1
+    category[4:, :5], instance[4:, :5] = 2, 2
+    category[:, 9] = 0
+    return {
+        "category_mask": category,
+        "instance_mask": instance,
+        "crowd_mask": np.zeros((8, 10), bool),
+        "image_size": np.array([8, 10], np.int32),
+        "image_id": image_id,
+    }
+
+
+def perfect_prediction():
+    truth = ground_truth()
+    return {
+        "category_mask": truth["category_mask"],
+        "instance_mask": truth["instance_mask"],
+        "segment_category": np.array([1, 2, 3, 0]),
+        "segment_instance": np.array([1, 2, 0, 0]),
+        "segment_score": np.array([0.9, 0.8, 0.7, 0]),
+        "segment_area": np.array([16, 20, 36, 0]),
+        "num_segments": np.int32(3),
+        "image_size": np.array([8, 10]),
+    }
+
+
+def test_perfect():
+    metric = evaluator()
+    metric.update(ground_truth(), perfect_prediction())
+    result = metric.result()
+    assert list(result) == [*METRIC_NAMES, "per_category"]
+    assert [result[name] for name in METRIC_NAMES] == pytest.approx([100] * len(METRIC_NAMES))
+    assert result["per_category"][0] == {
+        "id": 1,
+        "name": "cat",
+        "is_thing": True,
+        "PQ": 100.0,
+        "SQ": 100.0,
+        "RQ": 100.0,
+        "IoU": 100.0,
+        "AP": pytest.approx(100),
+        "tp": 1,
+        "fp": 0,
+        "fn": 0,
+    }
+    assert result["per_category"][2]["AP"] is None
+    assert metric.image_scores() == [("7", 100.0)]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_nothing_seen_is_none():
+    result = evaluator().result()
+    assert [result[name] for name in METRIC_NAMES] == [None] * len(METRIC_NAMES)
+    assert all(row["PQ"] is None and row["tp"] == 0 for row in result["per_category"])
+
+
+def test_semantic_only_and_instances_only():
+    semantic, instance = evaluator(), evaluator()
+    prediction = perfect_prediction()
+    semantic.update(ground_truth(), {"semantic_mask": prediction["category_mask"]})
+    del prediction["category_mask"]
+    instance.update(ground_truth(), prediction)
+    known = {"mIoU", "fIoU"}, {"AP", "AP50", "AP75"}
+    for metric, names in zip((semantic, instance), known):
+        result = metric.result()
+        assert {name for name in METRIC_NAMES if result[name] is not None} == names
+        assert metric.image_scores() == [("7", None)]
+
+
+def test_semantic_mask_goes_before_category_mask():
+    metric, prediction = evaluator(), perfect_prediction()
+    prediction["semantic_mask"] = np.full((8, 10), 3)
+    metric.update(ground_truth(), prediction)
+    assert metric.result()["PQ"] == 100
+    assert metric.result()["fIoU"] == pytest.approx(100 * (36 / 72) ** 2)
+
+
+def test_padding_is_cut_from_both():
+    truth, prediction = ground_truth(), perfect_prediction()
+    for key in ("category_mask", "instance_mask", "crowd_mask"):
+        truth[key] = np.pad(truth[key], ((0, 3), (0, 2)))
+    for key in ("category_mask", "instance_mask"):
+        prediction[key] = np.pad(prediction[key], ((0, 5), (0, 6)), constant_values=1)
+    metric = evaluator()
+    metric.update(truth, prediction)
+    assert [metric.result()[name] for name in ("PQ", "AP")] == pytest.approx([100, 100])
+
+
+def test_smaller_prediction_is_resized():
+    truth, prediction = ground_truth(), perfect_prediction()
+    for key in ("category_mask", "instance_mask", "crowd_mask"):
+        truth[key] = np.kron(truth[key], np.ones((3, 3), truth[key].dtype))
+    truth["image_size"] = np.array([24, 30])
+    metric = evaluator()
+    metric.update(truth, prediction)
+    found = [metric.result()[name] for name in ("PQ", "mIoU", "AP")]
+    assert found == pytest.approx([100, 100, 100])
+
+
+def test_overlapping_ground_truth_instances():
+    truth, prediction = ground_truth(), perfect_prediction()
+    masks = np.stack([truth["instance_mask"] == 1, truth["category_mask"] > 0])
+    listed = instances_lib.Instances(instances_lib.encode_masks(masks), [1, 2], is_crowd=[0, 0])
+    metric = evaluator()
+    metric.update(truth, prediction, listed)
+    assert metric.result()["AP"] == pytest.approx(
+        50
+    )  # 20 pixels are no match for an instance of 72
+    assert metric.result()["PQ"] == 100
+
+
+def test_without_ap():
+    metric = evaluator(compute_ap=False)
+    metric.update(ground_truth(), perfect_prediction())
+    assert metric.result()["PQ"] == 100
+    assert metric.result()["AP"] is None
+
+
+def test_merge_equals_all_at_once():
+    rng = np.random.default_rng(0)
+
+    def draw(i):
+        prediction = perfect_prediction()
+        noise = rng.random((8, 10)) < 0.1 * i
+        prediction["category_mask"] = np.where(noise, 0, prediction["category_mask"])
+        prediction["instance_mask"] = np.where(noise, 0, prediction["instance_mask"])
+        return ground_truth(f'"image_{i}"'.encode()), prediction
+
+    images = [draw(i) for i in range(5)]
+    whole, one, other = evaluator(), evaluator(), evaluator()
+    for i, image in enumerate(images):
+        whole.update(*image)
+        (one if i < 2 else other).update(*image)
+    one.merge(other)
+    first, second = one.result(), whole.result()
+    for row, expected in zip(first.pop("per_category"), second.pop("per_category")):
+        assert row == {
+            k: v if isinstance(v, str) else pytest.approx(v) for k, v in expected.items()
+        }
+    assert first == pytest.approx(second)
+    assert one.image_scores() == whole.image_scores()
+    assert [image_id for image_id, _ in one.image_scores()][3] == '"image_3"'
+
+
+def test_void_image_has_no_score():
+    truth = ground_truth(np.bytes_(b"3"))
+    truth = {**truth, "category_mask": np.zeros((8, 10)), "instance_mask": np.zeros((8, 10), int)}
+    truth["category_mask"] = truth["category_mask"].astype(int)
+    metric = evaluator()
+    metric.update(truth, perfect_prediction())
+    assert metric.image_scores() == [("3", None)]
+    assert metric.result()["PQ"] is None
+
+
+def test_labels_equal_masks():
+    truth, prediction = ground_truth(), perfect_prediction()
+    prediction["category_mask"] = np.where(np.eye(8, 10) > 0, 0, prediction["category_mask"])
+    by_masks, by_labels = evaluator(), evaluator()
+    by_masks.update(truth, prediction)
+    by_labels.update_labels(
+        "7",
+        segments.label_masks(truth["category_mask"], truth["instance_mask"]),
+        segments.label_masks(prediction["category_mask"], prediction["instance_mask"]),
+    )
+    for name in METRIC_NAMES[:11]:
+        assert by_masks.result()[name] == by_labels.result()[name]
+    assert by_masks.image_scores() == by_labels.image_scores()
+
+
+def test_errors_name_the_image():
+    prediction = perfect_prediction()
+    prediction["category_mask"] = prediction["category_mask"] + 7
+    with pytest.raises(ValueError, match=r"image 7: predicted categories must be 0\.\.3"):
+        evaluator().update(ground_truth(), prediction)
+    prediction = {**perfect_prediction(), "image_size": np.array([9, 10])}
+    with pytest.raises(ValueError, match=r"image 7: the valid size must be within .*got \(9, 10\)"):
+        evaluator().update(ground_truth(), prediction)
+    with pytest.raises(ValueError, match="void and 3 categories, got 3 names"):
+        PanopticEvaluator(num_categories=3, thing_ids=(), category_names=NAMES[1:])
+
+
+@pytest.mark.parametrize(
+    "valid, original", [((5, 7), (11, 3)), ((4, 4), (9, 13)), ((6, 8), (6, 8))]
+)
+def test_restore_original_size_equals_plain_loops(valid, original):
+    mask = np.random.default_rng(0).integers(0, 99, (6, 8))
+    expected = np.zeros(original, int)
+    for y, x in np.ndindex(original):
+        source_y = int(np.floor((y + 0.5) * valid[0] / original[0]))
+        source_x = int(np.floor((x + 0.5) * valid[1] / original[1]))
+        expected[y, x] = mask[source_y, source_x]
+    np.testing.assert_array_equal(restore_original_size(mask, valid, original), expected)
+
+
+def test_table():
+    metric = evaluator()
+    metric.update(ground_truth(), {"semantic_mask": ground_truth()["category_mask"]})
+    text = summary.format_metrics(metric.result(), per_category=True)
+    assert "mIoU 100.00" in text
+    assert "AP -" in text
+    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["cat", "dog", "sky"]
+    metric.update(ground_truth(), perfect_prediction())
+    lines = summary.format_metrics(metric.result()).splitlines()
+    assert [line.split()[-1] for line in lines[1:4]] == ["3", "2", "1"]

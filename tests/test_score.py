@@ -1,0 +1,219 @@
+"""`panoptic-tf score`: files in, metrics.json out, errors that name file, image and segment."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from panoptic_tf.experiments import score
+from PIL import Image
+
+CASE = pathlib.Path(__file__).parent / "golden" / "pq_case"
+
+
+def save_png(path, ids):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 256**2], axis=-1).astype(np.uint8)
+    Image.fromarray(rgb).save(path)
+
+
+def write_case(folder, *, image_id=5):
+    """One image, 4x6: a crowd, a thing, a stuff and void; the prediction is the ground truth."""
+    ids = np.array([[300, 300, 7, 7, 9, 0]] * 4)
+    categories = [
+        {"id": 10, "name": "cat", "isthing": 1},
+        {"id": 20, "name": "sky", "isthing": 0},
+    ]
+    listed = [
+        {"id": 300, "category_id": 10, "iscrowd": 1},
+        {"id": 9, "category_id": 10, "iscrowd": 0},
+        {"id": 7, "category_id": 20, "iscrowd": 0},
+    ]
+    for name in ("truth", "found"):
+        save_png(folder / name / "a.png", ids)
+        annotation = {"image_id": image_id, "file_name": "a.png", "segments_info": listed}
+        content = {"annotations": [annotation]}
+        if name == "truth":
+            content["categories"] = categories
+            content["images"] = [{"id": image_id, "file_name": "a.jpg", "height": 4, "width": 6}]
+        (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def edit(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def run(folder, **kwargs):
+    return score.score_files(
+        panoptic_json=str(folder / "truth.json"),
+        predictions_json=str(folder / "found.json"),
+        **kwargs,
+    )
+
+
+@pytest.mark.reference
+@pytest.mark.parametrize("name", ["synth_0", "synth_1"])
+def test_recorded(golden, name):
+    folder, recorded = CASE / name, golden(f"pq_{name}")
+    metrics = score.score_files(
+        panoptic_json=str(folder / "gt.json"),
+        predictions_json=str(folder / "pred.json"),
+        panoptic_dir=str(folder / "gt"),
+        predictions_dir=str(folder / "pred"),
+        crowd_rule="last",
+    )
+    for suffix, row in zip(("", "_things", "_stuff"), recorded["averages"]):
+        found = [metrics[key + suffix] for key in ("PQ", "SQ", "RQ")]
+        np.testing.assert_allclose(found, 100 * row[:3], rtol=1e-12)
+    rows = metrics["per_category"]
+    for key in ("tp", "fp", "fn"):
+        assert [row[key] for row in rows] == recorded[key].tolist()
+    assert metrics["AP"] is None
+
+
+@pytest.mark.reference
+def test_recorded_sample_in_processes(reference_data):
+    folder = reference_data / "golden" / "pq_case"
+    metrics = score.score_files(
+        panoptic_json=str(folder / "gt.json"),
+        predictions_json=str(folder / "pred.json"),
+        panoptic_dir=str(folder / "gt"),
+        predictions_dir=str(folder / "pred"),
+        crowd_rule="last",
+        num_processes=2,
+    )
+    recorded = np.load(reference_data / "golden" / "pq_sample.npz")
+    found = [metrics[key] for key in ("PQ", "SQ", "RQ")]
+    np.testing.assert_allclose(found, 100 * recorded["averages"][0, :3], rtol=1e-12)
+
+
+def test_ground_truth_scores_100(tmp_path):
+    write_case(tmp_path)
+    metrics = run(tmp_path)
+    assert metrics["PQ"] == metrics["PQ_things"] == metrics["PQ_stuff"] == metrics["mIoU"] == 100
+    assert [row["dataset_id"] for row in metrics["per_category"]] == [10, 20]
+    assert metrics["per_category"][0]["tp"] == 1  # the crowd is no match
+
+
+def test_images_of_the_ground_truth_may_be_missing(tmp_path):
+    write_case(tmp_path, image_id="frankfurt_0")
+    edit(tmp_path / "truth.json", lambda content: content.pop("images"))
+    assert run(tmp_path)["PQ"] == 100
+
+
+def test_image_without_segments(tmp_path):
+    write_case(tmp_path)
+    for name in ("truth", "found"):
+        save_png(tmp_path / name / "a.png", np.zeros((4, 6), int))
+        edit(tmp_path / f"{name}.json", lambda c: c["annotations"][0].update(segments_info=[]))
+    metrics = run(tmp_path)
+    assert metrics["PQ"] is None
+    assert metrics["mIoU"] is None
+
+
+def test_prediction_of_another_image_is_ignored_with_a_warning(tmp_path):
+    write_case(tmp_path)
+    extra = {"image_id": 77, "file_name": "none.png", "segments_info": []}
+    edit(tmp_path / "found.json", lambda content: content["annotations"].append(extra))
+    with pytest.warns(UserWarning, match="found.json: 1 predictions are of images"):
+        assert run(tmp_path)["PQ"] == 100
+
+
+def segment(content, row=0):
+    return content["annotations"][0]["segments_info"][row]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda c: c["annotations"].clear(), r"found\.json: .*image_id 5"),
+        (
+            lambda c: segment(c).update(id=301),
+            r"found/a\.png: image_id 5: segment 300 has pixels in the PNG and no entry",
+        ),
+        (
+            lambda c: c["annotations"][0]["segments_info"].append({"id": 8, "category_id": 10}),
+            r"found/a\.png: image_id 5: segment 8 is in segments_info and has no pixel",
+        ),
+        (
+            lambda c: segment(c, 1).update(category_id=11),
+            r"found\.json: annotations\[0\].*segments_info\[1\].*category_id 11",
+        ),
+        (lambda c: c["annotations"][0].update(file_name="../a.png"), r"found\.json.*'\.\./a\.png'"),
+        (lambda c: c["annotations"][0].update(file_name="b.png"), r"found/b\.png: no such file"),
+        (lambda c: c.pop("annotations"), r"found\.json: 'annotations' must be a list"),
+        (
+            lambda c: c["annotations"].append(c["annotations"][0]),
+            r"found\.json: annotations\[1\]\.image_id 5 has an annotation already",
+        ),
+    ],
+)
+def test_errors_of_predictions(tmp_path, change, message):
+    write_case(tmp_path)
+    edit(tmp_path / "found.json", change)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path)
+
+
+def test_error_of_the_ground_truth_names_its_file(tmp_path):
+    write_case(tmp_path)
+    edit(tmp_path / "truth.json", lambda content: segment(content).update(id=301))
+    with pytest.raises(ValueError, match=r"truth/a\.png: image_id 5: segment 300"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("with_images", [True, False])
+def test_sizes_differ(tmp_path, with_images):
+    write_case(tmp_path)
+    if not with_images:
+        edit(tmp_path / "truth.json", lambda content: content.pop("images"))
+    save_png(tmp_path / "found" / "a.png", np.array([[300, 7, 9, 0]] * 4))
+    with pytest.raises(ValueError, match=r"found/a\.png: image_id 5 must .*\(4, 6\).*\(4, 4\)"):
+        run(tmp_path)
+
+
+def test_truncated_png(tmp_path):
+    write_case(tmp_path)
+    path = tmp_path / "found" / "a.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"found/a\.png: cannot be decoded"):
+        run(tmp_path)
+
+
+def command(folder, output_dir):
+    return subprocess.run(
+        [
+            sys.executable,
+            score.__file__,
+            f"--panoptic_json={folder / 'truth.json'}",
+            f"--panoptic_dir={folder / 'truth'}",
+            f"--predictions_json={folder / 'found.json'}",
+            f"--predictions_dir={folder / 'found'}",
+            f"--output_dir={output_dir}",
+            "--num_processes=1",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_command_line(tmp_path):
+    write_case(tmp_path)
+    done = command(tmp_path, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "100.00" in done.stdout
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["PQ"] == 100
+
+
+def test_command_line_fails_before_the_work_if_it_cannot_write(tmp_path):
+    write_case(tmp_path)
+    (tmp_path / "file").write_text("")
+    done = command(tmp_path, tmp_path / "file")
+    assert done.returncode != 0
+    assert str(tmp_path / "file") in done.stderr
+    assert "score:" not in done.stderr  # no progress bar was drawn
