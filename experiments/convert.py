@@ -22,7 +22,9 @@ _FORMAT = flags.DEFINE_enum(
 )
 _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images.", required=True)
 _PANOPTIC_JSON = flags.DEFINE_string("panoptic_json", None, "Annotations.", required=True)
-_PANOPTIC_DIR = flags.DEFINE_string("panoptic_dir", None, "Folder of the id PNGs.", required=True)
+_PANOPTIC_DIR = flags.DEFINE_string(
+    "panoptic_dir", None, "Folder of the id PNGs; default the JSON file's path without .json."
+)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
 _NAME = flags.DEFINE_string("name", None, "Name of the data set; default the JSON file's.")
 _SPLIT = flags.DEFINE_string("split", "train", "Beginning of the shards' names.")
@@ -44,7 +46,7 @@ def main(argv):
     try:
         manifest = converter.convert_coco_panoptic(
             panoptic_json=_PANOPTIC_JSON.value,
-            panoptic_dir=_PANOPTIC_DIR.value,
+            panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
             image_dir=_IMAGE_DIR.value,
             output_dir=_OUTPUT_DIR.value,
             name=_NAME.value,

@@ -17,7 +17,9 @@ from panoptic_tf.metrics.panoptic_quality import PanopticQuality  # noqa: E402
 
 _INPUT_PATH = flags.DEFINE_string("input_path", None, "Glob of the shards that `convert` wrote.")
 _PANOPTIC_JSON = flags.DEFINE_string("panoptic_json", None, "Annotations in COCO panoptic format.")
-_PANOPTIC_DIR = flags.DEFINE_string("panoptic_dir", None, "Folder of their id PNGs.")
+_PANOPTIC_DIR = flags.DEFINE_string(
+    "panoptic_dir", None, "Folder of their id PNGs; default the JSON file's path without .json."
+)
 _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images; optional.")
 _OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Where to write the report; optional.")
 _MAX_PROBLEMS = flags.DEFINE_integer("max_problems", 50, "Problems that are printed.")
@@ -40,14 +42,12 @@ def main(argv):
 
 def _examine():
     if bool(_INPUT_PATH.value) == bool(_PANOPTIC_JSON.value):
-        raise app.UsageError("Give either --input_path, or --panoptic_json and --panoptic_dir.")
+        raise app.UsageError("Give either --input_path or --panoptic_json.")
     if _INPUT_PATH.value:
         return doctor.examine_records(input_path=_INPUT_PATH.value, build_quality=PanopticQuality)
-    if not _PANOPTIC_DIR.value:
-        raise app.UsageError("--panoptic_json needs --panoptic_dir.")
     return doctor.examine_coco_panoptic(
         panoptic_json=_PANOPTIC_JSON.value,
-        panoptic_dir=_PANOPTIC_DIR.value,
+        panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
         image_dir=_IMAGE_DIR.value,
         build_quality=PanopticQuality,
     )

@@ -73,7 +73,9 @@ class Prediction:
     CATEGORY_MASK = "category_mask"  # int32 [B, H, W], 0 is void
     INSTANCE_MASK = "instance_mask"  # int32 [B, H, W], unique in the image, 0 on stuff and void
     SEGMENT_CATEGORY = "segment_category"  # int32 [B, N]
-    SEGMENT_INSTANCE = "segment_instance"  # int32 [B, N], the segment's id in instance_mask, 0 stuff
+    SEGMENT_INSTANCE = (
+        "segment_instance"  # int32 [B, N], the segment's id in instance_mask, 0 stuff
+    )
     SEGMENT_SCORE = "segment_score"  # float32 [B, N], 0..1
     SEGMENT_AREA = "segment_area"  # int32 [B, N], pixels
     NUM_SEGMENTS = "num_segments"  # int32 [B]

@@ -24,9 +24,10 @@ def register_backbone(name: str) -> Callable[[Builder], Builder]:
       ValueError: the name is taken.
     """
 
+    if name in _BUILDERS:
+        raise ValueError(f"A backbone named {name!r} is registered already.")
+
     def register(builder: Builder) -> Builder:
-        if name in _BUILDERS:
-            raise ValueError(f"A backbone named {name!r} is registered already.")
         _BUILDERS[name] = builder
         return builder
 

@@ -69,6 +69,7 @@ class OfficialBackbone(tf.keras.layers.Layer):
         self.output_channels = {level: int(x.shape[-1]) for level, x in levels.items()}
         self.output_strides = {level: min(2 ** int(level), output_stride) for level in levels}
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
         """Normalised images [B, H, W, 3] -> {'2': [B, H/4, W/4, C], ..., '5'}."""
         return self.model(inputs, training=training)
@@ -129,6 +130,7 @@ def _check(name: str, family: _Family, settings: Mapping[str, Any]) -> None:
         raise ValueError(f"{name!r} needs input_size=(height, width) when it is built.")
 
 
+@tf.autograph.experimental.do_not_convert
 def _build_model(
     name: str, family: _Family, fields: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> tf.keras.Model:

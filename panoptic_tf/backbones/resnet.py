@@ -42,6 +42,7 @@ class Stem(tf.keras.layers.Layer):
                 conv(2 * width, 3, name="conv3", **norm_options),
             ]
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """See the class."""
         x = inputs
@@ -72,6 +73,7 @@ class _Block(tf.keras.layers.Layer):
                 output_channels, strides=strides, activation=None, name="shortcut", **norm_options
             )
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), output channels]."""
         x = inputs
@@ -277,6 +279,8 @@ class ResNet(tf.keras.layers.Layer):
             for layer in part:
                 layer.trainable = False
 
+    # Nothing here depends on data, and without AutoGraph a network builds ten times faster.
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
         """Normalised images [B, H, W, 3] -> {'2': [B, ceil(H / 4), ceil(W / 4), C], ..., '5'}."""
         x = self.stem(inputs, training=training)

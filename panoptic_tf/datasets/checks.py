@@ -48,18 +48,11 @@ def load_annotation(
       The files, or None if `report` was called and returned.
     """
     problems: List[str] = []
-    image_bytes = rows = None
-    if annotation.image_file is not None:
-        image_bytes = _load_image(annotation, problems.append)
-    try:
-        id_map = coco_format.read_id_map(annotation.png_file)
-    except ValueError as error:
-        problems.append(str(error))
-    else:
-        rows = _to_rows(annotation, id_map, problems.append)
+    image_bytes = _load_image(annotation, problems.append)
+    rows = _load_rows(annotation, problems.append)
     for problem in problems:
         report(problem)
-    return None if problems else LoadedAnnotation(image_bytes, rows)
+    return None if problems or rows is None else LoadedAnnotation(image_bytes, rows)
 
 
 def segment_problems(
@@ -123,18 +116,24 @@ def image_size(content: bytes, *, source: str) -> Tuple[int, int]:
 
 
 def _load_image(annotation: coco_format.PanopticAnnotation, report: Report) -> Optional[bytes]:
+    path = annotation.image_file
+    if path is None:
+        return None
     try:
-        content, size = read_image(annotation.image_file)
+        content, size = read_image(path)
     except ValueError as error:
         report(str(error))
         return None
-    _check_size(annotation, annotation.image_file, size, report)
+    _check_size(annotation, path, size, report)
     return content
 
 
-def _to_rows(
-    annotation: coco_format.PanopticAnnotation, id_map: np.ndarray, report: Report
-) -> np.ndarray:
+def _load_rows(annotation: coco_format.PanopticAnnotation, report: Report) -> Optional[np.ndarray]:
+    try:
+        id_map = coco_format.read_id_map(annotation.png_file)
+    except ValueError as error:
+        report(str(error))
+        return None
     _check_size(annotation, annotation.png_file, id_map.shape, report)
     rows, unknown_ids = segments.ids_to_rows(id_map, [s.id for s in annotation.segments])
     where = f"{annotation.png_file}: image_id {annotation.image_id!r}"

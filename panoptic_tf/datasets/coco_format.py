@@ -356,7 +356,8 @@ def _parse_box(field: str, box: Any) -> Optional[Box]:
         return None
     if not isinstance(box, list) or len(box) != 4:
         raise ValueError(f"{field} must be [x, y, width, height], got {box!r}.")
-    return tuple(_integer(field, value, low=0) for value in box)
+    x, y, width, height = (_integer(field, value, low=0) for value in box)
+    return x, y, width, height
 
 
 def _require_object(field: str, item: Any) -> None:

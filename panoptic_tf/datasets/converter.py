@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import multiprocessing
-import multiprocessing.connection
 import os
 import re
 import threading
@@ -164,6 +163,8 @@ def encode_annotation(
       ValueError: the files cannot be read or do not agree.
     """
     loaded = checks.load_annotation(annotation)
+    if loaded is None or loaded.image_bytes is None:
+        raise ValueError(f"image_id {annotation.image_id!r}: a record needs an image file.")
     return record.encode_example(
         image_bytes=loaded.image_bytes,
         image_id=annotation.image_id,
@@ -206,7 +207,7 @@ def _check_output(
             "number of shards. Choose another output_dir or split, or set --overwrite."
         )
     path = os.path.join(output_dir, DATASET_INFO_FILE)
-    is_there = os.path.exists(path) and (other_splits or not overwrite)
+    is_there = os.path.exists(path) and (bool(other_splits) or not overwrite)
     if is_there and DatasetInfo.load(path).categories != dataset_info.categories:
         raise ValueError(
             f"{path}: {output_dir} holds a data set with other categories. Choose another "
@@ -250,7 +251,7 @@ def _check_files(annotations: Sequence[coco_format.PanopticAnnotation]) -> None:
     """Finds missing files in seconds, before hours of work."""
     for annotation in annotations:
         for path in (annotation.image_file, annotation.png_file):
-            if not os.path.isfile(path):
+            if path is None or not os.path.isfile(path):
                 raise ValueError(f"{path}: no such file, for image_id {annotation.image_id!r}.")
 
 
@@ -281,9 +282,8 @@ def _run(
     num_done = num_images - sum(len(task.annotations) for task in pending)
     num_processes = min(num_processes, len(pending))
     with tqdm.tqdm(total=num_images, initial=num_done, unit="image", desc="convert") as bar:
-        shards = map(_write_shard, pending)
-        if num_processes > 1:
-            shards = _write_in_pool(pending, num_processes)
+        in_pool = num_processes > 1
+        shards = _write_in_pool(pending, num_processes) if in_pool else map(_write_shard, pending)
         for shard in shards:
             bar.update(shard.num_records)
             yield shard
@@ -307,13 +307,14 @@ def _write_in_pool(tasks: Sequence[_Task], num_processes: int) -> Iterator[manif
 
 def _end_with_parent() -> None:
     """Ends this worker when the process that started it is gone, killed without a word included."""
-    sentinel = multiprocessing.parent_process().sentinel
+    parent = multiprocessing.parent_process()
 
     def wait() -> None:
-        multiprocessing.connection.wait([sentinel])
+        parent.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    if parent is not None:
+        threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_shard(task: _Task) -> manifest.Shard:

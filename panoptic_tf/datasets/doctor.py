@@ -264,7 +264,7 @@ def _check_record(example: Dict[str, np.ndarray], info: DatasetInfo) -> None:
     for key in ("segment_categories", "segment_is_crowd", "segment_areas", "segment_boxes"):
         if len(example[key]) != num_segments:
             raise ValueError(f"{key} has {len(example[key])} entries, segment_ids {num_segments}.")
-    image_size = checks.image_size(example["image_bytes"], source="image_bytes")
+    image_size = checks.image_size(bytes(example["image_bytes"]), source="image_bytes")
     if not size == rows.shape == image_size:
         raise ValueError(
             f"height x width is {size}, of the id map {rows.shape}, of the image {image_size}."

@@ -100,11 +100,11 @@ def rows_to_masks(
       category_mask: int32 [H, W]; instance_mask: int32 [H, W], row + 1 on things and crowds of
       things, 0 elsewhere; crowd_mask: bool [H, W].
     """
-    categories = np.concatenate([[0], np.asarray(categories, np.int32)]).astype(np.int32)
-    crowds = np.concatenate([[False], np.asarray(is_crowd, bool)]).astype(bool)
-    is_thing = np.isin(categories, np.asarray(thing_ids, np.int32))
-    numbers = np.where(is_thing, np.arange(len(categories)), 0).astype(np.int32)
-    return categories[rows], numbers[rows], crowds[rows]
+    category_of_row = np.concatenate([[0], np.asarray(categories, np.int32)]).astype(np.int32)
+    crowd_of_row = np.concatenate([[False], np.asarray(is_crowd, bool)]).astype(bool)
+    is_thing = np.isin(category_of_row, np.asarray(thing_ids, np.int32))
+    instance_of_row = np.where(is_thing, np.arange(len(is_thing)), 0).astype(np.int32)
+    return category_of_row[rows], instance_of_row[rows], crowd_of_row[rows]
 
 
 def masks_to_rows(

@@ -49,13 +49,13 @@ class DatasetStatistics:
           num_pixels: of the image.
         """
         length = len(self.segments)
-        categories = np.asarray(categories, np.int64)
+        ids = np.asarray(categories, np.int64)
         crowds = np.asarray(is_crowd, bool)
-        segments = np.bincount(categories, minlength=length)
+        segments = np.bincount(ids, minlength=length)
         self.segments += segments
         self.images += segments > 0
-        self.crowds += np.bincount(categories[crowds], minlength=length)
-        np.add.at(self.pixels, categories, areas)
+        self.crowds += np.bincount(ids[crowds], minlength=length)
+        np.add.at(self.pixels, ids, areas)
         self.num_images += 1
         self.num_pixels += num_pixels
         self.void_pixels += num_pixels - int(areas.sum())

@@ -91,6 +91,7 @@ class ASPP(tf.keras.layers.Layer):
             )
         super().build(input_shape)
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, H, W, filters]."""
         features = [branch(inputs, training=training) for branch in self.branches]

@@ -80,6 +80,7 @@ class _NormAct(tf.keras.layers.Layer):
         )
         self._activation = tf.keras.activations.get(activation)
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
         pad = self._padding
@@ -186,6 +187,7 @@ class SeparableConvNormAct(tf.keras.layers.Layer):
         self.depthwise = DepthwiseConvNormAct(name="depthwise", **depthwise, **common)
         self.pointwise = ConvNormAct(filters, name="pointwise", **common)
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
         return self.pointwise(self.depthwise(inputs, training=training), training=training)

@@ -64,6 +64,7 @@ class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
             and self.depth_multiplier == 1
         )
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
         if training is not True or not self._is_plain_5x5 or _has_accelerator():

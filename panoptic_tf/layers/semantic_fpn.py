@@ -72,6 +72,7 @@ class SemanticFPN(tf.keras.layers.Layer):
                 name="predictor",
             )
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None) -> tf.Tensor:
         """{level: [B, H/2^level, W/2^level, C]} -> [B, H/2^min_level, W/2^min_level, filters].
 

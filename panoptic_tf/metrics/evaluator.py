@@ -226,7 +226,7 @@ def _ground_truth_masks(ground_truth: Mapping[str, Any]) -> Dict[str, np.ndarray
 
 
 def _predicted_masks(
-    prediction: Mapping[str, Any], original_size: Tuple[int, int]
+    prediction: Mapping[str, Any], original_size: Sequence[int]
 ) -> Dict[str, np.ndarray]:
     """The predicted masks at the image's original size."""
     keys = (_Prediction.CATEGORY_MASK, _Prediction.INSTANCE_MASK, _Prediction.SEMANTIC_MASK)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from pycocotools import coco, cocoeval
 from pycocotools import mask as coco_mask
+
+Vector = Union[Sequence[Any], np.ndarray]
 
 _MAX_DETECTIONS = 100
 
@@ -28,9 +30,9 @@ class Instances(NamedTuple):
     """
 
     rles: List[Dict[str, Any]]
-    categories: Sequence[int]
-    is_crowd: Optional[Sequence[bool]] = None
-    scores: Optional[Sequence[float]] = None
+    categories: Vector
+    is_crowd: Optional[Vector] = None
+    scores: Optional[Vector] = None
 
 
 class InstanceAveragePrecision:
@@ -44,10 +46,10 @@ class InstanceAveragePrecision:
     def __init__(self, *, num_categories: int, thing_ids: Sequence[int]):
         self._num_categories = num_categories
         self._thing_ids = tuple(sorted(int(i) for i in thing_ids))
-        self._images: List[Tuple[Tuple[int, int], Instances, Instances]] = []
+        self._images: List[Tuple[Tuple[int, ...], Instances, Instances]] = []
 
     def update(
-        self, image_size: Tuple[int, int], ground_truth: Instances, prediction: Instances
+        self, image_size: Sequence[int], ground_truth: Instances, prediction: Instances
     ) -> None:
         """Adds one image.
 
@@ -108,7 +110,7 @@ class InstanceAveragePrecision:
         return evaluation.eval["precision"][:, :, :, 0, 0]
 
     def _annotations(self, images: Sequence[Instances]) -> List[Dict[str, Any]]:
-        annotations = []
+        annotations: List[Dict[str, Any]] = []
         for image_id, instances in enumerate(images):
             for k, rle in enumerate(instances.rles):
                 annotations.append(

@@ -28,7 +28,7 @@ class LabelMap(NamedTuple):
     """
 
     labels: np.ndarray
-    size: Tuple[int, int]
+    size: Tuple[int, ...]
     categories: np.ndarray
     is_crowd: np.ndarray
 
@@ -111,27 +111,27 @@ def label_id_map(
     Raises:
       ValueError: the id map and the table do not hold the same segments.
     """
-    ids = np.asarray(ids, np.int64).reshape(-1)
+    table = np.asarray(ids, np.int64).reshape(-1)
     values = id_map.reshape(-1).astype(np.int64)
-    _check_table(ids, values, source)
+    _check_table(table, values, source)
     # 0 is unknown, 1 void, 2 the first segment. Only pages of the table in use cost memory.
     label_of_id = np.zeros(MAX_SEGMENT_ID + 1, np.int32)
     label_of_id[0] = 1
-    label_of_id[ids] = np.arange(2, ids.size + 2)
+    label_of_id[table] = np.arange(2, table.size + 2)
     labels = label_of_id[values].astype(np.int64)
-    areas = np.bincount(labels, minlength=ids.size + 2)
+    areas = np.bincount(labels, minlength=table.size + 2)
     if areas[0]:
         unknown = int(values[np.argmin(labels)])
         raise ValueError(
             f"{source}: segment {unknown} has pixels in the PNG and no entry in segments_info."
         )
     if not areas[2:].all():
-        missing = int(ids[np.argmin(areas[2:])])
+        missing = int(table[np.argmin(areas[2:])])
         raise ValueError(
             f"{source}: segment {missing} is in segments_info and has no pixel in the PNG."
         )
     labels -= 1
-    crowds = np.zeros(ids.size, bool) if is_crowd is None else np.asarray(is_crowd, bool)
+    crowds = np.asarray([False] * table.size if is_crowd is None else is_crowd, bool)
     return LabelMap(
         labels=labels,
         size=id_map.shape,

@@ -32,9 +32,7 @@ def size_in_output(image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
     return tf.cast(tf.minimum(fitted, limit), tf.int32)
 
 
-def rescale_to_image(
-    maps: tf.Tensor, image_info: tf.Tensor, output_size: Size
-) -> tf.Tensor:
+def rescale_to_image(maps: tf.Tensor, image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
     """Samples maps of the network's frame in the image's own frame.
 
     The pixel centers of the output are mapped to the network's frame, kept inside the part that the

@@ -74,9 +74,7 @@ def sum_by_row(values: Sequence[tf.Tensor], row_map: tf.Tensor, num_rows: int) -
     index = tf.reshape(tf.where(inside, row_map, num_rows) + first, [-1])
 
     def total(value: tf.Tensor) -> tf.Tensor:
-        sums = tf.math.unsorted_segment_sum(
-            tf.reshape(value, [-1]), index, batch * (num_rows + 1)
-        )
+        sums = tf.math.unsorted_segment_sum(tf.reshape(value, [-1]), index, batch * (num_rows + 1))
         return tf.reshape(sums, [batch, num_rows + 1])[:, :num_rows]
 
     return tuple(total(value) for value in values)

@@ -43,6 +43,7 @@ def evaluate_records(
     input_path: str,
     *,
     crowd_rule: str = "all",
+    compute_ap: bool = True,
     max_examples: int = 0,
     on_example: Optional[OnExample] = None,
 ) -> Tuple[Dict[str, Any], Dict[str, float]]:
@@ -52,6 +53,7 @@ def evaluate_records(
       predictor: the model.
       input_path: file pattern of the records.
       crowd_rule: see `metrics.panoptic_quality`.
+      compute_ap: whether to compute mask AP.
       max_examples: only the first so many; 0 is all.
       on_example: called after each image, for progress, pictures or result files.
 
@@ -66,8 +68,9 @@ def evaluate_records(
     evaluator = PanopticEvaluator(
         num_categories=info.num_categories,
         thing_ids=info.thing_ids,
-        category_names=info.names[1:],
+        category_names=info.names,
         crowd_rule=crowd_rule,
+        compute_ap=compute_ap,
     )
     seconds: List[float] = []
     for example in _read(input_path, info, max_examples):

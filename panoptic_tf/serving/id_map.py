@@ -28,8 +28,8 @@ def encode_id_maps(prediction: Tensors, original_sizes: tf.Tensor) -> Tuple[tf.T
         one, original_size = row
         ids = _segment_ids(one)
         answered = one[Prediction.IMAGE_SIZE]
-        ids = ids[: answered[0], : answered[1], tf.newaxis]
-        ids = tf.image.resize(ids, original_size, method="nearest")[..., 0]
+        ids = tf.gather(ids, _nearest(original_size[0], answered[0]), axis=0)
+        ids = tf.gather(ids, _nearest(original_size[1], answered[1]), axis=1)
         rgb = tf.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
         count = one[Prediction.SEGMENT_CATEGORY].shape[0] + 1
         areas = tf.math.bincount(tf.reshape(ids, [-1]), minlength=count, maxlength=count)
@@ -55,3 +55,12 @@ def _segment_ids(prediction: Tensors) -> tf.Tensor:
     ids = tf.where(row_category > 0, ids, 0)  # rows past num_segments have category 0
     id_of_key = tf.scatter_nd(row_key[:, tf.newaxis], ids, [first_stuff + last_category + 1])
     return tf.gather(id_of_key, pixel_key)
+
+
+def _nearest(length: tf.Tensor, source_length: tf.Tensor) -> tf.Tensor:
+    """Source index of every output pixel, half-pixel centers: int64 [length].
+
+    In integers, as `metrics.evaluator.restore_original_size` counts, for equality on ties.
+    """
+    length, source_length = tf.cast(length, tf.int64), tf.cast(source_length, tf.int64)
+    return (2 * tf.range(length) + 1) * source_length // (2 * length)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.inputs import geometry
+from panoptic_tf.metrics import evaluator
 from panoptic_tf.serving import decoding, tflite
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
 from panoptic_tf.serving.result import PanopticResult, PredictedSegment
@@ -182,14 +183,10 @@ def _find_version(path: str) -> str:
 
 def _to_original_size(outputs: Arrays, original_size: Tuple[int, int]) -> Arrays:
     """Cuts masks to the image, and resizes them where it was larger than the model's output."""
-    height, width = (int(v) for v in outputs[Prediction.IMAGE_SIZE])
-    rows = _nearest(original_size[0], height)[:, np.newaxis]
-    columns = _nearest(original_size[1], width)[np.newaxis, :]
-    resized = {key: outputs[key][rows, columns] for key in _MASKS if key in outputs}
-    return {**outputs, **resized, Prediction.IMAGE_SIZE: np.asarray(original_size, np.int32)}
-
-
-def _nearest(length: int, source_length: int) -> np.ndarray:
-    """Source index of every output pixel by half-pixel centers: int [length]."""
-    centers = (np.arange(length) + 0.5) * (source_length / length)
-    return np.minimum(centers.astype(np.int64), source_length - 1)
+    answered = outputs[Prediction.IMAGE_SIZE]
+    masks = {
+        key: evaluator.restore_original_size(outputs[key], answered, original_size)
+        for key in _MASKS
+        if key in outputs
+    }
+    return {**outputs, **masks, Prediction.IMAGE_SIZE: np.asarray(original_size, np.int32)}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from layers import recorded_weights
 
+from layers import recorded_weights
 from panoptic_tf.layers import aspp
 
 _MODULES = {"pool": "convs.4.1", "project": "project"}

@@ -1,11 +1,13 @@
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from panoptic_tf.layers import aspp, convolution, coordinates, fpn, semantic_fpn
 
 
+@pytest.mark.slow
 def test_layers_convert_with_builtin_operators_only():
-    inputs = tf.keras.Input([8, 8, 4], batch_size=1)
+    inputs = tf.keras.Input([8, 8, 32], batch_size=1)
     x = convolution.SeparableConvNormAct(32, 5, norm="group", name="separable")(inputs)
     x = coordinates.Coordinates(name="coordinates")(x)
     levels = {"2": x, "3": x[:, ::2, ::2]}
@@ -19,7 +21,7 @@ def test_layers_convert_with_builtin_operators_only():
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     interpreter = tf.lite.Interpreter(model_content=converter.convert())
     interpreter.allocate_tensors()
-    image = np.random.default_rng(0).normal(size=[1, 8, 8, 4]).astype(np.float32)
+    image = np.random.default_rng(0).normal(size=[1, 8, 8, 32]).astype(np.float32)
     interpreter.set_tensor(interpreter.get_input_details()[0]["index"], image)
     interpreter.invoke()
     result = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])

@@ -1,6 +1,7 @@
 """Panoptic quality: drawn cases, plain loops, recorded values, properties."""
 
 import json
+import pathlib
 
 import hypothesis
 import hypothesis.extra.numpy as arrays
@@ -12,6 +13,7 @@ from PIL import Image
 from panoptic_tf.metrics import segments
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality, average_quality, match_segments
 
+CASES = pathlib.Path(__file__).parents[1] / "golden" / "pq_case"
 THINGS, NUM_CATEGORIES = (1, 2), 4  # 3 and 4 are stuff
 
 
@@ -263,20 +265,13 @@ def test_zero_things_or_zero_stuff(thing_ids, empty):
 @pytest.mark.parametrize("name", ["pq_synth_0", "pq_synth_1"])
 @pytest.mark.reference
 def test_recorded_synthetic(golden, name):
-    folder = golden_folder() / name.replace("pq_", "")
-    check_recorded(folder, golden(name))
+    check_recorded(CASES / name.replace("pq_", ""), golden(name))
 
 
 @pytest.mark.reference
 def test_recorded_sample(reference_data):
     folder = reference_data / "golden"
     check_recorded(folder / "pq_case", np.load(folder / "pq_sample.npz"))
-
-
-def golden_folder():
-    import conftest
-
-    return conftest.GOLDEN_DIR / "pq_case"
 
 
 def check_recorded(folder, recorded):

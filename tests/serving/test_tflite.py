@@ -51,7 +51,7 @@ def test_unknown_quantization_is_refused(network, export_arguments, tmp_path):
 
 def test_operator_that_is_not_builtin_is_named(network, export_arguments, tmp_path):
     areas = tf.keras.layers.Lambda(
-        lambda mask: tf.math.bincount(mask, minlength=4, maxlength=4, axis=-1)
+        lambda ids: tf.math.bincount(ids, minlength=4, maxlength=4, axis=-1)
     )
     mask = tf.keras.layers.Reshape([32 * 48])(network.output["category_mask"])
     bad = tf.keras.Model(network.input, {"areas": areas(mask)})

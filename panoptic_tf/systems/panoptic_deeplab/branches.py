@@ -80,9 +80,7 @@ class Decoder(tf.keras.layers.Layer):
         self._levels = tuple(low_level_features)
         self.aspp = ASPP(use_separable_conv=use_separable_conv, norm=norm, name="aspp", **aspp)
         self.projections = [
-            ConvNormAct(
-                channels, norm=norm, kernel_initializer="xavier", name=f"project_{level}"
-            )
+            ConvNormAct(channels, norm=norm, kernel_initializer="xavier", name=f"project_{level}")
             for level, channels in zip(self._levels, low_level_channels)
         ]
         self.fusions = [

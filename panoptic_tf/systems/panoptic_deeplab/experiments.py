@@ -65,9 +65,7 @@ def panoptic_deeplab_cityscapes(backbone: str) -> cfg.ExperimentConfig:
     detectron2's published configuration (sigma 10, cross-entropy ranked over the batch, crowds in
     the semantic target, image pooling over 32x64 cells); PQ 60.3 there.
     """
-    task = _task(
-        backbone, "cityscapes_panoptic", train_size=[512, 1024], input_size=[1024, 2048]
-    )
+    task = _task(backbone, "cityscapes_panoptic", train_size=[512, 1024], input_size=[1024, 2048])
     if backbone == "resnet52":
         task.model.aspp_pool_size = [32, 64]
         task.targets.sigma = 10
@@ -134,7 +132,6 @@ def _experiment(
             },
             warmup_steps=1000,
         ),
-
     )
 
 
@@ -197,7 +194,6 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
             checkpoint_interval=500,
             validation_interval=2000,
         ),
-
     )
 
 

@@ -70,9 +70,7 @@ def build_networks(
     )
 
 
-def _decoder_options(
-    config: deeplab_config.Model, branch: deeplab_config.Branch
-) -> Dict[str, Any]:
+def _decoder_options(config: deeplab_config.Model, branch: deeplab_config.Branch) -> Dict[str, Any]:
     return {
         "low_level_features": config.low_level_features,
         "low_level_channels": branch.low_level_channels,

@@ -10,7 +10,7 @@ import pytest
 from panoptic_tf.experiments import score
 from PIL import Image
 
-CASE = pathlib.Path(__file__).parent / "golden" / "pq_case"
+CASE = pathlib.Path(__file__).parents[1] / "golden" / "pq_case"
 
 
 def save_png(path, ids):

@@ -1,0 +1,53 @@
+"""Exports a trained experiment as a SavedModel for TensorFlow Serving and `Predictor`.
+
+panoptic-tf export-saved-model --experiment=panoptic_deeplab_shapes \
+    --checkpoint_path=runs/shapes --export_dir=runs/shapes/saved_model
+
+writes <export_dir>/<version>/ and prints its path.
+"""
+
+from __future__ import annotations
+
+from absl import app, flags
+from panoptic_tf.export import common
+
+from panoptic_tf.serving import decoding, export
+
+common.define_flags()
+_EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Folder of the versions.", required=True)
+_VERSION = flags.DEFINE_integer(
+    "version", None, "Name of the version's folder; default the next free one.", lower_bound=0
+)
+_INPUT_TYPE = flags.DEFINE_enum(
+    "input_type", "image_bytes", export.INPUT_TYPES, "The signature that serving_default is."
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    decoding.MAX_PIXELS,
+    "Images of more pixels are answered as not valid, undecoded.",
+    lower_bound=1,
+)
+_WARMUP_BATCH_SIZES = flags.DEFINE_list(
+    "warmup_batch_sizes", ["1"], "One warm-up request each; list the server's allowed batch sizes."
+)
+
+
+def main(argv) -> None:
+    """Runs the binary."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    network, arguments = common.load_network()
+    path = export.export_saved_model(
+        network,
+        export_dir=_EXPORT_DIR.value,
+        version=_VERSION.value,
+        input_type=_INPUT_TYPE.value,
+        max_pixels=_MAX_PIXELS.value,
+        warmup_batch_sizes=[int(size) for size in _WARMUP_BATCH_SIZES.value],
+        **arguments,
+    )
+    print(path)
+
+
+if __name__ == "__main__":
+    app.run(main)

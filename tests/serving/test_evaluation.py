@@ -1,0 +1,172 @@
+"""Scoring an exported model on records, and the binaries around it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from panoptic_tf.datasets.coco_format import Segment, read_id_map
+from panoptic_tf.datasets.record import encode_example
+from panoptic_tf.datasets.segments import masks_to_rows
+from panoptic_tf.serving.evaluation import count_records, evaluate_records
+from panoptic_tf.serving.prediction import find_images, predict_files
+from panoptic_tf.serving.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def predictor(tflite_path):
+    return Predictor(tflite_path)
+
+
+@pytest.fixture(scope="module")
+def records(predictor, dataset_info, make_image, encode, tmp_path_factory):
+    """Three images of different sizes, annotated with what the model says of them."""
+    folder = tmp_path_factory.mktemp("records")
+    path = str(folder / "val-00000-of-00001.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number, size in enumerate([(32, 48), (20, 30), (64, 80)]):
+            image = make_image(*size, seed=number)
+            result = predictor(image)
+            rows, categories, _ = masks_to_rows(result.category_mask, result.instance_mask)
+            table = [
+                Segment(id=i + 1, category_id=dataset_info.dataset_ids[c])
+                for i, c in enumerate(categories)
+            ]
+            writer.write(
+                encode_example(
+                    image_bytes=encode(image),
+                    image_id=f"image_{number}",
+                    file_name=f"image_{number}.png",
+                    rows=rows,
+                    segment_table=table,
+                    contiguous_ids=dataset_info.contiguous_ids(),
+                )
+            )
+    dataset_info.save(str(folder / "dataset_info.json"))
+    return str(folder / "val-*")
+
+
+@pytest.mark.parametrize("kind", ["saved_model_dir", "tflite_path"])
+def test_its_own_answers_score_full_marks(kind, records, request):
+    seen = []
+    metrics, latency = evaluate_records(
+        Predictor(request.getfixturevalue(kind)), records, on_example=seen.append
+    )
+    assert metrics["PQ"] == metrics["PQ_things"] == metrics["PQ_stuff"] == pytest.approx(100.0)
+    assert metrics["AP"] == pytest.approx(100.0)
+    assert 0 < metrics["mIoU"] < 100  # of the semantic mask, before the merge
+    assert [example.image_id for example in seen] == ["image_0", "image_1", "image_2"]
+    for example in seen:
+        assert example.prediction["category_mask"].shape == example.image.shape[:2]
+    assert 0 < latency["median"] <= latency["p90"]
+
+
+def test_max_examples(predictor, records):
+    seen = []
+    evaluate_records(predictor, records, max_examples=2, on_example=seen.append)
+    assert len(seen) == count_records(records, 2) == 2
+    assert count_records(records) == 3
+
+
+def test_records_of_another_data_set(predictor, records, dataset_info, tmp_path):
+    (tmp_path / "val-0").write_bytes(
+        open(records.replace("*", "00000-of-00001.tfrecord"), "rb").read()
+    )
+    other = type(dataset_info).from_coco([{"id": 1, "name": "cat"}], name="pets")
+    other.save(str(tmp_path / "dataset_info.json"))
+    with pytest.raises(ValueError, match=r"dataset_info.json has 1 categories .* 3 .*'cat'"):
+        evaluate_records(predictor, str(tmp_path / "val-*"))
+
+
+def test_no_records(predictor, tmp_path):
+    with pytest.raises(ValueError, match="no file matches input_path"):
+        evaluate_records(predictor, str(tmp_path / "val-*"))
+    (tmp_path / "val-0").write_bytes(b"")
+    with pytest.raises(ValueError, match="hold no record"):
+        evaluate_records(predictor, str(tmp_path / "val-*"))
+
+
+def _run(*arguments):
+    """A binary in a process of its own, as flags are defined once per process."""
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.slow
+def test_evaluate_tflite_writes_metrics(tflite_path, records, tmp_path):
+    done = _run(
+        "panoptic_tf.export.evaluate_tflite",
+        f"--tflite_path={tflite_path}",
+        f"--input_path={records}",
+        f"--output_dir={tmp_path / 'out'}",
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["PQ"] == pytest.approx(100.0)
+    assert metrics["size_bytes"] == os.path.getsize(tflite_path)
+    assert metrics["latency_ms_p90"] >= metrics["latency_ms"] > 0
+    assert len(metrics["per_category"]) == 3
+
+
+@pytest.fixture
+def photos(make_image, encode, tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    (folder / "a.png").write_bytes(encode(make_image(20, 30)))
+    (folder / "b.jpg").write_bytes(b"not an image")
+    (folder / "c.jpg").write_bytes(encode(make_image(50, 70, seed=1), "JPEG"))
+    (folder / "more" / "a.jpg").write_bytes(encode(make_image(10, 12, seed=2), "JPEG"))
+    return folder
+
+
+def test_a_bad_image_is_named_and_the_others_are_done(predictor, photos, tmp_path):
+    output = tmp_path / "out"
+    failures = predict_files(predictor, find_images([str(photos / "**")]), str(output))
+    assert len(failures) == 1
+    assert failures[0].startswith(f"{photos / 'b.jpg'} is not an image")
+    content = json.loads((output / "predictions.json").read_text())
+    assert [a["image_id"] for a in content["annotations"]] == ["a", "c", "a_2"]
+    sizes = {"a": (20, 30), "c": (50, 70), "a_2": (10, 12)}
+    for annotation in content["annotations"]:
+        name = annotation["image_id"]
+        ids = read_id_map(str(output / "predictions" / annotation["file_name"]))
+        assert ids.shape == sizes[name]
+        assert {s["id"] for s in annotation["segments_info"]} == set(np.unique(ids).tolist())
+        assert all(0 < s["score"] <= 1 for s in annotation["segments_info"])
+        with Image.open(output / "overlays" / f"{name}.jpg") as overlay:
+            assert overlay.size[::-1] == sizes[name]
+
+
+@pytest.mark.slow
+def test_predict_exits_with_1_after_a_bad_image(saved_model_dir, photos, tmp_path):
+    done = _run(
+        "panoptic_tf.experiments.predict",
+        f"--saved_model_dir={saved_model_dir}",
+        f"--input={photos / '*'}",
+        f"--output_dir={tmp_path / 'out'}",
+        "--overlay_format=png",
+    )
+    assert done.returncode == 1
+    assert f"{photos / 'b.jpg'} is not an image" in done.stderr
+    assert done.stderr.rstrip().endswith("1 of 3 images could not be read.")
+    assert sorted(os.listdir(tmp_path / "out" / "overlays")) == ["a.png", "c.png"]
+
+
+def test_find_images(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "odd[1].png").write_bytes(b"")
+    assert find_images([str(tmp_path / "*.png"), str(tmp_path / "a.png")]) == [
+        str(tmp_path / "a.png"),
+        str(tmp_path / "odd[1].png"),
+    ]
+    # A file that does not exist is reported with the others; an odd name is no pattern.
+    names = [str(tmp_path / "gone.png"), str(tmp_path / "odd[1].png")]
+    assert find_images(names) == names
+    with pytest.raises(ValueError, match="no file matches"):
+        find_images([str(tmp_path / "*.jpg")])
