@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Optional
+from typing import Optional, Sequence, Tuple
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from absl import flags
@@ -60,3 +60,18 @@ def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
     params.override({"runtime": {k: v for k, v in runtime.items() if v is not None}})
     params.lock()
     return params
+
+
+def parse_size(values: Optional[Sequence[str]]) -> Optional[Tuple[int, int]]:
+    """`["640", "960"]` to (640, 960); one value is a square, None stays None.
+
+    Raises:
+      ValueError: not one or two positive integers.
+    """
+    if not values:
+        return None
+    if len(values) > 2 or not all(value.strip().isdecimal() and int(value) for value in values):
+        raise ValueError(
+            f"--input_image_size must be height,width in pixels, got {','.join(values)!r}."
+        )
+    return int(values[0]), int(values[-1])

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import multiprocessing
+import multiprocessing.process
 import os
 import re
 import threading
@@ -309,12 +310,12 @@ def _end_with_parent() -> None:
     """Ends this worker when the process that started it is gone, killed without a word included."""
     parent = multiprocessing.parent_process()
 
-    def wait() -> None:
-        parent.join()
+    def wait(process: multiprocessing.process.BaseProcess) -> None:
+        process.join()
         os._exit(1)
 
     if parent is not None:
-        threading.Thread(target=wait, daemon=True).start()
+        threading.Thread(target=wait, args=(parent,), daemon=True).start()
 
 
 def _write_shard(task: _Task) -> manifest.Shard:

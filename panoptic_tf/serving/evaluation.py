@@ -29,6 +29,7 @@ class EvaluatedImage(NamedTuple):
       image: uint8 [H, W, 3].
       ground_truth: keys of `structures.GroundTruth`.
       prediction: keys of `structures.Prediction`.
+      pq: panoptic quality of this image alone, percent, or None.
     """
 
     image_id: Any
@@ -36,6 +37,7 @@ class EvaluatedImage(NamedTuple):
     image: np.ndarray
     ground_truth: Arrays
     prediction: Arrays
+    pq: Optional[float] = None
 
 
 def evaluate_records(
@@ -78,7 +80,8 @@ def evaluate_records(
         seconds.append(predictor.last_seconds)
         evaluator.update(example.ground_truth, prediction)
         if on_example is not None:
-            on_example(example._replace(prediction=prediction))
+            pq = evaluator.image_scores()[-1][1]
+            on_example(example._replace(prediction=prediction, pq=pq))
     if not seconds:
         raise ValueError(f"the files of {input_path!r} hold no record.")
     times = 1000.0 * np.asarray(seconds[1:] or seconds)
@@ -127,8 +130,8 @@ def _ground_truth(example: Arrays, info: dataset_info_lib.DatasetInfo, source: s
         )
     masks = segments.rows_to_masks(
         example["id_map"],
-        categories=categories,
-        is_crowd=example["segment_is_crowd"],
+        categories=categories.tolist(),
+        is_crowd=example["segment_is_crowd"].tolist(),
         thing_ids=info.thing_ids,
     )
     keys = (GroundTruth.CATEGORY_MASK, GroundTruth.INSTANCE_MASK, GroundTruth.CROWD_MASK)

@@ -74,7 +74,7 @@ def export_saved_model(
       ValueError: unknown input type, the version exists, or the network lacks a panoptic head that
         `panoptic_png` needs.
     """
-    info = ModelInfo(dataset_info, tuple(input_size), experiment)
+    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment)
     answer = _build_answer(inference_network, mean, std, channel_order)
     functions = _build_functions(answer, info.input_size, max_pixels)
     if not _has_panoptic_outputs(inference_network):

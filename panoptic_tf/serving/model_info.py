@@ -55,7 +55,7 @@ class ModelInfo:
         if not isinstance(parsed, dict) or not isinstance(parsed.get("name"), str):
             raise ValueError(f"{source}: 'name' must be a string beside 'categories'.")
         info = dataset_info_lib.DatasetInfo.from_coco(
-            parsed.get("categories"), name=parsed["name"], source=source
+            parsed.get("categories", ()), name=parsed["name"], source=source
         )
         size, experiment = _parse_model(parsed.get("model"), source)
         return cls(dataset_info=info, input_size=size, experiment=experiment)
@@ -67,12 +67,12 @@ def _parse_model(model: Any, source: str) -> Tuple[Tuple[int, int], str]:
             f"{source}: 'model' must be an object, got {model!r}. Export the model again."
         )
     size, experiment = model.get("input_size"), model.get("experiment")
-    ok = isinstance(size, list) and len(size) == 2
-    if not ok or not all(type(v) is int and v > 0 for v in size):
+    numbers = size if isinstance(size, list) else []
+    if len(numbers) != 2 or not all(type(v) is int and v > 0 for v in numbers):
         raise ValueError(
             f"{source}: model.input_size must be [height, width], two positive integers, "
             f"got {size!r}."
         )
     if not isinstance(experiment, str):
         raise ValueError(f"{source}: model.experiment must be a string, got {experiment!r}.")
-    return (size[0], size[1]), experiment
+    return (numbers[0], numbers[1]), experiment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union, overload
 
 import numpy as np
 import tensorflow as tf
@@ -68,9 +68,15 @@ class Predictor:
         self.last_seconds = 0.0
         self._max_pixels = max_pixels
 
+    @overload
+    def __call__(self, image: ImageSource) -> PanopticResult: ...
+
+    @overload
     def __call__(
-        self, image: Union[ImageSource, Sequence[ImageSource]]
-    ) -> Union[PanopticResult, List[PanopticResult]]:
+        self, image: Union[List[ImageSource], Tuple[ImageSource, ...]]
+    ) -> List[PanopticResult]: ...
+
+    def __call__(self, image):
         """Predicts one image, or each of a list.
 
         Args:
@@ -97,7 +103,7 @@ class Predictor:
         start = time.perf_counter()
         outputs = self._model(pixels)
         self.last_seconds = time.perf_counter() - start
-        return _to_original_size(outputs, pixels.shape[:2])
+        return _to_original_size(outputs, (pixels.shape[0], pixels.shape[1]))
 
 
 def read_image(image: ImageSource, *, max_pixels: int = decoding.MAX_PIXELS) -> np.ndarray:
@@ -183,7 +189,7 @@ def _find_version(path: str) -> str:
 
 def _to_original_size(outputs: Arrays, original_size: Tuple[int, int]) -> Arrays:
     """Cuts masks to the image, and resizes them where it was larger than the model's output."""
-    answered = outputs[Prediction.IMAGE_SIZE]
+    answered = outputs[Prediction.IMAGE_SIZE].tolist()
     masks = {
         key: evaluator.restore_original_size(outputs[key], answered, original_size)
         for key in _MASKS

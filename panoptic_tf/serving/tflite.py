@@ -62,7 +62,7 @@ def export_tflite(
         raise ValueError(
             f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {quantization!r}."
         )
-    info = ModelInfo(dataset_info, tuple(input_size), experiment)
+    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment)
 
     @tf.function(
         input_signature=[

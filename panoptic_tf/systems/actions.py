@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import time
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 import orbit
 import tensorflow as tf
@@ -20,7 +20,7 @@ class ProgressBar(orbit.Action):
     """A bar with loss, images per second and time left."""
 
     def __init__(self, *, global_step: tf.Variable, train_steps: int, batch_size: int):
-        """Starts at the step that the run resumes from.
+        """The bar appears with `start`.
 
         Args:
           global_step: the trainer's.
@@ -28,11 +28,20 @@ class ProgressBar(orbit.Action):
           batch_size: images of a global batch.
         """
         self._global_step = global_step
+        self._train_steps = train_steps
         self._batch_size = batch_size
-        self._step = int(global_step.numpy())
+        self._bar: Optional[tqdm] = None
+
+    def start(self) -> None:
+        """Shows the bar, at the step that the run resumes from."""
+        self._step = int(self._global_step.numpy())
         self._time = time.monotonic()
         self._bar = tqdm(
-            total=train_steps, initial=self._step, unit="step", desc="train", file=sys.stdout
+            total=self._train_steps,
+            initial=self._step,
+            unit="step",
+            desc="train",
+            file=sys.stdout,
         )
 
     def __call__(self, output: Mapping[str, Any]) -> None:
@@ -47,7 +56,8 @@ class ProgressBar(orbit.Action):
 
     def close(self) -> None:
         """Ends the bar's line."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
 
 class FiniteLoss(orbit.Action):

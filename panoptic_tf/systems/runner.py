@@ -93,27 +93,26 @@ class _Runner(train_lib.OrbitExperimentRunner):
         trainer = kwargs["trainer"]
         step = self.trainer.global_step
         if trainer is not None:
+            self._progress = actions.ProgressBar(
+                global_step=step,
+                train_steps=self.params.trainer.train_steps,
+                batch_size=self.params.task.train_data.global_batch_size,
+            )
             kwargs["train_actions"] = [
                 actions.FiniteLoss(step),
+                self._progress,
                 actions.SaveOnSignal(self.checkpoint_manager, step),
             ]
         if self._after_evaluation is not None:
             kwargs["eval_actions"] = [
                 lambda output: self._after_evaluation(self._task, int(step.numpy()))
             ]
-        controller = super()._build_controller(*args, **kwargs)
-        if trainer is not None:
-            # The controller has restored the last checkpoint, so the bar starts where the run does.
-            self._progress = actions.ProgressBar(
-                global_step=step,
-                train_steps=self.params.trainer.train_steps,
-                batch_size=self.params.task.train_data.global_batch_size,
-            )
-            controller._train_actions.append(self._progress)  # pylint: disable=protected-access
-        return controller
+        return super()._build_controller(*args, **kwargs)
 
     def run(self):
         """See base class."""
+        if self._progress is not None:
+            self._progress.start()
         try:
             return super().run()
         finally:
@@ -122,27 +121,23 @@ class _Runner(train_lib.OrbitExperimentRunner):
 
 
 def evaluate(
-    params: cfg.ExperimentConfig,
-    *,
-    checkpoint_path: str,
-    configure: Optional[Callable[[PanopticTask], None]] = None,
+    params: cfg.ExperimentConfig, task: PanopticTask, *, checkpoint_path: str
 ) -> Dict[str, Any]:
     """Evaluates one checkpoint on the validation data.
 
     Args:
       params: the experiment.
+      task: its task, with the listeners that want to see the images.
       checkpoint_path: a checkpoint's prefix or a folder of checkpoints, of which the last counts.
-      configure: called with the task before the first image, to add listeners.
 
     Returns:
       The metrics, as `metrics.json` holds them.
+
+    Raises:
+      ValueError: there is no checkpoint, or it does not fit the experiment.
     """
     set_precision(params.runtime)
-    strategy = build_strategy(params.runtime)
-    task = build_task(params)
-    if configure is not None:
-        configure(task)
-    with strategy.scope():
+    with build_strategy(params.runtime).scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
         _restore(trainer, checkpoint_path)
         trainer.evaluate(tf.constant(params.trainer.validation_steps, tf.int32))
@@ -158,11 +153,16 @@ def load_model(
       params: the experiment.
       task: its task.
       checkpoint_path: a checkpoint's prefix or a folder of checkpoints, of which the last counts.
+
+    Raises:
+      ValueError: there is no checkpoint, or it does not fit the experiment.
     """
-    trainer = train_utils.create_trainer(params, task, train=False, evaluate=False)
-    _restore(trainer, checkpoint_path)
-    if hasattr(trainer.optimizer, "swap_weights"):
-        trainer.optimizer.swap_weights()
+    # Averages are swapped in under a strategy only.
+    with tf.distribute.OneDeviceStrategy("device:CPU:0").scope():
+        trainer = train_utils.create_trainer(params, task, train=False, evaluate=False)
+        _restore(trainer, checkpoint_path)
+        if hasattr(trainer.optimizer, "swap_weights"):
+            trainer.optimizer.swap_weights()
     return trainer.model
 
 

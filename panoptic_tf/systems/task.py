@@ -18,7 +18,9 @@ from panoptic_tf.systems import config as base_config
 from panoptic_tf.systems.model import PanopticModel
 
 Loss = Callable[[Tensors, Tensors], Tensors]
-ImageListener = Callable[[Mapping[str, np.ndarray], Mapping[str, np.ndarray]], None]
+ImageListener = Callable[
+    [Mapping[str, np.ndarray], Mapping[str, np.ndarray], Optional[float]], None
+]
 
 
 class PanopticTask(base_task.Task):
@@ -26,7 +28,7 @@ class PanopticTask(base_task.Task):
 
     Attributes:
       last_result: the metrics of the last evaluation, as `metrics.json` holds them.
-      image_listeners: called with (ground truth, prediction) of every evaluated image.
+      image_listeners: called with (ground truth, prediction, PQ) of every evaluated image.
     """
 
     def __init__(self, params, logging_dir: Optional[str] = None, name: Optional[str] = None):
@@ -53,6 +55,18 @@ class PanopticTask(base_task.Task):
     @abc.abstractmethod
     def loss_names(self) -> Tuple[str, ...]:
         """Names of the parts of the loss."""
+
+    @abc.abstractmethod
+    def ideal_prediction(self, labels: Tensors, image_info: tf.Tensor) -> Tensors:
+        """What the post-processor makes of the best outputs there are at the heads' stride.
+
+        Args:
+          labels: batched targets.
+          image_info: float32 [B, 4, 2].
+
+        Returns:
+          Keys of `structures.Prediction`.
+        """
 
     def loss_factors(self, step: tf.Tensor) -> Tensors:
         """Factors of the loss parts at a step; a part without one counts fully.
@@ -185,7 +199,7 @@ class PanopticTask(base_task.Task):
                 one_prediction = {key: value[i] for key, value in prediction.items()}
                 state.update(one_truth, one_prediction)
                 for listener in self.image_listeners:
-                    listener(one_truth, one_prediction)
+                    listener(one_truth, one_prediction, state.image_scores()[-1][1])
         return state
 
     def reduce_aggregated_logs(self, aggregated_logs, global_step=None) -> Dict[str, float]:

@@ -24,7 +24,7 @@ _BACKBONES: Dict[str, Dict[str, Any]] = {
     "resnet50": {"name": "resnet50", "norm": "sync_batch", "multi_grid": [1, 2, 4]},
     "resnet52": _R52,
     "resnet101": {"name": "resnet101", "norm": "sync_batch", "multi_grid": [1, 2, 4]},
-    "mobilenetv3": {"name": "mobilenet_v3_large"},
+    "mobilenetv3": {"name": "mobilenetv3_large"},
 }
 
 
@@ -160,8 +160,12 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
         ),
         aspp_dilation_rates=[1, 2, 3],
         aspp_dropout=0.0,
-        semantic=config.Branch(aspp_channels=64, decoder_channels=64, head_channels=64),
-        instance=config.Branch(aspp_channels=64, decoder_channels=64, head_channels=32),
+        semantic=config.Branch(
+            aspp_channels=64, decoder_channels=48, low_level_channels=[32, 16], head_channels=48
+        ),
+        instance=config.Branch(
+            aspp_channels=48, decoder_channels=32, low_level_channels=[32, 16], head_channels=32
+        ),
         use_separable_conv=False,
         postprocessor=config.PostProcessor(top_k=32, stuff_area=64),
     )
@@ -171,15 +175,20 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
         targets=config.Targets(sigma=4, small_instance_area=256),
         losses=config.Losses(offset_weight=0.1),
     )
-    task.train_data.augmentation = base_config.Augmentation(scale_min=0.8, scale_max=1.25)
+    task.train_data.augmentation = base_config.Augmentation(
+        scale_min=0.8, scale_max=1.25, flip_vertically=True
+    )
     task.train_data.global_batch_size = 16
     task.train_data.cache = True
     task.train_data.shuffle_buffer_size = 2000
     task.validation_data.global_batch_size = 16
     return cfg.ExperimentConfig(
+        runtime=cfg.RuntimeConfig(
+            distribution_strategy="one_device", mixed_precision_dtype="bfloat16"
+        ),
         task=task,
         trainer=optimization.trainer_config(
-            train_steps=14_000,
+            train_steps=10_000,
             optimizer="adamw",
             optimizer_options={
                 "weight_decay_rate": 1e-4,
@@ -192,7 +201,7 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
             ema={"average_decay": 0.999, "trainable_weights_only": False},
             steps_per_loop=100,
             checkpoint_interval=500,
-            validation_interval=2000,
+            validation_interval=2500,
         ),
     )
 

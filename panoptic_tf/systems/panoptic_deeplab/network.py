@@ -47,11 +47,7 @@ def build_networks(
                 name="instance",
             )
         )
-    postprocessor = PanopticDeepLabPostProcessor(
-        output_size=tuple(config.output_size or config.input_size),
-        thing_ids=dataset_info.thing_ids,
-        **config.postprocessor.as_dict(),
-    )
+    postprocessor = build_postprocessor(config, dataset_info)
 
     def heads(image: tf.Tensor) -> Dict[str, tf.Tensor]:
         features = backbone(image)
@@ -67,6 +63,17 @@ def build_networks(
     return (
         tf.keras.Model(training_inputs, training_outputs, name="training_network"),
         tf.keras.Model(inference_inputs, prediction, name="inference_network"),
+    )
+
+
+def build_postprocessor(
+    config: deeplab_config.Model, dataset_info: DatasetInfo
+) -> PanopticDeepLabPostProcessor:
+    """The post-processor of a network's config."""
+    return PanopticDeepLabPostProcessor(
+        output_size=tuple(config.output_size or config.input_size),
+        thing_ids=dataset_info.thing_ids,
+        **config.postprocessor.as_dict(),
     )
 
 

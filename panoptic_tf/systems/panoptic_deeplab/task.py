@@ -8,8 +8,9 @@ import tensorflow as tf
 from official.core import task_factory
 
 from panoptic_tf.inputs import pipeline
+from panoptic_tf.structures import Prediction, Tensors
 from panoptic_tf.systems import task
-from panoptic_tf.systems.panoptic_deeplab import config, losses, network, targets
+from panoptic_tf.systems.panoptic_deeplab import config, ideal, losses, network, targets
 
 
 @task_factory.register_task_cls(config.PanopticDeepLabTaskConfig)
@@ -33,3 +34,19 @@ class PanopticDeepLabTask(task.PanopticTask):
         if self.task_config.model.has_instance_branch:
             return ("loss/semantic", "loss/center", "loss/offset")
         return ("loss/semantic",)
+
+    def ideal_prediction(self, labels: Tensors, image_info: tf.Tensor) -> Tensors:
+        """See base class."""
+        model = self.task_config.model
+        processor = network.build_postprocessor(model, self.dataset_info)
+        stride = 2 ** int(model.low_level_features[-1])
+        ignored = self.dataset_info.num_categories + 1
+        outputs = ideal.ideal_outputs(labels, stride=stride, num_categories=ignored - 1)
+        if not model.has_instance_branch:
+            outputs = {"semantic_logits": outputs["semantic_logits"]}
+        prediction = processor(outputs, image_info)
+        masks = {Prediction.CATEGORY_MASK, Prediction.SEMANTIC_MASK} & set(prediction)
+        return {
+            key: tf.where(value == ignored, 0, value) if key in masks else value
+            for key, value in prediction.items()
+        }

@@ -1,0 +1,137 @@
+"""The console command: `panoptic-tf <command> [flags]`.
+
+A command is a module of experiments/ or export/ that defines `main(argv)`; its name has - where the
+module's has _, and the first line of the module's docstring describes it. Only the module of the
+command that was asked for is imported.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import os
+import pathlib
+import sys
+import warnings
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import panoptic_tf
+
+_PACKAGES = ("panoptic_tf.experiments", "panoptic_tf.export")
+_HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort", "--h")
+_WRONG_USAGE = 2
+
+
+class Command(NamedTuple):
+    """A module that can be run.
+
+    Attributes:
+      module: its full name.
+      summary: one line.
+    """
+
+    module: str
+    summary: str
+
+
+def find_commands() -> Dict[str, Command]:
+    """Every command by name; reads the modules without importing them."""
+    commands = {}
+    for package in _PACKAGES:
+        folder = pathlib.Path(importlib.import_module(package).__file__).parent
+        for path in sorted(folder.glob("*.py")):
+            summary = None if path.stem == "cli" else _read_summary(path)
+            if summary is not None:
+                name = path.stem.replace("_", "-")
+                commands[name] = Command(f"{package}.{path.stem}", summary)
+    return commands
+
+
+def _read_summary(path: pathlib.Path) -> Optional[str]:
+    """First line of the docstring, or None for a module without `main`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if not any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+        return None
+    return (ast.get_docstring(tree) or "").split("\n", 1)[0]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    """Runs the command that the arguments name.
+
+    Args:
+      arguments: without the program's name; default the process's own.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    commands = find_commands()
+    if not arguments:
+        print(_usage(commands), file=sys.stderr)
+        sys.exit(_WRONG_USAGE)
+    name, rest = arguments[0], arguments[1:]
+    if name in _HELP or name == "help" and not rest:
+        print(_usage(commands))
+    elif name == "--version":
+        print(panoptic_tf.__version__)
+    elif name == "help":
+        _run(rest[0], ["--help"], commands)
+    else:
+        _run(name, rest, commands)
+
+
+def _usage(commands: Dict[str, Command]) -> str:
+    width = max(map(len, commands))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in commands.items()]
+    return "\n".join(
+        [
+            "usage: panoptic-tf <command> [flags]",
+            "",
+            *lines,
+            "",
+            "`panoptic-tf <command> --help` shows the flags of a command.",
+        ]
+    )
+
+
+def _run(name: str, arguments: List[str], commands: Dict[str, Command]) -> None:
+    if name not in commands:
+        close = difflib.get_close_matches(name.replace("_", "-"), commands)
+        hint = f"Did you mean {' or '.join(close)}?" if close else "`panoptic-tf --help` lists all."
+        print(f"panoptic-tf: no command {name!r}. {hint}", file=sys.stderr)
+        sys.exit(_WRONG_USAGE)
+    _quieten()
+    module = importlib.import_module(commands[name].module)
+    if any(argument in _HELP for argument in arguments):
+        print(_help(name, module))
+        return
+    from absl import app
+
+    # Usage errors show the docstring of the main module.
+    sys.modules["__main__"].__doc__ = module.__doc__
+    # absl shows informational messages unless told otherwise; a later --verbosity wins.
+    sys.argv = [f"panoptic-tf {name}", "--verbosity=-1", *arguments]
+    app.run(module.main, argv=sys.argv)
+
+
+def _quieten() -> None:
+    """Leaves out the start-up messages of TensorFlow and of the packages that come with it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="google")
+
+
+def _help(name: str, module) -> str:
+    """Docstring of a command and the flags it takes."""
+    from absl import flags
+
+    # Flags of the module itself first, then those it shares with others.
+    defining = [flags.FLAGS.find_module_defining_flag(flag) for flag in flags.FLAGS]
+    shared = {source for source in defining if source.startswith(("panoptic_tf.", "official."))}
+    sources = [module.__name__, *sorted(shared - {module.__name__}, reverse=True)]
+    parts = [inspect.cleandoc(module.__doc__ or name)]
+    for source in sources:
+        parts.append(flags.FLAGS.module_help(source).strip("\n"))
+    return "\n\n".join(part for part in parts if part)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The ceiling of a system: what the ground truth scores through its targets and post-processor.
+
+Nothing a network learns can do better at the same output stride, so it belongs beside every PQ.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict
+
+import tensorflow as tf
+
+from panoptic_tf.datasets import record
+from panoptic_tf.inputs import geometry, pipeline
+from panoptic_tf.structures import GroundTruth
+from panoptic_tf.systems.task import PanopticTask
+
+
+def evaluate_ceiling(
+    task: PanopticTask, input_path: str, *, max_examples: int = 0
+) -> Dict[str, Any]:
+    """Scores the ground truth of every record through the system.
+
+    Args:
+      task: the system.
+      input_path: file pattern of the records.
+      max_examples: only the first so many; 0 is all.
+
+    Returns:
+      Metrics, as `metrics.json` holds them.
+    """
+    network_size = tuple(task.task_config.model.input_size)
+    things = task.dataset_info.thing_ids
+    generate = task.build_target_generator()
+
+    def prepare(serialized: tf.Tensor):
+        sample = pipeline.sample_from_example(record.decode_example(serialized), things)
+        where = geometry.fitting_geometry(tf.shape(sample.image)[:2], network_size)
+        moved = geometry.transform_sample(sample, where, network_size)
+        truth = {
+            GroundTruth.CATEGORY_MASK: sample.category_mask,
+            GroundTruth.INSTANCE_MASK: sample.instance_mask,
+            GroundTruth.CROWD_MASK: sample.crowd_mask,
+            GroundTruth.IMAGE_ID: sample.image_id,
+        }
+        _, labels = generate(moved)
+        batch = tf.nest.map_structure(lambda x: x[tf.newaxis], (labels, moved.image_info))
+        prediction = task.ideal_prediction(*batch)
+        return truth, {key: value[0] for key, value in prediction.items()}
+
+    evaluator = task.build_evaluator()
+    records = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(input_path)))
+    for truth, prediction in records.take(max_examples or -1).map(prepare).as_numpy_iterator():
+        evaluator.update(truth, prediction)
+    return evaluator.result()

@@ -1,0 +1,138 @@
+"""What an evaluation leaves behind: metrics.json, COCO result files, an HTML report, panels."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, Dict, Mapping, Optional, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_tf.datasets import coco_writer, files, record
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.metrics.evaluator import restore_original_size
+from panoptic_tf.structures import GroundTruth, Prediction
+from panoptic_tf.visualization import gallery, report
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class ResultCollector:
+    """Listens to an evaluation; every form of a model (Keras, SavedModel, TFLite) feeds it."""
+
+    def __init__(
+        self,
+        dataset_info: DatasetInfo,
+        output_dir: str,
+        *,
+        write_predictions: bool = False,
+        gallery_size: int = 6,
+    ):
+        """See the class.
+
+        Args:
+          dataset_info: categories.
+          output_dir: folder of all results.
+          write_predictions: whether to write COCO panoptic result files.
+          gallery_size: best and worst images in the report, each.
+        """
+        self._info = dataset_info
+        self._output_dir = output_dir
+        self._gallery = gallery.Gallery(gallery_size)
+        self._writer: Optional[coco_writer.CocoPanopticWriter] = None
+        if write_predictions:
+            self._writer = coco_writer.CocoPanopticWriter(output_dir, dataset_info)
+
+    def add(self, ground_truth: Arrays, prediction: Arrays, pq: Optional[float]) -> None:
+        """Takes one image.
+
+        Args:
+          ground_truth: keys of `structures.GroundTruth`, in the image's own size.
+          prediction: keys of `structures.Prediction`; one without masks is not kept.
+          pq: of this image alone, percent.
+        """
+        if Prediction.CATEGORY_MASK not in prediction:
+            return
+        masks = original_masks(prediction, ground_truth[GroundTruth.CATEGORY_MASK].shape)
+        image_id = ground_truth[GroundTruth.IMAGE_ID]
+        image_id = image_id.decode() if isinstance(image_id, bytes) else str(image_id)
+        self._gallery.add(image_id, pq, ground_truth, masks)
+        if self._writer is not None:
+            own_id = json.loads(image_id)
+            self._writer.add(
+                own_id,
+                f"{own_id:012d}" if isinstance(own_id, int) else own_id,
+                masks[Prediction.CATEGORY_MASK],
+                masks[Prediction.INSTANCE_MASK],
+                scores=_scores(prediction),
+            )
+
+    def finish(
+        self,
+        metrics: Mapping[str, Any],
+        *,
+        input_path: str,
+        title: str,
+        subtitle: str = "",
+        extras: Optional[Mapping[str, Mapping[str, Any]]] = None,
+    ) -> str:
+        """Writes metrics.json, report.html and, if asked for, the result files.
+
+        Args:
+          metrics: one metrics.json object, or several by name of the form.
+          input_path: records that hold the images of the gallery.
+          title, subtitle, extras: see `report.render_report`.
+
+        Returns:
+          The path of the report.
+        """
+        if self._writer is not None:
+            self._writer.close()
+        files.write_json(os.path.join(self._output_dir, "metrics.json"), metrics)
+        images = read_images(input_path, self._gallery.image_ids)
+        html = report.render_report(
+            title=title,
+            subtitle=subtitle,
+            metrics=metrics,
+            colors=self._info.colors,
+            gallery=self._gallery.draw(images, colors=self._info.colors, names=self._info.names),
+            extras=extras,
+        )
+        path = os.path.join(self._output_dir, "report.html")
+        files.write_bytes(path, html.encode())
+        return path
+
+
+def original_masks(prediction: Arrays, original_size: Sequence[int]) -> Dict[str, np.ndarray]:
+    """The masks of a prediction at the exact size of the image: int32 [H, W] each."""
+    valid = tuple(int(v) for v in prediction[Prediction.IMAGE_SIZE])
+    keys = (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK)
+    return {key: restore_original_size(prediction[key], valid, original_size) for key in keys}
+
+
+def read_images(input_path: str, image_ids: Sequence[str]) -> Dict[str, np.ndarray]:
+    """Images of some records, uint8 [H, W, 3], by image id (JSON text)."""
+    wanted = set(image_ids)
+    images: Dict[str, np.ndarray] = {}
+    if not wanted:
+        return images
+    paths = sorted(tf.io.gfile.glob(input_path))
+    for example in tf.data.TFRecordDataset(paths).map(record.decode_example):
+        image_id = example["image_id"].numpy().decode()
+        if image_id in wanted:
+            pixels = tf.io.decode_image(
+                example["image_bytes"], channels=3, expand_animations=False
+            )
+            images[image_id] = pixels.numpy()
+        if len(images) == len(wanted):
+            break
+    return images
+
+
+def _scores(prediction: Arrays) -> Dict[Any, float]:
+    """Segment scores by (category, instance)."""
+    count = int(prediction[Prediction.NUM_SEGMENTS])
+    columns = (Prediction.SEGMENT_CATEGORY, Prediction.SEGMENT_INSTANCE, Prediction.SEGMENT_SCORE)
+    rows = zip(*(prediction[key][:count].tolist() for key in columns))
+    return {(category, instance): score for category, instance, score in rows}

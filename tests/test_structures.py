@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+from panoptic_tf import structures
+from panoptic_tf.structures import GroundTruth, ImageInfo, PanopticSample, Prediction
+
+
+def keys(names):
+    return [v for k, v in vars(names).items() if k.isupper() and isinstance(v, str)]
+
+
+def test_key_names_are_unique():
+    for names in (Prediction, GroundTruth):
+        assert len(keys(names)) == len(set(keys(names)))
+
+
+def test_a_panoptic_prediction_has_all_keys_but_the_semantic_one():
+    assert set(Prediction.PANOPTIC_KEYS) == set(keys(Prediction)) - {Prediction.SEMANTIC_MASK}
+    assert len(Prediction.PANOPTIC_KEYS) == len(set(Prediction.PANOPTIC_KEYS))
+
+
+def test_ground_truth_and_prediction_name_the_same_masks_the_same():
+    shared = {Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.IMAGE_SIZE}
+    assert shared <= set(keys(GroundTruth))
+
+
+def test_image_info_rows():
+    rows = [ImageInfo.ORIGINAL_SIZE, ImageInfo.NETWORK_SIZE, ImageInfo.SCALE, ImageInfo.OFFSET]
+    assert rows == [0, 1, 2, 3]
+    assert structures.VOID == 0
+    assert PanopticSample._field_defaults == {"instances": None}
+
+
+def test_importing_structures_does_not_start_tensorflow():
+    code = "import sys, panoptic_tf.structures; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
