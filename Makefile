@@ -1,18 +1,55 @@
-# make install | test | demo | lint | clean; each does all its own set-up in $(VENV).
+# Every target does its own set-up first; `make install` does only that.
+#   make demo               the whole way on the embedded data, into runs/demo
+#   make test               lint and tests
+#   make install            the tested packages of STACK into VENV
+# PYTHON, VENV and STACK can be set: make test PYTHON=python3.10 VENV=.venv310
 PYTHON ?= python3
 VENV ?= .venv
 STACK ?= tf215
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
-SOURCES := panoptic_tf experiments export tests benchmarks
+SOURCES := $(wildcard panoptic_tf experiments export tests benchmarks)
 TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics serving)
+EXTRAS := addons,dev,serving
 
 .DELETE_ON_ERROR:
-.PHONY: install test demo lint clean
+.PHONY: demo test lint install clean
 
 install: $(STAMP)
 	@cat $(STAMP)
 
+demo: install
+	$(BIN)/panoptic-tf demo --output_dir=runs/demo
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy $(TYPED)
+
+# What was trained, in runs/, stays.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# One pip call with every version given; done again when a requirement changes.
 $(STAMP): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
-	@PYTHON="$(PYTHON)" VENV="$(VENV)" STACK="$(STACK)" ./install.sh "$@"
+	@start=$$(date +%s); \
+	python='$(PYTHON)'; \
+	if $(BIN)/python -m pip --version >/dev/null 2>&1; then python='$(BIN)/python'; fi; \
+	version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') || \
+	    { echo "No Python runs as '$$python'. Set PYTHON=<path of Python 3.9 to 3.11>."; exit 1; }; \
+	pins=constraints/py$$(echo $$version | tr -d .)-$(STACK).txt; \
+	test -f $$pins || { \
+	    echo "$$python is Python $$version, for which the stack $(STACK) is not there ($$pins)."; \
+	    echo "TensorFlow 2.15 needs Python 3.9 to 3.11: make install PYTHON=python3.11"; \
+	    exit 1; }; \
+	tensorflow="TensorFlow $$(sed -n 's/^tensorflow==//p' $$pins)"; \
+	echo "Installing $$tensorflow for Python $$version into $(VENV); this takes some minutes."; \
+	test "$$python" = '$(BIN)/python' || $$python -m venv --clear $(VENV) || \
+	    { echo "'$$python -m venv' failed; Debian has it in the package python3-venv."; exit 1; }; \
+	$(BIN)/python -m pip install --quiet -c $$pins -e '.[$(EXTRAS)]' && \
+	echo "$$tensorflow, Python $$version ($$pins) in $(VENV); installation took" \
+	    "$$(($$(date +%s) - start)) s." > $@

@@ -120,8 +120,8 @@ def largest_mask(values: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
         enough = tf.reduce_sum(tf.cast(bits >= middle, tf.int32), axis=1, keepdims=True) >= k
         return tf.where(enough, middle, low), tf.where(enough, high, middle - 1)
 
-    low = tf.zeros_like(bits[:, :1])
     high = tf.reduce_max(bits, axis=1, keepdims=True)
+    low = tf.zeros_like(high)
     kth, _ = tf.while_loop(
         lambda low, high: tf.reduce_any(low < high), narrow, (low, high), maximum_iterations=32
     )

@@ -97,8 +97,10 @@ def analyze(params: cfg.ExperimentConfig, input_size: Optional[Sequence[int]] = 
     try:
         model = runner.build_task(params).build_model()
     except ValueError as error:
+        # Keras adds a list of tensors.
+        reason = " ".join(str(error).split("Call arguments received")[0].split())
         raise ValueError(
-            f"the network cannot be built for an input of {size[0]}x{size[1]} pixels: {error}"
+            f"the network cannot be built for an input of {size[0]}x{size[1]} pixels: {reason}"
         ) from error
     return analyze_model(model, (size[0], size[1]))
 

@@ -1,6 +1,7 @@
 """The ceiling of a system: what the ground truth scores through its targets and post-processor.
 
-Nothing a network learns can do better at the same output stride, so it belongs beside every PQ.
+It says what the output stride costs, so it belongs beside every PQ. A network can end a little
+above it: its logits may place borders within a cell better than the share of the cell does.
 """
 
 from __future__ import annotations

@@ -121,9 +121,7 @@ def read_images(input_path: str, image_ids: Sequence[str]) -> Dict[str, np.ndarr
     for example in tf.data.TFRecordDataset(paths).map(record.decode_example):
         image_id = example["image_id"].numpy().decode()
         if image_id in wanted:
-            pixels = tf.io.decode_image(
-                example["image_bytes"], channels=3, expand_animations=False
-            )
+            pixels = tf.io.decode_image(example["image_bytes"], channels=3, expand_animations=False)
             images[image_id] = pixels.numpy()
         if len(images) == len(wanted):
             break

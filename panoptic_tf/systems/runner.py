@@ -1,4 +1,4 @@
-"""Running an experiment: training through `official.core.train_lib`, evaluation, loading weights."""
+"""Runs an experiment: training through `official.core.train_lib`, evaluation, loading weights."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class _Runner(train_lib.OrbitExperimentRunner):
 def evaluate(
     params: cfg.ExperimentConfig, task: PanopticTask, *, checkpoint_path: str
 ) -> Dict[str, Any]:
-    """Evaluates one checkpoint on the validation data.
+    """Evaluates one checkpoint on the validation data, in float32 as the exported forms compute.
 
     Args:
       params: the experiment.
@@ -136,7 +136,7 @@ def evaluate(
     Raises:
       ValueError: there is no checkpoint, or it does not fit the experiment.
     """
-    set_precision(params.runtime)
+    tf.keras.mixed_precision.set_global_policy("float32")
     with build_strategy(params.runtime).scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
         _restore(trainer, checkpoint_path)
@@ -147,7 +147,7 @@ def evaluate(
 def load_model(
     params: cfg.ExperimentConfig, task: PanopticTask, *, checkpoint_path: str
 ) -> PanopticModel:
-    """A model with a checkpoint's weights: their moving average where the experiment keeps one.
+    """A float32 model with a checkpoint's weights, averaged ones where the experiment keeps them.
 
     Args:
       params: the experiment.
@@ -157,6 +157,7 @@ def load_model(
     Raises:
       ValueError: there is no checkpoint, or it does not fit the experiment.
     """
+    tf.keras.mixed_precision.set_global_policy("float32")
     # Averages are swapped in under a strategy only.
     with tf.distribute.OneDeviceStrategy("device:CPU:0").scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=False)
@@ -181,6 +182,6 @@ def _restore(trainer: base_trainer.Trainer, checkpoint_path: str) -> None:
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {prefix} does not fit this experiment: {error}. Give the --config_file and "
-            "--params_override that it was trained with."
+            f"checkpoint {prefix} does not fit this experiment: {error}. Give the --config_file "
+            "and --params_override that it was trained with."
         ) from error

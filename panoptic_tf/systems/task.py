@@ -92,8 +92,8 @@ class PanopticTask(base_task.Task):
         """Loads `init_checkpoint` where a run starts; see `init_checkpoint_modules`.
 
         Raises:
-          ValueError: something is frozen without a checkpoint to start from, the checkpoint does not
-            exist or does not fit, or the modules are not known.
+          ValueError: something is frozen without a checkpoint to start from, the checkpoint does
+            not exist or does not fit, or the modules are not known.
         """
         config = self.task_config
         if not config.init_checkpoint:

@@ -7,9 +7,10 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
+
 from panoptic_tf.datasets import coco_format, record
 from panoptic_tf.structures import PanopticSample
-from PIL import Image
 
 CONTIGUOUS_IDS = {10: 1, 20: 2, 30: 3}
 """Of the data set's own ids: 10 and 20 are things, 30 is stuff."""

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from panoptic_tf.inputs import geometry
 from panoptic_tf.structures import ImageInfo, InstanceAnnotations, PanopticSample
 

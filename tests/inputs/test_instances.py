@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from panoptic_tf.inputs.instances import instance_table
 
 

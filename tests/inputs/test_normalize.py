@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from panoptic_tf.inputs import geometry
 from panoptic_tf.inputs.normalize import normalize_image, valid_mask
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from panoptic_tf.inputs.photometric import jitter_colors
 
 STRENGTHS = dict(brightness=0.3, contrast=0.4, saturation=0.5, hue=0.2)

@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from panoptic_tf.datasets import converter, record, shapes_writer
 from panoptic_tf.inputs import pipeline
 

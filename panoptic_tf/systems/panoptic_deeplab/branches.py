@@ -214,7 +214,7 @@ class InstanceBranch(tf.keras.layers.Layer):
     def call(
         self, inputs: Dict[str, tf.Tensor], training: Optional[bool] = None
     ) -> Dict[str, tf.Tensor]:
-        """Levels -> `center_heatmap` [B, H/4, W/4, 1], `offsets` [B, H/4, W/4, 2] in input pixels."""
+        """Levels -> `center_heatmap` [B, h, w, 1], `offsets` [B, h, w, 2] in input pixels."""
         x = self.decoder(inputs, training=training)
         offsets = self.offset_head(x, training=training)
         return {

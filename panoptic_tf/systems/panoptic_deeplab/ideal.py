@@ -18,9 +18,9 @@ def ideal_outputs(labels: Tensors, *, stride: int, num_categories: int) -> Tenso
       num_categories: N.
 
     Returns:
-      `semantic_logits` [B, H / stride, W / stride, N + 1], proportional to the share of each category
-      in the cell, the last of pixels that the semantic loss ignores; `center_heatmap`, its mean over
-      the cell; `offsets`, of the pixel nearest to the cell's center.
+      `semantic_logits` [B, H / stride, W / stride, N + 1], proportional to the share of each
+      category in the cell, the last of pixels that the semantic loss ignores; `center_heatmap`, its
+      mean over the cell; `offsets`, of the pixel nearest to the cell's center.
     """
     category = labels["category_mask"]
     channel = tf.where(category > 0, category - 1, num_categories)

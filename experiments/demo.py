@@ -1,0 +1,239 @@
+"""The whole way on the embedded data set: data, check, training, scores, export, scores again.
+
+panoptic-tf demo --output_dir=runs/demo
+
+takes under ten minutes on two CPU cores and writes <output_dir>/metrics.json, report.html,
+saved_model/1/, model_float32.tflite, predictions/ and data/. Started again it goes on where it was:
+data that is whole is kept, training resumes from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from typing import Any, Callable, Dict, List, Tuple
+
+import tensorflow as tf
+from absl import app, flags
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.modeling import hyperparams
+from tqdm import tqdm
+
+from panoptic_tf import systems  # noqa: F401  (registers the experiments)
+from panoptic_tf.datasets import converter, doctor, shapes_writer
+from panoptic_tf.metrics.panoptic_quality import PanopticQuality
+from panoptic_tf.serving import evaluation, export, prediction, tflite
+from panoptic_tf.serving.predictor import Predictor
+from panoptic_tf.systems import ceiling, results, runner
+
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/demo", "Folder of everything.")
+_NUM_TRAIN = flags.DEFINE_integer("num_train_images", 2000, "Training images.", lower_bound=1)
+_NUM_VAL = flags.DEFINE_integer("num_val_images", 200, "Validation images.", lower_bound=1)
+_TRAIN_STEPS = flags.DEFINE_integer(
+    "train_steps", None, "Training steps; default those of the recipe.", lower_bound=1
+)
+_KEEP = flags.DEFINE_bool("keep", True, "Go on from what the folder holds, else start over.")
+
+_EXPERIMENT = "panoptic_deeplab_shapes"
+_RECIPE = os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), "recipes", "panoptic_deeplab", "shapes_demo.yaml"
+)
+_COLUMNS = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU", "AP")
+
+
+@dataclasses.dataclass
+class _Paths:
+    """Where things are, below the output folder."""
+
+    root: str
+
+    def __getattr__(self, name: str) -> str:
+        return os.path.join(self.root, *_LAYOUT[name])
+
+
+_LAYOUT: Dict[str, Tuple[str, ...]] = {
+    "data": ("data",),
+    "records": ("data", "records"),
+    "train_records": ("data", "records", "train-*"),
+    "val_records": ("data", "records", "val-*"),
+    "model": ("model",),
+    "saved_model": ("saved_model",),
+    "tflite": ("model_float32.tflite",),
+    "predictions": ("predictions",),
+}
+
+
+def main(argv) -> None:
+    """Runs the binary."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    paths = _Paths(_OUTPUT_DIR.value)
+    if not _KEEP.value:
+        shutil.rmtree(paths.root, ignore_errors=True)
+    stages = _Stages()
+    stages.run("generate", lambda: _generate(paths))
+    stages.run("convert", lambda: _convert(paths))
+    stages.run("doctor", lambda: _examine(paths))
+    params = _experiment(paths)
+    stages.run("train", lambda: runner.train(params, mode="train", model_dir=paths.model))
+    task = runner.build_task(params)
+    collector = results.ResultCollector(task.dataset_info, paths.root)
+    forms = {"keras": stages.run("evaluate", lambda: _evaluate(params, task, collector, paths))}
+    best = stages.run("ceiling", lambda: ceiling.evaluate_ceiling(task, paths.val_records))
+    forms["keras"]["PQ_ceiling"] = best["PQ"]
+    stages.run("export", lambda: _export(params, task, paths))
+    for form, path in (("saved_model", paths.saved_model), ("tflite_float32", paths.tflite)):
+        forms[form] = stages.run(f"evaluate {form}", lambda path=path: _evaluate_file(path, paths))
+    stages.run("predict", lambda: _predict(paths))
+    report = collector.finish(
+        forms,
+        input_path=paths.val_records,
+        title="panoptic_tf demo",
+        subtitle=f"{_EXPERIMENT} on {_NUM_VAL.value} validation images of shapes",
+        extras={"Seconds": {name: f"{seconds:.0f}" for name, seconds in stages.seconds}},
+    )
+    _print_results(forms, stages, paths, report)
+
+
+class _Stages:
+    """Runs and times the stages."""
+
+    def __init__(self):
+        self.seconds: List[Tuple[str, float]] = []
+
+    def run(self, name: str, stage: Callable[[], Any]) -> Any:
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        result = stage()
+        self.seconds.append((name, time.monotonic() - start))
+        return result
+
+
+def _generate(paths: _Paths) -> None:
+    counts = {"train": _NUM_TRAIN.value, "val": _NUM_VAL.value}
+    for split, (seed, _) in shapes_writer.SPLITS.items():
+        shapes_writer.write_split(
+            os.path.join(paths.data, split),
+            seed=seed,
+            num_images=counts[split],
+            num_processes=os.cpu_count() or 1,
+        )
+
+
+def _convert(paths: _Paths) -> None:
+    for split in shapes_writer.SPLITS:
+        folder = os.path.join(paths.data, split)
+        converter.convert_coco_panoptic(
+            panoptic_json=os.path.join(folder, shapes_writer.PANOPTIC_JSON),
+            panoptic_dir=os.path.join(folder, shapes_writer.PANOPTIC_DIR),
+            image_dir=os.path.join(folder, shapes_writer.IMAGE_DIR),
+            output_dir=paths.records,
+            name="shapes",
+            split=split,
+            overwrite=not _KEEP.value,
+        )
+
+
+def _examine(paths: _Paths) -> None:
+    for records in (paths.train_records, paths.val_records):
+        report = doctor.examine_records(input_path=records, build_quality=PanopticQuality)
+        if report["problems"]:
+            raise SystemExit("\n".join(["doctor found problems:", *report["problems"][:20]]))
+        print(
+            f"{records}: {report['num_images']} images, {report['num_segments']} segments, "
+            f"ground truth against itself PQ {report['ground_truth_PQ']:.2f}"
+        )
+
+
+def _experiment(paths: _Paths) -> cfg.ExperimentConfig:
+    params = exp_factory.get_exp_config(_EXPERIMENT)
+    params = hyperparams.override_params_dict(params, _RECIPE, is_strict=True)
+    params.task.train_data.input_path = paths.train_records
+    params.task.validation_data.input_path = paths.val_records
+    if _TRAIN_STEPS.value:
+        params.trainer.train_steps = _TRAIN_STEPS.value
+        params.trainer.optimizer_config.learning_rate.cosine.decay_steps = _TRAIN_STEPS.value
+    return params
+
+
+def _evaluate(params, task, collector: results.ResultCollector, paths: _Paths) -> Dict[str, Any]:
+    with tqdm(total=evaluation.count_records(paths.val_records), unit="image") as progress:
+        task.image_listeners[:] = [lambda *_: progress.update(), collector.add]
+        return runner.evaluate(params, task, checkpoint_path=paths.model)
+
+
+def _export(params, task, paths: _Paths) -> None:
+    model = runner.load_model(params, task, checkpoint_path=paths.model)
+    normalization = params.task.normalization
+    arguments = {
+        "dataset_info": task.dataset_info,
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "channel_order": normalization.channel_order,
+        "input_size": tuple(params.task.model.input_size),
+        "experiment": _EXPERIMENT,
+    }
+    network = model.inference_network
+    shutil.rmtree(paths.saved_model, ignore_errors=True)
+    export.export_saved_model(network, export_dir=paths.saved_model, version=1, **arguments)
+    tflite.export_tflite(network, tflite_path=paths.tflite, **arguments)
+
+
+def _evaluate_file(path: str, paths: _Paths) -> Dict[str, Any]:
+    with tqdm(total=evaluation.count_records(paths.val_records), unit="image") as progress:
+        metrics, latency = evaluation.evaluate_records(
+            Predictor(path), paths.val_records, on_example=lambda _: progress.update()
+        )
+    metrics["size_bytes"] = _size(path)
+    metrics["latency_ms"] = latency["median"]
+    return metrics
+
+
+def _predict(paths: _Paths) -> None:
+    images = os.path.join(paths.data, "val", shapes_writer.IMAGE_DIR, "00000*.png")
+    prediction.predict_files(
+        Predictor(paths.saved_model), prediction.find_images([images]), paths.predictions
+    )
+
+
+def _size(path: str) -> int:
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    return sum(
+        os.path.getsize(os.path.join(folder, name))
+        for folder, _, names in os.walk(path)
+        for name in names
+    )
+
+
+def _print_results(forms, stages: _Stages, paths: _Paths, report: str) -> None:
+    print()
+    print(f"{'form':<16}" + "".join(f"{name:>10}" for name in _COLUMNS) + "    MiB  ms/image")
+    for form, metrics in forms.items():
+        cells = "".join(
+            f"{'-':>10}" if metrics[name] is None else f"{metrics[name]:10.2f}" for name in _COLUMNS
+        )
+        size = f"{metrics['size_bytes'] / 2**20:7.1f}" if "size_bytes" in metrics else " " * 7
+        latency = f"{metrics['latency_ms']:10.1f}" if "latency_ms" in metrics else ""
+        print(f"{form:<16}{cells}{size}{latency}")
+    print(f"PQ of the ground truth at output stride 4: {forms['keras']['PQ_ceiling']:.2f}")
+    total = sum(seconds for _, seconds in stages.seconds)
+    times = ", ".join(f"{name} {seconds:.0f}" for name, seconds in stages.seconds)
+    print(f"seconds: {total:.0f} ({times})")
+    print()
+    for path in (
+        report,
+        os.path.join(paths.root, "metrics.json"),
+        os.path.join(paths.saved_model, "1"),
+        paths.tflite,
+        paths.predictions,
+    ):
+        print(path)
+
+
+if __name__ == "__main__":
+    tf.get_logger().setLevel("ERROR")
+    app.run(main)
