@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any, Dict, Optional, Tuple
 
 from absl import app, flags
-from panoptic_tf.experiments import common
 
 from panoptic_tf.datasets import files
+from panoptic_tf.experiments import common
 from panoptic_tf.systems import analysis
 
 __doc__ += "\n" + analysis.COUNTING_RULE

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from typing import Optional, Sequence, Tuple
 
-import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from absl import flags
 from official.common import flags as tfm_flags
 from official.core import config_definitions as cfg
 from official.core import train_utils
 
+import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
 
 _DISTRIBUTION = flags.DEFINE_enum(

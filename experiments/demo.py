@@ -23,7 +23,7 @@ from official.modeling import hyperparams
 from tqdm import tqdm
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
-from panoptic_tf.datasets import converter, doctor, shapes_writer
+from panoptic_tf.datasets import doctor, shapes_records, shapes_writer
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 from panoptic_tf.serving import evaluation, export, prediction, tflite
 from panoptic_tf.serving.predictor import Predictor
@@ -56,7 +56,6 @@ class _Paths:
 
 _LAYOUT: Dict[str, Tuple[str, ...]] = {
     "data": ("data",),
-    "records": ("data", "records"),
     "train_records": ("data", "records", "train-*"),
     "val_records": ("data", "records", "val-*"),
     "model": ("model",),
@@ -74,8 +73,12 @@ def main(argv) -> None:
     if not _KEEP.value:
         shutil.rmtree(paths.root, ignore_errors=True)
     stages = _Stages()
-    stages.run("generate", lambda: _generate(paths))
-    stages.run("convert", lambda: _convert(paths))
+    stages.run(
+        "data",
+        lambda: shapes_records.write_records(
+            paths.data, num_train=_NUM_TRAIN.value, num_val=_NUM_VAL.value
+        ),
+    )
     stages.run("doctor", lambda: _examine(paths))
     params = _experiment(paths)
     stages.run("train", lambda: runner.train(params, mode="train", model_dir=paths.model))
@@ -110,31 +113,6 @@ class _Stages:
         result = stage()
         self.seconds.append((name, time.monotonic() - start))
         return result
-
-
-def _generate(paths: _Paths) -> None:
-    counts = {"train": _NUM_TRAIN.value, "val": _NUM_VAL.value}
-    for split, (seed, _) in shapes_writer.SPLITS.items():
-        shapes_writer.write_split(
-            os.path.join(paths.data, split),
-            seed=seed,
-            num_images=counts[split],
-            num_processes=os.cpu_count() or 1,
-        )
-
-
-def _convert(paths: _Paths) -> None:
-    for split in shapes_writer.SPLITS:
-        folder = os.path.join(paths.data, split)
-        converter.convert_coco_panoptic(
-            panoptic_json=os.path.join(folder, shapes_writer.PANOPTIC_JSON),
-            panoptic_dir=os.path.join(folder, shapes_writer.PANOPTIC_DIR),
-            image_dir=os.path.join(folder, shapes_writer.IMAGE_DIR),
-            output_dir=paths.records,
-            name="shapes",
-            split=split,
-            overwrite=not _KEEP.value,
-        )
 
 
 def _examine(paths: _Paths) -> None:

@@ -27,28 +27,28 @@ class Centers(NamedTuple):
 def find_centers(heatmap: tf.Tensor, *, threshold: float, nms_kernel: int, top_k: int) -> Centers:
     """Local maxima of the center heatmap.
 
-    A pixel is a center if its heat is above the threshold, the largest in a window around it (all of
-    an equal plateau survive), and above the top_k-th of those (strictly, as in the reference, so
+    A pixel is a center if its heat is above the threshold, the largest in a window around it (all
+    of an equal plateau survive), and above the top_k-th of those (strictly, as in the reference, so
     that at most top_k - 1 remain where there are more).
 
     Args:
       heatmap: float32 [B, H, W].
       threshold: smallest heat, not itself included.
       nms_kernel: odd window size.
-      top_k: static K.
+      top_k: static; K is that, or the number of pixels if there are fewer.
 
     Returns:
       `Centers`.
     """
     height, width = heatmap.shape[1], heatmap.shape[2]
-    top_k = min(top_k, height * width)
     heat = tf.where(heatmap > threshold, heatmap, -1.0)
     pooled = heat[..., tf.newaxis]
     pooled = tf.nn.max_pool2d(pooled, [nms_kernel, 1], strides=1, padding="SAME")
     pooled = tf.nn.max_pool2d(pooled, [1, nms_kernel], strides=1, padding="SAME")[..., 0]
     peaks = tf.reshape(tf.where(tf.equal(heat, pooled), heat, -1.0), [-1, height * width])
-    scores, index = tf.math.top_k(peaks, k=top_k)  # [B, K]
-    valid = scores > tf.maximum(scores[:, -1:], 0.0)
+    scores, index = tf.math.top_k(peaks, k=min(top_k, height * width))  # [B, K]
+    kth = scores[:, -1:] if top_k <= height * width else 0.0
+    valid = scores > tf.maximum(kth, 0.0)
     raster = tf.sort(tf.where(valid, index, height * width), axis=1)
     valid = raster < height * width
     raster = tf.where(valid, raster, 0)

@@ -28,8 +28,9 @@ def merge_by_majority_vote(
     """Merges class-agnostic instances with a semantic map (arXiv:1911.10194, section 3.2).
 
     An instance takes the category that most of its pixels have (the smallest id of equals); its
-    score is objectness times the mean probability of that category over its pixels. Stuff keeps the
-    pixels without instance where it has `stuff_area` of them; a thing pixel without instance is void.
+    score is objectness times the mean probability of that category over its pixels, at most 1 (a
+    regressed heat is not). Stuff keeps the pixels without instance where it has `stuff_area` of
+    them; a thing pixel without instance is void.
 
     Args:
       semantic_mask: int32 [B, H, W], category ids; 0 where there is no image.
@@ -63,10 +64,11 @@ def merge_by_majority_vote(
     row_is_thing = tf.range(count + categories) < count  # [K + N]
     keep = tf.logical_or(row_is_thing, areas >= stuff_area)
     objectness = tf.concat([instance_scores, tf.ones([batch, categories])], axis=1)
+    mean = tf.math.divide_no_nan(total, tf.cast(areas, tf.float32))
     rows = Rows(
         category=row_categories,
         is_thing=tf.tile(row_is_thing[tf.newaxis], [batch, 1]),
-        score=objectness * tf.math.divide_no_nan(total, tf.cast(areas, tf.float32)),
+        score=tf.minimum(objectness * mean, 1.0),
         area=tf.where(keep, areas, 0),
     )
     return Merged(row_map, rows)

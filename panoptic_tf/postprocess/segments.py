@@ -33,8 +33,8 @@ def build_segments(row_map: tf.Tensor, rows: Rows) -> Tensors:
       rows: the candidates.
 
     Returns:
-      The panoptic keys of `structures.Prediction` but for the image size; table rows in the order of
-      `rows`, valid ones first, the rest zero.
+      The panoptic keys of `structures.Prediction` but for the image size; table rows in the order
+      of `rows`, valid ones first, the rest zero.
     """
     valid = rows.area > 0  # [B, R]
     is_instance = tf.cast(tf.logical_and(valid, rows.is_thing), tf.int32)

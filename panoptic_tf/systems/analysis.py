@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
@@ -70,7 +70,7 @@ class Analysis:
         """Of all parts, without the post-processor."""
         return sum(self.parts.values(), Cost())
 
-    def as_dict(self) -> Dict[str, object]:
+    def as_dict(self) -> Dict[str, Any]:
         """Content of the JSON file."""
         return {
             "input_size": list(self.input_size),
@@ -112,7 +112,11 @@ def analyze_model(model: PanopticModel, input_size: Tuple[int, int]) -> Analysis
       model: see `PanopticModel`.
       input_size: (height, width) of its inference network's input.
     """
-    graph = _trace(model.inference_network, input_size)
+    specs = {
+        "image": tf.TensorSpec([1, *input_size, 3], tf.float32),
+        "image_info": tf.TensorSpec([1, 4, 2], tf.float32),
+    }
+    graph = trace(functools.partial(model.inference_network, training=False), specs)
     operations, not_counted = count_operations(graph, [*model.parts, POSTPROCESSOR])
     costs = {
         name: operations.pop(name, Cost()) + count_variables(part)
@@ -122,17 +126,20 @@ def analyze_model(model: PanopticModel, input_size: Tuple[int, int]) -> Analysis
     return Analysis(input_size, {**costs, **operations}, postprocessor, not_counted)
 
 
-def _trace(network: tf.keras.Model, input_size: Tuple[int, int]) -> tf.Graph:
-    specs = {
-        "image": tf.TensorSpec([1, *input_size, 3], tf.float32),
-        "image_info": tf.TensorSpec([1, 4, 2], tf.float32),
-    }
+def trace(function: Callable[..., Any], *specs: Any) -> tf.Graph:
+    """The graph of a function of tensors, with the bodies of the `tf.function`s it calls in place.
 
-    @tf.function(autograph=False)
-    def run(inputs):
-        return network(inputs, training=False)
-
-    return run.get_concrete_function(specs).graph
+    Args:
+      function: what to trace.
+      *specs: its arguments, with `tf.TensorSpec` in place of tensors.
+    """
+    # Keras wraps grouped convolutions, for example.
+    eagerly = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        return tf.function(function, autograph=False).get_concrete_function(*specs).graph
+    finally:
+        tf.config.run_functions_eagerly(eagerly)
 
 
 # Variables
@@ -159,7 +166,7 @@ def count_operations(
     """Multiply-adds and activations of a traced graph.
 
     Args:
-      graph: its tensors have static shapes.
+      graph: see `trace`; its tensors have static shapes.
       parts: names of layers; an operation belongs to the outermost that is in its name.
 
     Returns:
@@ -194,12 +201,12 @@ def _part(op_name: str, parts: set) -> str:
 
 
 def _nested(graph: tf.Graph) -> List[str]:
-    """Countable operations in bodies of loops and branches, which run any number of times."""
+    """Countable operations in the bodies of loops and branches."""
     messages = []
     for function in graph.as_graph_def().library.function:
         types = collections.Counter(node.op for node in function.node_def)
         messages += [
-            f"{types[name]} x {name} in the loop or branch {function.signature.name}"
+            f"{types[name]} x {name} in {function.signature.name}, which runs any number of times"
             for name in _COUNTERS
             if types[name]
         ]

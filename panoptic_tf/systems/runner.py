@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional
+import os
+from typing import Any, Dict, Optional
 
 import tensorflow as tf
 from official.common import distribute_utils
 from official.core import base_trainer, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
 
-from panoptic_tf.systems import actions
+from panoptic_tf.datasets import files
+from panoptic_tf.systems import actions, panels
 from panoptic_tf.systems.model import PanopticModel
 from panoptic_tf.systems.task import PanopticTask
 
@@ -52,20 +54,14 @@ def build_task(params: cfg.ExperimentConfig, model_dir: str = "") -> PanopticTas
     return task_factory.get_task(params.task, logging_dir=model_dir)
 
 
-def train(
-    params: cfg.ExperimentConfig,
-    *,
-    mode: str,
-    model_dir: str,
-    after_evaluation: Optional[Callable[[PanopticTask, int], None]] = None,
-) -> PanopticTask:
+def train(params: cfg.ExperimentConfig, *, mode: str, model_dir: str) -> PanopticTask:
     """Trains, evaluates on the way, resumes from the last checkpoint in `model_dir`.
 
     Args:
       params: the experiment.
       mode: `train`, `train_and_eval`, `eval` or `continuous_eval`.
-      model_dir: checkpoints, summaries and `params.yaml`.
-      after_evaluation: called with the task and the step after every evaluation.
+      model_dir: gets checkpoints, summaries with image panels, `params.yaml`, and after every
+        evaluation `metrics.json`.
 
     Returns:
       The task, whose `last_result` holds the last evaluation.
@@ -75,17 +71,16 @@ def train(
     task = build_task(params, model_dir)
     tf.io.gfile.makedirs(model_dir)
     train_utils.serialize_config(params, model_dir)
-    runner = _Runner(task, strategy, params, mode, model_dir, after_evaluation)
-    runner.run()
+    _Runner(task, strategy, params, mode, model_dir).run()
     return task
 
 
 class _Runner(train_lib.OrbitExperimentRunner):
     """Adds our actions, which need the checkpoint manager and the step."""
 
-    def __init__(self, task, strategy, params, mode, model_dir, after_evaluation):
+    def __init__(self, task, strategy, params, mode, model_dir):
         self._task = task
-        self._after_evaluation = after_evaluation
+        self._panels = panels.PanelWriter(task, model_dir) if "eval" in mode else None
         self._progress: Optional[actions.ProgressBar] = None
         super().__init__(strategy, task, mode, params, model_dir)
 
@@ -103,11 +98,14 @@ class _Runner(train_lib.OrbitExperimentRunner):
                 self._progress,
                 actions.SaveOnSignal(self.checkpoint_manager, step),
             ]
-        if self._after_evaluation is not None:
-            kwargs["eval_actions"] = [
-                lambda output: self._after_evaluation(self._task, int(step.numpy()))
-            ]
+        if self._panels is not None:
+            kwargs["eval_actions"] = [self._after_evaluation]
         return super()._build_controller(*args, **kwargs)
+
+    def _after_evaluation(self, output) -> None:
+        del output
+        files.write_json(os.path.join(self.model_dir, "metrics.json"), self._task.last_result)
+        self._panels(int(self.trainer.global_step.numpy()))
 
     def run(self):
         """See base class."""

@@ -147,6 +147,8 @@ class PanopticTask(base_task.Task):
             return []
         return [tf.keras.metrics.Mean(name) for name in self.loss_names()]
 
+    # No AutoGraph: it would walk through all of Keras, which takes longer than tracing itself.
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, inputs, model, optimizer, metrics=None) -> Tensors:
         """One step on one replica.
 
@@ -178,6 +180,7 @@ class PanopticTask(base_task.Task):
         scaled = {name: losses[name] * factors.get(name, 1.0) for name in self.loss_names()}
         return {self.loss: tf.add_n(list(scaled.values())), **scaled}
 
+    @tf.autograph.experimental.do_not_convert
     def validation_step(self, inputs, model, metrics=None) -> Tensors:
         """Predictions and ground truth of one replica, for `aggregate_logs`."""
         del metrics

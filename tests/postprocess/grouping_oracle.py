@@ -1,4 +1,4 @@
-"""Panoptic-DeepLab's grouping and merge in plain loops, from the paper (arXiv:1911.10194, section 3.2).
+"""Grouping and merge of Panoptic-DeepLab (arXiv:1911.10194, section 3.2) in plain loops.
 
 Where the paper leaves a choice open, the reference's behaviour: equal values of a plateau are all
 centers, and of more than k centers those that score strictly more than the k-th are kept.
@@ -89,9 +89,7 @@ def panoptic_segments(
     """
     width = semantic.shape[1]
     thing_ids = set(thing_ids)
-    centers = find_centers(
-        heatmap, threshold=center_threshold, nms_kernel=nms_kernel, top_k=top_k
-    )
+    centers = find_centers(heatmap, threshold=center_threshold, nms_kernel=nms_kernel, top_k=top_k)
     members, margin = group_pixels(semantic, offsets, centers, thing_ids)
     probabilities = softmax(logits)
     segments = []
@@ -102,9 +100,7 @@ def panoptic_segments(
         category = max(sorted(votes), key=votes.get)
         mean = sum(probabilities[p][category - 1] for p in pixels) / len(pixels)
         score = min(max(float(heatmap[centers[row]]) * mean, 0.0), 1.0)
-        segments.append(
-            Segment(int(category), frozenset(y * width + x for y, x in pixels), score)
-        )
+        segments.append(Segment(int(category), frozenset(y * width + x for y, x in pixels), score))
     for category in set(semantic.reshape(-1).tolist()) - thing_ids - {0}:
         pixels = np.flatnonzero(semantic.reshape(-1) == category).tolist()
         if len(pixels) >= stuff_area:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import tensorflow as tf
 from official.core import exp_factory
+
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.layers import normalization
 from panoptic_tf.systems import analysis
@@ -22,8 +23,7 @@ L = tf.keras.layers
 def count(function, *shapes, parts=()):
     """(costs by part, not counted) of a function of tensors with these shapes."""
     specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
-    traced = tf.function(function, autograph=False).get_concrete_function(*specs)
-    return analysis.count_operations(traced.graph, parts)
+    return analysis.count_operations(analysis.trace(function, *specs), parts)
 
 
 OPERATIONS = {
@@ -99,14 +99,9 @@ OPERATIONS = {
         12 * 4 * 3 * 5,
         12 * 4 * 5,
     ),
-    "pooling, resizing and norm are free": (
-        lambda x: tf.nn.avg_pool2d(
-            tf.image.resize(L.BatchNormalization()(x), [16, 16]), 2, 2, "SAME"
-        ),
-        [(1, 8, 8, 2)],
-        0,
-        0,
-    ),
+    "normalisation is free": (L.BatchNormalization(), [(1, 8, 8, 2)], 0, 0),
+    "resizing is free": (L.UpSampling2D(2), [(1, 8, 8, 2)], 0, 0),
+    "pooling is free": (L.AveragePooling2D(2), [(1, 8, 8, 2)], 0, 0),
 }
 
 
@@ -148,7 +143,7 @@ def test_what_cannot_be_counted_is_named():
     costs, not_counted = count(loop, (2, 2))
     assert not costs
     assert len(not_counted) == 1
-    assert not_counted[0].startswith("1 x MatMul in the loop or branch loop_body")
+    assert not_counted[0].startswith("1 x MatMul in loop_body")
 
     costs, not_counted = count(L.Dense(5, name="dense"), (None, 3))
     assert not costs
@@ -255,6 +250,12 @@ def test_panoptic_deeplab_has_the_published_size(name):
     params.override({"task": {"model": settings}})
     result = analysis.analyze(params, (height, width))
     assert result.total.parameters == parameters
+    if dataset == "coco":
+        assert {name: cost.parameters for name, cost in result.parts.items()} == {
+            "backbone": 23_631_808,
+            "semantic": 3_340_901,
+            "instance": 3_327_939,
+        }
     assert not result.not_counted
     multiply_adds = result.total.multiply_adds / 1e9
     assert multiply_adds == pytest.approx(published, rel=0.007)
@@ -270,18 +271,6 @@ def test_panoptic_deeplab_has_the_published_size(name):
     assert multiply_adds + (2 * normalised + 4 * resized) / 1e9 == pytest.approx(
         published, abs=0.05
     )
-
-
-@pytest.mark.slow
-@pytest.mark.reference
-def test_panoptic_deeplab_has_the_published_parts():
-    params = exp_factory.get_exp_config("panoptic_deeplab_resnet52_coco")
-    parts = analysis.analyze(params).parts
-    assert {name: cost.parameters for name, cost in parts.items()} == {
-        "backbone": 23_631_808,
-        "semantic": 3_340_901,
-        "instance": 3_327_939,
-    }
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ class Targets(hyperparams.Config):
     small_instance_weight: float = 3.0
     ignore_stuff_in_offset: bool = True
     ignore_crowd_in_semantic: bool = True
+    learn_crowds: bool = False
 
 
 @dataclasses.dataclass

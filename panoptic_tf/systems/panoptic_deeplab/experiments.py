@@ -188,7 +188,7 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
         ),
         task=task,
         trainer=optimization.trainer_config(
-            train_steps=10_000,
+            train_steps=9_000,
             optimizer="adamw",
             optimizer_options={
                 "weight_decay_rate": 1e-4,
@@ -201,7 +201,7 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
             ema={"average_decay": 0.999, "trainable_weights_only": False},
             steps_per_loop=100,
             checkpoint_interval=500,
-            validation_interval=2500,
+            validation_interval=3000,
         ),
     )
 

@@ -21,7 +21,7 @@ class PanopticDeepLabTargetGenerator:
       semantic_weights: float32 [H, W], `small_instance_weight` on small instances, else 1.
       center_heatmap: float32 [H, W, 1], maximum over instances of exp(-d^2 / (2 sigma^2)) in a
         window of 3 sigma + 1 pixels around the rounded center of mass.
-      center_weights: float32 [H, W, 1], 1 on annotated pixels outside crowds.
+      center_weights: float32 [H, W, 1], 1 on annotated pixels, 0 on crowds unless they are learned.
       offsets: float32 [H, W, 2], (y, x) from the pixel to the unrounded center of mass.
       offset_weights: float32 [H, W, 1], as center_weights, and only on things if so configured.
     """
@@ -34,6 +34,7 @@ class PanopticDeepLabTargetGenerator:
         small_instance_weight: float = 3.0,
         ignore_stuff_in_offset: bool = True,
         ignore_crowd_in_semantic: bool = True,
+        learn_crowds: bool = False,
     ):
         """See the class.
 
@@ -44,19 +45,33 @@ class PanopticDeepLabTargetGenerator:
           ignore_stuff_in_offset: no offset loss on stuff.
           ignore_crowd_in_semantic: crowd pixels are void for the semantic loss (the original
             implementation); detectron2 keeps them.
+          learn_crowds: a crowd counts for the centers and offsets like an instance (with
+            `ignore_crowd_in_semantic` off), so that its pixels gather in a segment of their own,
+            which panoptic quality forgives, instead of joining the nearest instance.
+
+        Raises:
+          ValueError: crowds are to be learned, but not by the semantic branch.
         """
+        if learn_crowds and ignore_crowd_in_semantic:
+            raise ValueError(
+                "targets.learn_crowds needs targets.ignore_crowd_in_semantic=false: a crowd that "
+                "has a center must have a category."
+            )
         self._sigma = sigma
         self._small_instance_area = small_instance_area
         self._small_instance_weight = small_instance_weight
         self._ignore_stuff_in_offset = ignore_stuff_in_offset
         self._ignore_crowd_in_semantic = ignore_crowd_in_semantic
+        self._learn_crowds = learn_crowds
 
     def __call__(self, sample: PanopticSample) -> Tuple[Tensors, Tensors]:
         """Returns no additional features, and the labels of the class docstring."""
         categories, ids = sample.category_mask, sample.instance_mask
         table = instances.instance_table(ids, categories, sample.crowd_mask)
         on_thing = ids > 0
-        annotated = tf.logical_and(categories > 0, tf.logical_not(sample.crowd_mask))
+        annotated = categories > 0
+        if not self._learn_crowds:
+            annotated = tf.logical_and(annotated, tf.logical_not(sample.crowd_mask))
         with_offset = annotated
         if self._ignore_stuff_in_offset:
             with_offset = tf.logical_and(annotated, on_thing)

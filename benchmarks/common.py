@@ -1,0 +1,76 @@
+"""What the learning benchmarks share: train an experiment on records, score it, write its report."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Dict, Optional
+
+from official.core import exp_factory
+from official.modeling import hyperparams
+from tqdm import tqdm
+
+from panoptic_tf import experiments, systems  # noqa: F401  (registers the experiments)
+from panoptic_tf.serving import evaluation
+from panoptic_tf.systems import ceiling, results, runner
+
+
+def recipe_path(system: str, name: str) -> str:
+    """The YAML file of a recipe."""
+    folder = os.path.dirname(os.path.abspath(experiments.__file__))
+    return os.path.join(folder, "recipes", system, name + ".yaml")
+
+
+def train_and_score(
+    experiment: str,
+    *,
+    train_path: str,
+    val_path: str,
+    output_dir: str,
+    recipe: Optional[str] = None,
+    steps: Optional[int] = None,
+) -> Dict[str, Any]:
+    """Trains, evaluates the last checkpoint with its report, and adds the ceiling.
+
+    Args:
+      experiment: a registered name.
+      train_path, val_path: patterns of the records.
+      output_dir: gets model/, metrics.json, report.html and the COCO result files.
+      recipe: YAML file that overrides the experiment.
+      steps: shortens the training; the schedule follows.
+
+    Returns:
+      The metrics, with `PQ_ceiling`, `train_seconds` (wall clock) and `train_cpu_seconds`.
+    """
+    params = exp_factory.get_exp_config(experiment)
+    if recipe:
+        params = hyperparams.override_params_dict(params, recipe, is_strict=True)
+    params.task.train_data.input_path = train_path
+    params.task.validation_data.input_path = val_path
+    if steps:
+        params.trainer.train_steps = steps
+        params.trainer.optimizer_config.learning_rate.get().decay_steps = steps
+    model_dir = os.path.join(output_dir, "model")
+    wall, cpu = time.monotonic(), time.process_time()
+    runner.train(params, mode="train", model_dir=model_dir)
+    wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+
+    task = runner.build_task(params)
+    collector = results.ResultCollector(task.dataset_info, output_dir, write_predictions=True)
+    total = evaluation.count_records(val_path)
+    with tqdm(total=total, unit="image", desc="evaluate") as progress:
+        task.image_listeners[:] = [lambda *_: progress.update(), collector.add]
+        metrics = runner.evaluate(params, task, checkpoint_path=model_dir)
+    metrics["PQ_ceiling"] = ceiling.evaluate_ceiling(task, val_path)["PQ"]
+    metrics["train_seconds"], metrics["train_cpu_seconds"] = wall, cpu
+    report = collector.finish(metrics, input_path=val_path, title=experiment)
+    print(f"trained for {wall:.0f} s ({cpu:.0f} CPU-s); {report}")
+    return metrics
+
+
+def print_figure(metrics: Dict[str, Any]) -> None:
+    """Prints the scores, the PQ alone on the last line."""
+    for name in ("PQ_things", "PQ_stuff", "mIoU", "AP", "PQ_ceiling"):
+        value = metrics[name]
+        print(f"{name}: {'-' if value is None else f'{value:.2f}'}")
+    print(f"PQ: {metrics['PQ']:.2f}")
