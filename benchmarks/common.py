@@ -1,4 +1,4 @@
-"""What the learning benchmarks share: train an experiment on records, score it, write its report."""
+"""What the learning benchmarks share: train on records, score, write the report."""
 
 from __future__ import annotations
 

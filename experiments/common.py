@@ -1,4 +1,4 @@
-"""What the binaries share: the experiment from flags, with the moment TensorFlow starts under control."""
+"""What the binaries share: the experiment that the flags ask for."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterator, Optional
 
 import tensorflow as tf
 from official.common import distribute_utils
@@ -71,7 +72,8 @@ def train(params: cfg.ExperimentConfig, *, mode: str, model_dir: str) -> Panopti
     task = build_task(params, model_dir)
     tf.io.gfile.makedirs(model_dir)
     train_utils.serialize_config(params, model_dir)
-    _Runner(task, strategy, params, mode, model_dir).run()
+    with _naming_damaged_records(params):
+        _Runner(task, strategy, params, mode, model_dir).run()
     return task
 
 
@@ -138,7 +140,8 @@ def evaluate(
     with build_strategy(params.runtime).scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
         _restore(trainer, checkpoint_path)
-        trainer.evaluate(tf.constant(params.trainer.validation_steps, tf.int32))
+        with _naming_damaged_records(params):
+            trainer.evaluate(tf.constant(params.trainer.validation_steps, tf.int32))
     return task.last_result
 
 
@@ -163,6 +166,20 @@ def load_model(
         if hasattr(trainer.optimizer, "swap_weights"):
             trainer.optimizer.swap_weights()
     return trainer.model
+
+
+@contextlib.contextmanager
+def _naming_damaged_records(params: cfg.ExperimentConfig) -> Iterator[None]:
+    """Turns TensorFlow's data loss into an error that names the files and what to do."""
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        task = params.task
+        paths = sorted({task.train_data.input_path, task.validation_data.input_path} - {""})
+        raise ValueError(
+            f"a record of {' or '.join(paths)} is damaged ({error.message}). "
+            "`panoptic-tf doctor --input_path=...` names the file and the record; convert it again."
+        ) from error
 
 
 def _restore(trainer: base_trainer.Trainer, checkpoint_path: str) -> None:

@@ -1,0 +1,68 @@
+"""Runs the commands of the README as they stand, after a short demo."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    """The shell commands of the README, in order, but for those that set up."""
+    lines = "".join(blocks("sh")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("panoptic-tf ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, demo_folder):
+    """An empty folder with nothing but `runs/demo`."""
+    path = tmp_path_factory.mktemp("readme")
+    (path / "runs").mkdir()
+    shutil.copytree(demo_folder, path / "runs" / "demo")
+    return path
+
+
+def run(folder, command, **kwargs):
+    environment = {
+        **os.environ,
+        "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, **kwargs
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+
+
+def test_commands_of_the_walk_through_work_in_order(folder):
+    assert len(commands()) >= 10
+    for command in commands():
+        run(folder, command, shell=True)
+    for name in ("evaluation/report.html", "score/metrics.json", "predictions/predictions.json"):
+        assert (folder / "runs" / name).exists(), name
+    (program,) = blocks("python")
+    run(folder, [sys.executable, "-c", program])
+
+
+def test_set_up_commands_are_targets_of_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", "".join(blocks("sh")), flags=re.MULTILINE)
+    assert targets == ["demo", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_linked_files_exist():
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / link).exists(), link
