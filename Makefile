@@ -43,8 +43,8 @@ $(STAMP): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	    { echo "No Python runs as '$$python'. Set PYTHON=<path of Python 3.9 to 3.11>."; exit 1; }; \
 	pins=constraints/py$$(echo $$version | tr -d .)-$(STACK).txt; \
 	test -f $$pins || { \
-	    echo "$$python is Python $$version, for which the stack $(STACK) is not there ($$pins)."; \
-	    echo "TensorFlow 2.15 needs Python 3.9 to 3.11: make install PYTHON=python3.11"; \
+	    echo "$$python is Python $$version and there is no $$pins."; \
+	    echo "Give a Python that has one of" constraints/*-$(STACK).txt: PYTHON=python3.11; \
 	    exit 1; }; \
 	tensorflow="TensorFlow $$(sed -n 's/^tensorflow==//p' $$pins)"; \
 	echo "Installing $$tensorflow for Python $$version into $(VENV); this takes some minutes."; \

@@ -50,7 +50,7 @@ def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
             values.config_file = [saved]
     try:
         params = train_utils.parse_configuration(values, lock_return=False, print_return=False)
-    except KeyError as error:
+    except LookupError as error:
         raise ValueError(f"config of {values.experiment!r}: {error.args[0]}") from error
     runtime = {
         "distribution_strategy": _DISTRIBUTION.value,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Tuple
 
 import tensorflow as tf
 from absl import flags
-from panoptic_tf.experiments import common
 
+from panoptic_tf.experiments import common
 from panoptic_tf.systems import runner
 
 _CHECKPOINT_PATH = flags.DEFINE_string(
@@ -40,7 +40,7 @@ def load_network() -> Tuple[tf.keras.Model, Dict[str, Any]]:
     is_folder = os.path.isdir(checkpoint_path)
     folder = checkpoint_path if is_folder else os.path.dirname(checkpoint_path)
     params = common.parse_experiment(model_dir=folder)
-    input_size = parse_size(_INPUT_IMAGE_SIZE.value)
+    input_size = common.parse_size(_INPUT_IMAGE_SIZE.value)
     if input_size is not None:
         params = params.replace(task={"model": {"input_size": list(input_size)}})
     task = runner.build_task(params)
@@ -55,18 +55,3 @@ def load_network() -> Tuple[tf.keras.Model, Dict[str, Any]]:
         "input_size": tuple(params.task.model.input_size),
         "experiment": flags.FLAGS.experiment,
     }
-
-
-def parse_size(values: Optional[Sequence[str]]) -> Optional[Tuple[int, int]]:
-    """`["640", "960"]` to (640, 960); one value is a square, None stays None.
-
-    Raises:
-      ValueError: not one or two positive integers.
-    """
-    if not values:
-        return None
-    if len(values) > 2 or not all(value.strip().isdecimal() and int(value) for value in values):
-        raise ValueError(
-            f"--input_image_size must be height,width in pixels, got {','.join(values)!r}."
-        )
-    return int(values[0]), int(values[-1])

@@ -9,8 +9,8 @@ writes <export_dir>/<version>/ and prints its path.
 from __future__ import annotations
 
 from absl import app, flags
-from panoptic_tf.export import common
 
+from panoptic_tf.export import common
 from panoptic_tf.serving import decoding, export
 
 common.define_flags()

@@ -9,8 +9,8 @@ prints the path.
 from __future__ import annotations
 
 from absl import app, flags
-from panoptic_tf.export import common
 
+from panoptic_tf.export import common
 from panoptic_tf.serving import tflite
 
 common.define_flags()

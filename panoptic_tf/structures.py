@@ -95,7 +95,7 @@ class Prediction:
 
 
 class GroundTruth:
-    """Key names of the evaluation labels, in the image's own frame, padded to the batch's largest."""
+    """Key names of the evaluation labels, in the image's frame, padded to the batch's largest."""
 
     CATEGORY_MASK = "category_mask"  # int32 [B, H, W]
     INSTANCE_MASK = "instance_mask"  # int32 [B, H, W]

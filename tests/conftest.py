@@ -1,12 +1,13 @@
-"""Two logical CPUs before TensorFlow starts, and the one place that finds files outside the repository."""
+"""Two logical CPUs before TensorFlow starts, and where files outside the repository are found."""
 
 import os
 import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import panoptic_tf  # noqa: E402, F401  (selects Keras 2 before TensorFlow is imported)
 import pytest  # noqa: E402
+
+import panoptic_tf  # noqa: E402, F401  (selects Keras 2 before TensorFlow is imported)
 
 GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
 REFERENCE_DATA_VARIABLE = "PANOPTIC_TF_REFERENCE_DATA"

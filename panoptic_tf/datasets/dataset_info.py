@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
 
 from panoptic_tf.datasets import files
 
@@ -101,7 +101,7 @@ class DatasetInfo:
         """
         if not isinstance(categories, (list, tuple)) or not categories:
             raise ValueError(f"{source}: 'categories' must be a non-empty list of categories.")
-        seen = {}
+        seen: Dict[int, str] = {}
         parsed = []
         for position, item in enumerate(categories):
             category = _parse_category(item, position, source)
@@ -134,7 +134,7 @@ class DatasetInfo:
         content = files.read_json(path, expected="a dataset_info.json written by `convert`")
         if not isinstance(content, dict) or not isinstance(content.get("name"), str):
             raise ValueError(f"{path}: 'name' must be a string beside 'categories'.")
-        return cls.from_coco(content.get("categories"), name=content["name"], source=path)
+        return cls.from_coco(content.get("categories", ()), name=content["name"], source=path)
 
 
 def built_in_names() -> Tuple[str, ...]:
@@ -170,4 +170,5 @@ def _parse_color(color: Any, field: str) -> Optional[Tuple[int, int, int]]:
 
 def _default_color(dataset_id: int) -> Tuple[int, int, int]:
     """A colour that differs from its neighbours', for data sets that bring none."""
-    return tuple(int(64 + (dataset_id * step) % 192) for step in (67, 113, 179))
+    red, green, blue = (64 + (dataset_id * step) % 192 for step in (67, 113, 179))
+    return red, green, blue

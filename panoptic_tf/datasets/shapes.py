@@ -268,7 +268,7 @@ def _describe_segments(
     id_map: np.ndarray, category_ids: List[int], has_crowd: bool
 ) -> List[Dict[str, Any]]:
     """Returns `segments_info`; ids without pixels have no segment."""
-    segments = []
+    segments: List[Dict[str, Any]] = []
     for segment_id, category_id in enumerate(category_ids, start=1):
         rows, columns = np.nonzero(id_map == segment_id)
         if not rows.size:

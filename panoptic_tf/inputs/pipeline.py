@@ -1,6 +1,6 @@
 """The input pipeline of every system: records in, batches of (features, labels) out.
 
-train:    read -> decode -> random geometry -> photometric -> normalise -> the system's targets -> batch
+train:    read -> decode -> random geometry -> photometric -> normalise -> targets -> batch
 evaluate: read -> decode -> fit and pad -> normalise; labels are the annotation in its own frame
 """
 
@@ -182,7 +182,7 @@ def _read(
     paths = sorted(tf.io.gfile.glob(input_path))
     if not paths:
         raise ValueError(
-            f"no file matches input_path {input_path!r}; expected the records that `convert` writes."
+            f"no file matches input_path {input_path!r}; expected the records of `convert`."
         )
     shards, index = 1, 0
     if input_context is not None:

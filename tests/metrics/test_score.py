@@ -7,8 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from panoptic_tf.experiments import score
 from PIL import Image
+
+from panoptic_tf.experiments import score
 
 CASE = pathlib.Path(__file__).parents[1] / "golden" / "pq_case"
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+
 from panoptic_tf.structures import PanopticSample
 from panoptic_tf.systems.panoptic_deeplab.losses import PanopticDeepLabLoss
 from panoptic_tf.systems.panoptic_deeplab.postprocessor import PanopticDeepLabPostProcessor

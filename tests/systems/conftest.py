@@ -1,0 +1,32 @@
+"""The rows of `small_systems.py`, built once and trained once."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_systems import ROWS, Row, draw_sample, make_batch, row_task
+
+
+@pytest.fixture(scope="session", params=ROWS, ids=lambda row: row.system)
+def row(request) -> Row:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def built(row):
+    """Task and model of the row; tests must not train it."""
+    task = row_task(row)
+    return task, task.build_model()
+
+
+@pytest.fixture(scope="session")
+def trained(row):
+    """Task and model after some steps on four images: no more near-ties between categories."""
+    task = row_task(row)
+    model = task.build_model()
+    optimizer = tf.keras.optimizers.legacy.Adam(5e-3)
+    batch = make_batch(task, [draw_sample(seed) for seed in range(4)])
+    metrics = task.build_metrics(training=True)
+    step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics))
+    losses = [float(step()[task.loss]) for _ in range(40)]
+    assert np.isfinite(losses).all() and losses[-1] < 0.7 * losses[0], losses
+    return task, model

@@ -1,0 +1,154 @@
+"""Small forms of the systems, and batches for them without a file.
+
+A new system is one more row of `ROWS`: every test of `test_contract.py` runs on it.
+"""
+
+import dataclasses
+import json
+from typing import Any, Dict, List
+
+import numpy as np
+import tensorflow as tf
+from official.core import exp_factory, task_factory
+
+from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
+from panoptic_tf.datasets import shapes
+from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.structures import PanopticSample
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One system in a form that runs in a moment, at 64x64, on the categories of shapes.
+
+    Attributes:
+      system: name of the folder below `panoptic_tf.systems`.
+      experiment: what the overrides are applied to.
+      overrides: of `task`; they make the network tiny.
+      without_norm: of `task`; without statistics over the batch and without dropout.
+    """
+
+    system: str
+    experiment: str
+    overrides: Dict[str, Any]
+    without_norm: Dict[str, Any]
+
+
+_TINY_BRANCH = {
+    "aspp_channels": 8,
+    "decoder_channels": 8,
+    "low_level_channels": [8, 8],
+    "head_channels": 8,
+}
+
+ROWS = (
+    Row(
+        system="panoptic_deeplab",
+        experiment="panoptic_deeplab_shapes",
+        overrides={
+            "model": {
+                "train_size": [64, 64],
+                "input_size": [64, 64],
+                "backbone": {
+                    "options": {
+                        "block": "basic",
+                        "num_blocks": [1, 1, 1, 1],
+                        "widths": [8, 8, 16, 16],
+                        "stem": "deep",
+                        "stem_width": 8,
+                    }
+                },
+                "semantic": _TINY_BRANCH,
+                "instance": _TINY_BRANCH,
+                "postprocessor": {"top_k": 8, "stuff_area": 16},
+            },
+        },
+        without_norm={"model": {"norm": "none", "backbone": {"norm": "none"}, "aspp_dropout": 0.0}},
+    ),
+)
+
+# Shrunk to where only the shapes of activations differ, not those of variables.
+SNAPSHOTS: Dict[str, Dict[str, Any]] = {
+    "panoptic_deeplab_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "panoptic_deeplab_resnet52_coco": {
+        "model": {"train_size": [64, 64], "input_size": [64, 64], "aspp_pool_size": [4, 4]}
+    },
+}
+
+
+def get_params(experiment: str, *overrides: Dict[str, Any]):
+    """The config of an experiment with overrides of its task, one after another."""
+    params = exp_factory.get_exp_config(experiment)
+    for override in overrides:
+        params.override({"task": override})
+    return params
+
+
+def get_task(params):
+    return task_factory.get_task(params.task)
+
+
+def row_task(row: Row, *overrides: Dict[str, Any]):
+    """The tiny task of a row."""
+    return get_task(get_params(row.experiment, row.overrides, *overrides))
+
+
+def describe_variables(model: tf.keras.Model) -> Dict[str, List[int]]:
+    """{name: shape} of the training network's variables."""
+    weights = model.training_network.weights
+    described = {w.name: w.shape.as_list() for w in weights}
+    assert len(described) == len(weights), "two variables have one name"
+    return described
+
+
+def draw_sample(seed: int, size: int = 64) -> PanopticSample:
+    """An image of shapes as the input pipeline would hand it to the target generator."""
+    drawn = shapes.generate_image(5, seed, size)
+    categories, crowds = np.zeros([2, 1 + drawn.id_map.max()], np.int32)
+    for segment in drawn.segments:
+        categories[segment["id"]] = segment["category_id"]
+        crowds[segment["id"]] = segment["iscrowd"]
+    image, image_info = geometry.fit_and_pad(tf.constant(drawn.image), (size, size))
+    category_mask = categories[drawn.id_map]
+    is_thing = (category_mask >= 1) & (category_mask <= len(shapes.THING_NAMES))
+    return PanopticSample(
+        image=image,
+        image_info=image_info,
+        category_mask=tf.constant(category_mask),
+        instance_mask=tf.constant(np.where(is_thing, drawn.id_map, 0).astype(np.int32)),
+        crowd_mask=tf.constant(crowds[drawn.id_map] > 0),
+        image_id=tf.constant(json.dumps(seed)),
+    )
+
+
+def without_instances(sample: PanopticSample) -> PanopticSample:
+    """The same picture, its things void."""
+    return sample._replace(
+        category_mask=tf.where(sample.instance_mask > 0, 0, sample.category_mask),
+        instance_mask=tf.zeros_like(sample.instance_mask),
+        crowd_mask=tf.zeros_like(sample.crowd_mask),
+    )
+
+
+def all_void(sample: PanopticSample) -> PanopticSample:
+    """The same picture without annotation."""
+    nothing = without_instances(sample)
+    return nothing._replace(category_mask=tf.zeros_like(sample.category_mask))
+
+
+def make_batch(task, samples):
+    """(features, labels) as the training pipeline makes them of these samples."""
+    normalization = task.task_config.normalization
+    generator = task.build_target_generator()
+    elements = []
+    for sample in samples:
+        additional, labels = generator(sample)
+        image = normalize.normalize_image(
+            sample.image,
+            sample.image_info,
+            mean=normalization.mean,
+            std=normalization.std,
+            channel_order=normalization.channel_order,
+        )
+        elements.append(({"image": image, "image_info": sample.image_info, **additional}, labels))
+    return tf.nest.map_structure(lambda *values: tf.stack(values), *elements)

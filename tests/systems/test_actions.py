@@ -1,0 +1,45 @@
+"""What happens between training loops."""
+
+import os
+import signal
+
+import pytest
+import tensorflow as tf
+
+from panoptic_tf.systems import actions
+
+
+def test_finite_loss_names_the_part_that_is_not():
+    check = actions.FiniteLoss(tf.Variable(7, dtype=tf.int64))
+    check({"training_loss": 1.0, "loss/center": 0.5})
+    with pytest.raises(FloatingPointError, match=r"loss/center.*step 7"):
+        check({"training_loss": float("nan"), "loss/center": float("nan"), "loss/offset": 1.0})
+
+
+def test_signal_saves_a_checkpoint_and_exits(tmp_path):
+    step = tf.Variable(3, dtype=tf.int64)
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(step=step), str(tmp_path), 1)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        action = actions.SaveOnSignal(manager, step)
+        action({})
+        assert manager.latest_checkpoint is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(SystemExit) as stopped:
+            action({})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 143
+    assert manager.latest_checkpoint.endswith("ckpt-3")
+
+
+def test_progress_bar_counts_from_where_the_run_resumes(capsys):
+    step = tf.Variable(10, dtype=tf.int64)
+    bar = actions.ProgressBar(global_step=step, train_steps=20, batch_size=4)
+    bar.start()
+    step.assign(15)
+    bar({"training_loss": 0.25})
+    bar.close()
+    printed = capsys.readouterr()
+    assert "15/20" in printed.out + printed.err
+    assert "loss 0.2500" in printed.out + printed.err

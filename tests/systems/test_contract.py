@@ -1,0 +1,384 @@
+"""What every system must do; one row of `small_systems.ROWS` each."""
+
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+from small_systems import (
+    SNAPSHOTS,
+    all_void,
+    describe_variables,
+    draw_sample,
+    get_params,
+    get_task,
+    make_batch,
+    row_task,
+    without_instances,
+)
+
+from panoptic_tf.datasets import shapes
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.structures import Prediction
+
+SNAPSHOT_DIR = pathlib.Path(__file__).parent / "snapshots"
+
+
+def losses_and_gradients(task, model, batch):
+    features, labels = batch
+    with tf.GradientTape() as tape:
+        losses = task.build_loss()(labels, model(features, training=True))
+    return losses, tape.gradient(losses[task.loss], model.trainable_variables)
+
+
+def assert_learnable(task, model, batch, *, all_reached=True):
+    """The loss is finite and made of its parts; gradients exist, are finite, some not zero."""
+    losses, gradients = losses_and_gradients(task, model, batch)
+    assert set(losses) == {task.loss, *task.loss_names()}
+    assert all(np.isfinite(value) and value.shape == () for value in losses.values())
+    np.testing.assert_allclose(
+        losses[task.loss], sum(losses[name] for name in task.loss_names()), rtol=1e-5
+    )
+    names = [v.name for v in model.trainable_variables]
+    missing = [name for name, g in zip(names, gradients) if g is None]
+    assert not missing
+    for name, gradient in zip(names, gradients):
+        assert np.isfinite(gradient).all(), name
+    if all_reached:
+        zero = [name for name, g in zip(names, gradients) if not np.any(g)]
+        assert not zero
+    return losses
+
+
+def predict(model, features):
+    inputs = {key: features[key] for key in ("image", "image_info")}
+    return {key: value.numpy() for key, value in model(inputs, training=False).items()}
+
+
+def assert_same_prediction(a, b):
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        if key == Prediction.SEGMENT_SCORE:
+            np.testing.assert_allclose(value, b[key], atol=1e-4)
+        else:
+            np.testing.assert_array_equal(value, b[key], err_msg=key)
+
+
+def test_a_gradient_for_every_variable(row, built):
+    task, model = built
+    batch = make_batch(task, [draw_sample(seed) for seed in range(3)])
+    losses = assert_learnable(task, model, batch)
+    assert all(value > 0 for value in losses.values())
+    assert model.trainable_variables
+    for key, value in predict(model, batch[0]).items():
+        assert len(value) == 3, key
+
+
+@pytest.mark.parametrize("alter", [without_instances, all_void])
+def test_images_without_instances_or_annotation(built, alter):
+    task, model = built
+    alone = make_batch(task, [alter(draw_sample(0))])
+    assert_learnable(task, model, alone, all_reached=False)
+    beside = make_batch(task, [alter(draw_sample(0)), draw_sample(1)])
+    assert_learnable(task, model, beside)
+
+
+def test_all_void_costs_nothing(built):
+    task, model = built
+    batch = make_batch(task, [all_void(draw_sample(0))])
+    losses, gradients = losses_and_gradients(task, model, batch)
+    assert losses[task.loss] == 0.0
+    assert not any(np.any(g) for g in gradients)
+
+
+def test_a_batch_is_its_images(trained):
+    task, model = trained
+    features, _ = make_batch(task, [draw_sample(1), draw_sample(6)])
+    # The second image is smaller than the frame.
+    features["image_info"] = tf.stack([features["image_info"][0], smaller_info()])
+    features["image"] *= normalize.valid_mask(features["image_info"], 64, 64)
+    together = predict(model, features)
+    assert together[Prediction.NUM_SEGMENTS].min() > 1
+    for i in range(2):
+        alone = predict(model, {key: value[i : i + 1] for key, value in features.items()})
+        assert_same_prediction(alone, {key: value[i : i + 1] for key, value in together.items()})
+
+
+def smaller_info():
+    """Of an image of 40 x 56, which fills 46 x 64 pixels of the frame."""
+    return geometry.fit_and_pad(tf.zeros([40, 56, 3]), (64, 64))[1]
+
+
+def test_prediction_keys_shapes_and_dtypes(row, built):
+    task, model = built
+    outputs = model.inference_network.output
+    assert set(Prediction.PANOPTIC_KEYS) <= set(outputs)
+    height, width = task.task_config.model.output_size or task.task_config.model.input_size
+    segments = outputs[Prediction.SEGMENT_CATEGORY].shape[1]
+    expected = {
+        Prediction.CATEGORY_MASK: ([height, width], tf.int32),
+        Prediction.INSTANCE_MASK: ([height, width], tf.int32),
+        Prediction.SEMANTIC_MASK: ([height, width], tf.int32),
+        Prediction.SEGMENT_CATEGORY: ([segments], tf.int32),
+        Prediction.SEGMENT_INSTANCE: ([segments], tf.int32),
+        Prediction.SEGMENT_AREA: ([segments], tf.int32),
+        Prediction.SEGMENT_SCORE: ([segments], tf.float32),
+        Prediction.NUM_SEGMENTS: ([], tf.int32),
+        Prediction.IMAGE_SIZE: ([2], tf.int32),
+    }
+    for key, value in outputs.items():
+        shape, dtype = expected[key]
+        assert value.shape.as_list() == [None, *shape] and value.dtype == dtype, key
+
+
+def test_prediction_is_consistent(trained):
+    task, model = trained
+    features, _ = make_batch(task, [draw_sample(seed) for seed in (2, 3)])
+    prediction = predict(model, features)
+    things = set(task.dataset_info.thing_ids)
+    for i in range(2):
+        category, instance = (
+            prediction[key][i] for key in (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK)
+        )
+        count = prediction[Prediction.NUM_SEGMENTS][i]
+        rows = [
+            prediction[key][i][:count].tolist()
+            for key in (
+                Prediction.SEGMENT_CATEGORY,
+                Prediction.SEGMENT_INSTANCE,
+                Prediction.SEGMENT_AREA,
+                Prediction.SEGMENT_SCORE,
+            )
+        ]
+        for c, number, area, score in zip(*rows):
+            assert ((category == c) & (instance == number)).sum() == area > 0
+            assert (number > 0) == (c in things)
+            assert 0.0 <= score <= 1.0
+        assert sum(rows[2]) == (category > 0).sum()
+
+
+@pytest.mark.parametrize("kept", ["things", "stuff"])
+def test_data_sets_of_only_things_or_only_stuff(row, tmp_path, kept):
+    info = DatasetInfo.load("shapes")
+    chosen = info.thing_ids if kept == "things" else info.stuff_ids
+    categories = [c for c in info.to_coco() if c["id"] in chosen]
+    path = str(tmp_path / "dataset_info.json")
+    DatasetInfo.from_coco(categories, name=f"only_{kept}").save(path)
+    task = row_task(row, {"dataset_info": path})
+    assert len(task.dataset_info.thing_ids) == (len(chosen) if kept == "things" else 0)
+    model = task.build_model()
+    first = min(chosen)
+    samples = []
+    for seed in range(2):
+        sample = draw_sample(seed)
+        keep = (sample.instance_mask > 0) == (kept == "things")
+        shifted = tf.where(keep & (sample.category_mask > 0), sample.category_mask - first + 1, 0)
+        instances = sample.instance_mask if kept == "things" else 0 * sample.instance_mask
+        samples.append(
+            sample._replace(
+                category_mask=shifted,
+                instance_mask=instances,
+                crowd_mask=sample.crowd_mask & (instances > 0),
+            )
+        )
+    batch = make_batch(task, samples)
+    assert_learnable(task, model, batch, all_reached=kept == "things")
+    prediction = predict(model, batch[0])
+    category = prediction[Prediction.CATEGORY_MASK]
+    assert category.max() <= len(chosen)
+    np.testing.assert_array_equal(
+        prediction[Prediction.INSTANCE_MASK] > 0, (category > 0) & (kept == "things")
+    )
+    evaluator = task.build_evaluator()
+    truth = {
+        "category_mask": samples[0].category_mask.numpy(),
+        "instance_mask": samples[0].instance_mask.numpy(),
+        "crowd_mask": samples[0].crowd_mask.numpy(),
+        "image_size": np.array([64, 64], np.int32),
+        "image_id": b"0",
+    }
+    evaluator.update(truth, {key: value[0] for key, value in prediction.items()})
+    result = evaluator.result()
+    empty = "PQ_stuff" if kept == "things" else "PQ_things"
+    assert result[empty] is None and result["PQ"] is not None
+
+
+def test_mixed_precision(row):
+    tf.keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        task = row_task(row)
+        model = task.build_model()
+        for key, value in model.training_network.output.items():
+            assert value.dtype == tf.float32, key
+        assert all(v.dtype == tf.float32 for v in model.weights)
+        batch = make_batch(task, [draw_sample(seed) for seed in range(2)])
+        assert_learnable(task, model, batch)
+        prediction = predict(model, batch[0])
+        assert prediction[Prediction.SEGMENT_SCORE].dtype == np.float32
+    finally:
+        tf.keras.mixed_precision.set_global_policy("float32")
+
+
+def test_checkpoint_round_trip(row, trained, tmp_path):
+    task, model = trained
+    features, _ = make_batch(task, [draw_sample(seed) for seed in (0, 7)])
+    expected = predict(model, features)
+    saved = tf.train.Checkpoint(model=model, **model.checkpoint_items).save(str(tmp_path / "ckpt"))
+    fresh_task = row_task(row, {"init_checkpoint": saved, "init_checkpoint_modules": "all"})
+    fresh = fresh_task.build_model()
+    before = predict(fresh, features)
+    assert (before[Prediction.CATEGORY_MASK] != expected[Prediction.CATEGORY_MASK]).any()
+    fresh_task.initialize(fresh)
+    assert_same_prediction(predict(fresh, features), expected)
+
+    # Only the backbone, into another model; a folder stands for its last checkpoint.
+    other_task = row_task(
+        row, {"init_checkpoint": str(tmp_path), "init_checkpoint_modules": "backbone"}
+    )
+    for layer in (part for name, part in fresh.parts.items()):
+        layer.set_weights([w * 0 for w in layer.get_weights()])
+    other_task.initialize(fresh)
+    for name, part in fresh.parts.items():
+        same = [np.array_equal(a, b) for a, b in zip(part.weights, model.parts[name].weights)]
+        assert all(same) == (name == "backbone")
+
+
+def test_names_do_not_depend_on_what_was_built_before(row, built):
+    task, model = built
+    again = row_task(row).build_model()
+    assert describe_variables(again) == describe_variables(model)
+    parts = set(model.parts)
+    assert "backbone" in parts
+    assert {name.split("/")[0] for name in describe_variables(model)} == parts
+
+
+@pytest.mark.parametrize("experiment", sorted(SNAPSHOTS))
+def test_variables_are_those_of_the_snapshot(experiment):
+    model = get_task(get_params(experiment, SNAPSHOTS[experiment])).build_model()
+    described = describe_variables(model)
+    path = SNAPSHOT_DIR / f"{experiment}.json"
+    if not path.exists():  # A new snapshot is looked at and committed; see the failure.
+        path.write_text(json.dumps(described, indent=0) + "\n")
+        pytest.fail(f"{path} did not exist and was written; look at it and run again")
+    expected = json.loads(path.read_text())
+    assert sorted(described) == sorted(expected), "names are an interface: checkpoints use them"
+    assert described == expected
+
+
+class _Step:
+    """One train step with SGD at rate 1: what leaves the variables is the gradient."""
+
+    def __init__(self, strategy, row, weights, batches):
+        with strategy.scope():
+            self.task = row_task(row, row.without_norm)
+            model = self.task.build_model()
+            optimizer = tf.keras.optimizers.legacy.SGD(1.0)
+        if weights is not None:
+            model.set_weights(weights)
+        self.weights = model.get_weights()
+        batches = [make_batch(self.task, samples) for samples in batches]
+
+        def value(context):
+            return batches[context.replica_id_in_sync_group]
+
+        distributed = strategy.experimental_distribute_values_from_function(value)
+        outputs = tf.function(
+            lambda inputs: strategy.run(self.task.train_step, args=(inputs, model, optimizer))
+        )(distributed)
+        self.loss = float(strategy.reduce("MEAN", outputs[self.task.loss], axis=None))
+        self.gradients = [a - b for a, b in zip(self.weights, model.get_weights())]
+        self.names = [v.name for v in model.weights]
+
+
+def test_two_replicas_are_one_device(row):
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        pytest.skip("TensorFlow was started with one logical CPU")
+    # The first replica sees next to no instance, the second many.
+    few = [without_instances(draw_sample(0)), all_void(draw_sample(1))]
+    many = [draw_sample(2), draw_sample(3)]
+    one = _Step(tf.distribute.OneDeviceStrategy("CPU:0"), row, None, [few + many])
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    two = _Step(mirrored, row, one.weights, [few, many])
+    np.testing.assert_allclose(two.loss, one.loss, rtol=1e-5)
+    assert max(np.abs(g).max() for g in one.gradients) > 1e-2
+    for name, a, b in zip(one.names, one.gradients, two.gradients):
+        np.testing.assert_allclose(
+            b, a, rtol=1e-5, atol=1e-5 * np.abs(a).max() + 1e-6, err_msg=name
+        )
+
+
+def encode_png(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def export_arguments(task):
+    normalization = task.task_config.normalization
+    return dict(
+        dataset_info=task.dataset_info,
+        mean=list(normalization.mean),
+        std=list(normalization.std),
+        channel_order=normalization.channel_order,
+        input_size=tuple(task.task_config.model.input_size),
+    )
+
+
+def images_of_several_sizes():
+    """The network's size, a part of that size, and one larger than the output."""
+    whole = shapes.generate_image(5, 0, 64).image
+    return [whole, shapes.generate_image(5, 1, 64).image[:40, :56], whole.repeat(2, 0).repeat(2, 1)]
+
+
+def predict_image(task, model, image):
+    normalization = task.task_config.normalization
+    padded, info = geometry.fit_and_pad(image, tuple(task.task_config.model.input_size))
+    normalized = normalize.normalize_image(
+        padded,
+        info,
+        mean=normalization.mean,
+        std=normalization.std,
+        channel_order=normalization.channel_order,
+    )
+    return padded, info, predict(model, {"image": normalized[None], "image_info": info[None]})
+
+
+@pytest.mark.slow
+def test_saved_model_equals_python(trained, tmp_path):
+    from panoptic_tf.serving.export import export_saved_model
+
+    task, model = trained
+    folder = export_saved_model(
+        model.inference_network, export_dir=str(tmp_path), **export_arguments(task)
+    )
+    served = tf.saved_model.load(folder).signatures["serving_default"]
+    images = images_of_several_sizes()
+    answer = served(image_bytes=tf.constant([encode_png(image) for image in images]))
+    answer = {key: value.numpy() for key, value in answer.items()}
+    assert answer["valid"].all()
+    for i, image in enumerate(images):
+        _, _, expected = predict_image(task, model, tf.constant(image))
+        ours = {key: answer[key][i : i + 1] for key in expected}
+        assert_same_prediction(ours, expected)
+        assert expected[Prediction.NUM_SEGMENTS][0] > 1
+
+
+@pytest.mark.slow
+def test_tflite_equals_python(trained, tmp_path):
+    from panoptic_tf.serving.tflite import TFLiteRunner, export_tflite
+
+    task, model = trained
+    path = export_tflite(
+        model.inference_network, tflite_path=str(tmp_path / "m.tflite"), **export_arguments(task)
+    )
+    run = TFLiteRunner(path)
+    for image in images_of_several_sizes():
+        padded, info, expected = predict_image(task, model, tf.constant(image))
+        ours = run(padded.numpy(), info.numpy())
+        for key in (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK):
+            assert (ours[key] == expected[key]).mean() >= 0.999, key
+        np.testing.assert_array_equal(ours[Prediction.IMAGE_SIZE], expected[Prediction.IMAGE_SIZE])

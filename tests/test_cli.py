@@ -1,0 +1,121 @@
+"""The console command, in processes of its own: flags are global."""
+
+import subprocess
+import sys
+
+import pytest
+
+from panoptic_tf.experiments import cli
+
+# What the documentation promises.
+COMMANDS = {
+    "analyze": "experiments",
+    "convert": "experiments",
+    "demo": "experiments",
+    "doctor": "experiments",
+    "evaluate": "experiments",
+    "predict": "experiments",
+    "score": "experiments",
+    "shapes": "experiments",
+    "train": "experiments",
+    "evaluate-tflite": "export",
+    "export-saved-model": "export",
+    "export-tflite": "export",
+}
+
+
+def run(*arguments, program=("-m", "panoptic_tf.experiments.cli")):
+    return subprocess.run(
+        [sys.executable, *program, *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_command_is_a_module_with_main_and_a_summary(name):
+    command = cli.find_commands()[name]
+    assert command.module == f"panoptic_tf.{COMMANDS[name]}.{name.replace('-', '_')}"
+    assert command.summary.endswith(".")
+
+
+def test_every_command_is_promised():
+    assert set(cli.find_commands()) == set(COMMANDS)
+
+
+def test_help_lists_the_commands_without_tensorflow():
+    code = (
+        "import sys; from panoptic_tf.experiments import cli; cli.main(['--help']); "
+        "assert 'tensorflow' not in sys.modules and 'absl' not in sys.modules"
+    )
+    result = run(program=("-c", code))
+    assert result.returncode == 0, result.stderr
+    listed = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["trian"], "no command 'trian'. Did you mean train?"),
+        (["export_tflite"], "Did you mean export-tflite"),
+        (["qqqq"], "no command 'qqqq'. `panoptic-tf --help` lists all."),
+        (["help", "trian"], "Did you mean train?"),
+        ([], "usage: panoptic-tf <command>"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_says_what_is_meant(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(arguments)
+    output = capsys.readouterr()
+    assert exit_info.value.code == 2
+    assert message in output.err
+    assert not output.out
+
+
+def test_version(capsys):
+    import panoptic_tf
+
+    cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == panoptic_tf.__version__
+
+
+def test_command_runs_with_its_flags(tmp_path):
+    result = run("shapes", f"--output_dir={tmp_path}", "--num_images=2", "--num_processes=1")
+    assert result.returncode == 0, result.stderr
+    panoptic_json = tmp_path / "val" / "panoptic.json"
+    assert panoptic_json.exists()
+    assert result.stdout.splitlines()[-1] == str(panoptic_json)
+
+
+def test_unknown_flag_is_an_error():
+    result = run("shapes", "--number=2")
+    assert result.returncode == 1
+    assert "Unknown command line flag 'number'" in result.stderr
+
+
+def test_help_of_a_command_shows_its_flags():
+    result = run("shapes", "--help")
+    assert result.returncode == 0, result.stderr
+    assert "Writes the embedded synthetic data set" in result.stdout
+    assert "--num_images" in result.stdout
+
+
+@pytest.mark.slow
+def test_help_of_training_shows_the_shared_flags():
+    result = run("train", "--help")
+    assert result.returncode == 0, result.stderr
+    for flag in ("--experiment", "--params_override", "--mixed_precision", "--model_dir"):
+        assert flag in result.stdout
+    assert "tensorflow/core" not in result.stderr
+
+
+def test_informational_messages_wait_for_the_flag(tmp_path):
+    # `shapes` logs nothing itself; the module's main is replaced to see the level.
+    code = (
+        "import sys\n"
+        "from absl import logging\n"
+        "from panoptic_tf.experiments import cli, shapes\n"
+        "shapes.main = lambda argv: print(logging.get_verbosity())\n"
+        "cli.main(['shapes', '--output_dir=unused', *sys.argv[1:]])\n"
+    )
+    assert run(program=("-c", code)).stdout.strip() == "-1"
+    assert run("--verbosity=1", program=("-c", code)).stdout.strip() == "1"

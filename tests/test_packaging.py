@@ -1,0 +1,91 @@
+"""What is installed is complete."""
+
+import configparser
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+MAPPED = ("experiments", "export")
+FOLDERS = ("panoptic_tf", *MAPPED)
+
+
+def _installed_name(path: pathlib.Path) -> str:
+    """Path of a source file inside the wheel."""
+    relative = path.relative_to(ROOT)
+    return str(relative if relative.parts[0] == "panoptic_tf" else "panoptic_tf" / relative)
+
+
+@pytest.fixture(scope="module")
+def setup_cfg():
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def test_every_folder_with_modules_is_a_listed_package(setup_cfg):
+    modules = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    packages = {
+        str(pathlib.Path(_installed_name(path)).parent).replace("/", ".") for path in modules
+    }
+    listed = setup_cfg["options"]["packages"].split()
+    assert sorted(packages) == sorted(listed)
+    assert len(set(listed)) == len(listed)
+
+
+def test_every_package_has_an_init():
+    folders = {path.parent for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]
+
+
+def test_constraints_pin_every_version():
+    for path in (ROOT / "constraints").glob("*.txt"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        pins = [line for line in lines if line and not line.startswith("#")]
+        assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][\w.]*", pin) for pin in pins), path
+        names = [re.sub(r"[-_.]+", "-", pin.split("==")[0]).lower() for pin in pins]
+        assert len(set(names)) == len(names), path
+
+
+def test_constraints_pin_every_requirement(setup_cfg):
+    options = setup_cfg["options"]["install_requires"]
+    for extra in ("addons", "dev", "serving"):
+        options += setup_cfg["options.extras_require"][extra]
+    names = {
+        re.match(r"[\w.-]+", line).group().lower().replace("_", "-")
+        for line in options.splitlines()
+        if line
+    }
+    for path in (ROOT / "constraints").glob("*-tf215.txt"):
+        pins = re.findall(r"^([\w.-]+)==", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert names <= {pin.lower().replace("_", "-") for pin in pins}, path
+
+
+@pytest.mark.slow
+def test_wheel_holds_every_module_and_data_file(tmp_path):
+    source = tmp_path / "source"
+    for folder in FOLDERS:
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, source / folder, ignore=ignore)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--quiet", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    subprocess.run(command, cwd=source, check=True)
+
+    (wheel,) = tmp_path.glob("panoptic_tf-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
+        assert b"panoptic-tf = panoptic_tf.experiments.cli:main" in archive.read(entry_points)
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
+    expected = {_installed_name(path) for path in files if path.suffix in (".py", ".json", ".yaml")}
+    assert expected <= names, f"not in the wheel: {sorted(expected - names)}"
+    assert "panoptic_tf/datasets/categories/coco_panoptic.json" in names
+    outside = [name for name in names if not name.startswith(("panoptic_tf/", "panoptic_tf-"))]
+    assert not outside
