@@ -145,15 +145,7 @@ def _evaluate(params, task, collector: results.ResultCollector, paths: _Paths) -
 
 def _export(params, task, paths: _Paths) -> None:
     model = runner.load_model(params, task, checkpoint_path=paths.model)
-    normalization = params.task.normalization
-    arguments = {
-        "dataset_info": task.dataset_info,
-        "mean": list(normalization.mean),
-        "std": list(normalization.std),
-        "channel_order": normalization.channel_order,
-        "input_size": tuple(params.task.model.input_size),
-        "experiment": _EXPERIMENT,
-    }
+    arguments = {**runner.export_arguments(params, task), "experiment": _EXPERIMENT}
     network = model.inference_network
     shutil.rmtree(paths.saved_model, ignore_errors=True)
     export.export_saved_model(network, export_dir=paths.saved_model, version=1, **arguments)

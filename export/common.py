@@ -45,13 +45,5 @@ def load_network() -> Tuple[tf.keras.Model, Dict[str, Any]]:
         params = params.replace(task={"model": {"input_size": list(input_size)}})
     task = runner.build_task(params)
     model = runner.load_model(params, task, checkpoint_path=checkpoint_path)
-    normalization = params.task.normalization
-    network = model.inference_network
-    return network, {
-        "dataset_info": task.dataset_info,
-        "mean": list(normalization.mean),
-        "std": list(normalization.std),
-        "channel_order": normalization.channel_order,
-        "input_size": tuple(params.task.model.input_size),
-        "experiment": flags.FLAGS.experiment,
-    }
+    arguments = runner.export_arguments(params, task)
+    return model.inference_network, {**arguments, "experiment": flags.FLAGS.experiment}

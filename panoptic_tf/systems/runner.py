@@ -168,6 +168,18 @@ def load_model(
     return trainer.model
 
 
+def export_arguments(params: cfg.ExperimentConfig, task: PanopticTask) -> Dict[str, Any]:
+    """What `serving` needs to know of an experiment beside its inference network."""
+    normalization = params.task.normalization
+    return {
+        "dataset_info": task.dataset_info,
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "channel_order": normalization.channel_order,
+        "input_size": tuple(params.task.model.input_size),
+    }
+
+
 @contextlib.contextmanager
 def _naming_damaged_records(params: cfg.ExperimentConfig) -> Iterator[None]:
     """Turns TensorFlow's data loss into an error that names the files and what to do."""
