@@ -50,6 +50,6 @@ $(STAMP): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
 	echo "Installing $$tensorflow for Python $$version into $(VENV); this takes some minutes."; \
 	test "$$python" = '$(BIN)/python' || $$python -m venv --clear $(VENV) || \
 	    { echo "'$$python -m venv' failed; Debian has it in the package python3-venv."; exit 1; }; \
-	$(BIN)/python -m pip install --quiet -c $$pins -e '.[$(EXTRAS)]' && \
+	$(BIN)/python -m pip install -qq -c $$pins -e '.[$(EXTRAS)]' && \
 	echo "$$tensorflow, Python $$version ($$pins) in $(VENV); installation took" \
 	    "$$(($$(date +%s) - start)) s." > $@

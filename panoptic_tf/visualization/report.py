@@ -157,13 +157,16 @@ def _categories_section(
         return ""
     head = ["category", "", "PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
     rows: List[str] = []
+    seen = [c for c in categories if _is_number(c.get("PQ")) or _is_number(c.get("IoU"))]
     for group, is_thing in (("Things", True), ("Stuff", False)):
-        members = [c for c in categories if bool(c.get("is_thing")) == is_thing]
+        members = [c for c in seen if bool(c.get("is_thing")) == is_thing]
         members.sort(key=lambda c: _sort_key(c.get("PQ")), reverse=True)
         if members:
             rows.append(f'<tr class="group"><td colspan="{len(head)}">{group}</td></tr>')
         rows.extend(_category_row(category, colors) for category in members)
-    return f"<section><h2>Categories</h2>{_table(head, rows)}</section>"
+    others = len(categories) - len(seen)
+    note = f'<p class="muted">{others} more: neither annotated nor predicted.</p>' if others else ""
+    return f"<section><h2>Categories</h2>{_table(head, rows)}{note}</section>"
 
 
 def _category_row(category: Mapping[str, Any], colors: Optional[Sequence[Color]]) -> str:

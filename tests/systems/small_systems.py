@@ -53,7 +53,7 @@ ROWS = (
                     "options": {
                         "block": "basic",
                         "num_blocks": [1, 1, 1, 1],
-                        "widths": [8, 8, 16, 16],
+                        "widths": [16, 16, 16, 16],
                         "stem": "deep",
                         "stem_width": 8,
                     }

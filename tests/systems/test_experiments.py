@@ -1,0 +1,167 @@
+"""Configs of the registered experiments, parameter counts, and what wrong configs say."""
+
+import pytest
+import tensorflow as tf
+from absl import flags
+from absl.testing import flagsaver
+from official.core import exp_factory
+from small_systems import ROWS, SNAPSHOTS, get_params, get_task, row_task
+
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.systems import task as task_lib
+
+BACKBONES = ("resnet50", "resnet52", "resnet101", "mobilenetv3")
+EXPERIMENTS = [
+    f"{system}_{backbone}_{dataset}"
+    for system in ("panoptic_deeplab", "deeplabv3plus")
+    for backbone in BACKBONES
+    for dataset in ("coco", "cityscapes")
+] + ["panoptic_deeplab_shapes"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_gives_its_config(name):
+    params = exp_factory.get_exp_config(name)
+    params.validate()
+    task = params.task
+    info = DatasetInfo.load(task.dataset_info)
+    assert info.num_categories in (10, 19, 133)
+    assert task.train_data.is_training and not task.validation_data.is_training
+    assert params.trainer.train_steps > 0
+    assert task.model.has_instance_branch == name.startswith("panoptic")
+    assert exp_factory.get_exp_config(name).as_dict() == params.as_dict()
+    # The text that `params.yaml` holds gives the same config.
+    again = exp_factory.get_exp_config(name)
+    again.override(params.as_dict(), is_strict=True)
+    assert again.as_dict() == params.as_dict()
+
+
+def count_parameters(layer):
+    """Weights without the statistics of batch norm."""
+    statistics = ("moving_mean", "moving_variance")
+    return sum(
+        w.shape.num_elements()
+        for w in layer.weights
+        if not any(name in w.name for name in statistics)
+    )
+
+
+def test_parameters_of_resnet52_on_coco():
+    name = "panoptic_deeplab_resnet52_coco"
+    model = get_task(get_params(name, SNAPSHOTS[name])).build_model()
+    counts = {part: count_parameters(layer) for part, layer in model.parts.items()}
+    assert counts == {"backbone": 23_631_808, "semantic": 3_340_901, "instance": 3_327_939}
+    assert count_parameters(model.training_network) == 30_300_648
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("separable,millions", [(False, 59.770), (True, 30.271)])
+def test_parameters_of_resnet52_on_cityscapes(separable, millions):
+    small = {
+        "train_size": [64, 128],
+        "input_size": [64, 128],
+        "aspp_pool_size": [4, 8],
+        "use_separable_conv": separable,
+    }
+    params = get_params("panoptic_deeplab_resnet52_cityscapes", {"model": small})
+    model = get_task(params).build_model()
+    assert round(count_parameters(model.training_network) / 1e6, 3) == millions
+
+
+def parse(*arguments):
+    from panoptic_tf.experiments import common
+
+    common.define_experiment_flags()
+    with flagsaver.flagsaver():
+        flags.FLAGS(["train", *arguments])
+        return common.parse_experiment()
+
+
+def test_overrides_from_flags(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("task: {model: {input_size: [64, 96]}, losses: {center_weight: 100}}")
+    params = parse(
+        "--experiment=panoptic_deeplab_shapes",
+        f"--config_file={file}",
+        "--params_override=task.losses.offset_weight=0.5,task.model.backbone.norm=group",
+        "--mixed_precision=float32",
+    )
+    assert params.task.losses.center_weight == 100 and params.task.losses.offset_weight == 0.5
+    assert params.task.model.backbone.norm == "group"
+    assert list(params.task.model.input_size) == [64, 96]
+    assert params.runtime.mixed_precision_dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    "override,key",
+    [
+        ("task.model.inputsize=[64,64]", "inputsize"),
+        ("task.losses.centre_weight=1", "centre_weight"),
+        ("tusk.model.norm=batch", "tusk"),
+    ],
+)
+def test_a_wrong_key_is_named(override, key):
+    with pytest.raises(ValueError, match=f"panoptic_deeplab_shapes.*{key}"):
+        parse("--experiment=panoptic_deeplab_shapes", f"--params_override={override}")
+
+
+def test_a_wrong_key_in_a_file_is_named(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("task: {model: {backbone: {nme: resnet50}}}")
+    with pytest.raises(ValueError, match="nme"):
+        parse("--experiment=panoptic_deeplab_shapes", f"--config_file={file}")
+
+
+def test_an_unknown_experiment_is_named():
+    with pytest.raises((ValueError, LookupError), match="panoptic_deeplab_nothing"):
+        parse("--experiment=panoptic_deeplab_nothing")
+
+
+@pytest.fixture(scope="module")
+def small_row():
+    return next(row for row in ROWS if row.system == "panoptic_deeplab")
+
+
+@pytest.mark.parametrize("frozen", [{"norm": "frozen_batch"}, {"frozen_stages": 2}])
+def test_frozen_parts_need_a_checkpoint(small_row, frozen):
+    task = row_task(small_row, {"model": {"backbone": frozen}})
+    with pytest.raises(ValueError, match="init_checkpoint is empty.*freezes"):
+        task.initialize(None)
+
+
+def test_nothing_frozen_needs_no_checkpoint(small_row):
+    row_task(small_row).initialize(None)
+
+
+@pytest.mark.parametrize("missing", ["nothing/ckpt-5", "."])
+def test_a_missing_checkpoint_is_named(small_row, tmp_path, built, missing):
+    path = str(tmp_path / missing)
+    task = row_task(small_row, {"init_checkpoint": path})
+    with pytest.raises(ValueError, match=f"no checkpoint at '{path}'"):
+        task.initialize(built[1])
+
+
+def test_unknown_modules_are_named(small_row, built, tmp_path):
+    override = {"init_checkpoint": str(tmp_path), "init_checkpoint_modules": "decoder"}
+    with pytest.raises(ValueError, match="init_checkpoint_modules must be.*'decoder'"):
+        row_task(small_row, override).initialize(built[1])
+
+
+def test_a_checkpoint_of_something_else_lists_names(tmp_path, built):
+    saved = tf.train.Checkpoint(something=tf.Variable(1.0)).save(str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        task_lib.load_checkpoint(saved, {"model": built[1]})
+    message = str(caught.value)
+    assert saved in message and "something" in message  # what it holds
+    assert "backbone" in message  # what was wanted
+
+
+def test_a_checkpoint_of_other_shapes_is_refused(tmp_path, small_row, built):
+    _, model = built
+    wide = {"model": {"semantic": {"head_channels": 12}}}
+    other_task = row_task(small_row, wide)
+    saved = tf.train.Checkpoint(model=other_task.build_model()).save(str(tmp_path / "wide"))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="does not fit"):
+        task_lib.load_checkpoint(saved, {"model": model})
+    model.set_weights(before)

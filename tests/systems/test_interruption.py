@@ -1,0 +1,143 @@
+"""Training that is killed or asked to stop goes on from its last checkpoint."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tensorflow as tf
+from small_systems import ROWS
+
+from panoptic_tf.datasets import converter, shapes_writer
+
+pytestmark = pytest.mark.slow
+
+INTERVAL = 5
+PATIENCE = 900  # seconds; on a busy machine a start alone takes minutes
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    split = str(folder / "train")
+    json_path = shapes_writer.write_split(split, seed=0, num_images=4, size=64, show_progress=False)
+    converter.convert_coco_panoptic(
+        panoptic_json=json_path,
+        panoptic_dir=f"{split}/panoptic",
+        image_dir=f"{split}/images",
+        output_dir=str(folder / "records"),
+        num_shards=1,
+        num_processes=1,
+    )
+    return str(folder / "records" / "train-*")
+
+
+class Run:
+    """`train` as a process of its own."""
+
+    def __init__(self, row, records, model_dir, *, train_steps, interval):
+        task = {
+            **row.overrides,
+            "train_data": {"input_path": records, "global_batch_size": 2},
+        }
+        override = {
+            "task": task,
+            "runtime": {"mixed_precision_dtype": "float32"},
+            "trainer": {
+                "train_steps": train_steps,
+                "steps_per_loop": INTERVAL,
+                "summary_interval": INTERVAL,
+                "checkpoint_interval": interval,
+            },
+        }
+        self.model_dir = model_dir
+        self.log = model_dir.parent / "log.txt"
+        command = [
+            sys.executable,
+            "-m",
+            "panoptic_tf.experiments.train",
+            f"--experiment={row.experiment}",
+            "--mode=train",
+            f"--model_dir={model_dir}",
+            f"--params_override={json.dumps(override)}",
+        ]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def wait_for(self, condition):
+        """Waits until the condition holds while the process runs."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            assert time.monotonic() < end, self.log.read_text()[-3000:]
+            time.sleep(0.05)
+
+    def last_step(self):
+        return last_step(self.model_dir)
+
+    def steps_shown(self):
+        """The steps of the progress bar so far."""
+        return [int(n) for n in re.findall(r"\b(\d+)/\d+ \[.*?loss", self.log.read_text())]
+
+
+def last_step(model_dir: pathlib.Path) -> int:
+    """Number of the last checkpoint, 0 without one; its variables can be read."""
+    prefix = tf.train.latest_checkpoint(str(model_dir))
+    if prefix is None:
+        return 0
+    assert os.path.exists(prefix + ".index")
+    return int(prefix.rsplit("-", 1)[1])
+
+
+def global_step(model_dir: pathlib.Path) -> int:
+    reader = tf.train.load_checkpoint(str(model_dir))
+    (name,) = [n for n in reader.get_variable_to_shape_map() if n.startswith("global_step")]
+    return int(reader.get_tensor(name))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.system)
+def test_killed_then_asked_to_stop_then_finished(row, records, tmp_path):
+    model_dir = tmp_path / "model"
+    endless = 10**6
+
+    # kill -9 somewhere after the second checkpoint.
+    run = Run(row, records, model_dir, train_steps=endless, interval=INTERVAL)
+    try:
+        run.wait_for(lambda: run.last_step() >= 2 * INTERVAL)
+    finally:
+        run.process.kill()
+        run.process.wait()
+    killed_at = last_step(model_dir)
+    assert killed_at >= 2 * INTERVAL and global_step(model_dir) == killed_at
+
+    # Started again it goes on from there. No checkpoint is due for long, so that the one that
+    # SIGTERM leaves behind is its own.
+    run = Run(row, records, model_dir, train_steps=endless, interval=endless)
+    try:
+        run.wait_for(lambda: run.steps_shown())
+        first_shown = run.steps_shown()[0]
+        run.process.send_signal(signal.SIGTERM)
+        assert run.process.wait(PATIENCE) == 143, run.log.read_text()[-3000:]
+    finally:
+        run.process.kill()
+        run.process.wait()
+    assert first_shown == killed_at + INTERVAL
+    stopped_at = last_step(model_dir)
+    assert stopped_at > killed_at and stopped_at % INTERVAL == 0
+    assert global_step(model_dir) == stopped_at
+
+    # And to the end.
+    train_steps = stopped_at + 2 * INTERVAL
+    run = Run(row, records, model_dir, train_steps=train_steps, interval=INTERVAL)
+    try:
+        assert run.process.wait(PATIENCE) == 0, run.log.read_text()[-3000:]
+    finally:
+        run.process.kill()
+        run.process.wait()
+    assert run.steps_shown()[0] == stopped_at + INTERVAL
+    assert last_step(model_dir) == global_step(model_dir) == train_steps
