@@ -60,8 +60,8 @@ def test_texts_from_data_are_escaped():
 
 def test_missing_values_are_dashes_not_zeros():
     page = _Page(_render())
-    row = page.texts[page.texts.index("absent") :][:5]
-    assert row == ["absent", "–", "–", "–", "–"]
+    row = page.texts[page.texts.index("unmatched") :][:5]
+    assert row == ["unmatched", "–", "–", "–", "12.5"]
     assert not any("nan" in text.lower() or text == "None" for text in page.texts)
 
 
@@ -110,8 +110,14 @@ def test_gallery_shows_the_worst_first_and_the_unscored_last():
 
 def test_categories_are_sorted_by_pq_things_first():
     page = _Page(_render())
-    order = [page.texts.index(name) for name in ("Things", "car", "absent", "Stuff", "road")]
+    order = [page.texts.index(name) for name in ("Things", "car", "unmatched", "Stuff", "road")]
     assert order == sorted(order)
+
+
+def test_categories_that_nothing_is_known_of_take_one_line():
+    page = _Page(_render())
+    assert "absent" not in page.texts
+    assert "1 more: neither annotated nor predicted." in page.texts
 
 
 def test_pictures_are_arrays_or_known_bytes():
@@ -152,7 +158,8 @@ def _metrics(name="car"):
         **{key: 71.25 for key in ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU")},
         "AP": None,
         "per_category": [
-            {"id": 1, "name": "absent", "is_thing": True, **none},
+            {"id": 1, "name": "unmatched", "is_thing": True, **none, "IoU": 12.5},
+            {"id": 5, "name": "absent", "is_thing": True, **none},
             {"id": 2, "name": name, "is_thing": True, **scored},
             {"id": 3, "name": "road", "is_thing": False, **scored},
         ],
