@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 import importlib
 import inspect
 import os
 import pathlib
 import sys
 import warnings
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import panoptic_tf
 
@@ -110,7 +111,20 @@ def _run(name: str, arguments: List[str], commands: Dict[str, Command]) -> None:
     sys.modules["__main__"].__doc__ = module.__doc__
     # absl shows informational messages unless told otherwise; a later --verbosity wins.
     sys.argv = [f"panoptic-tf {name}", "--verbosity=-1", *arguments]
-    app.run(module.main, argv=sys.argv)
+    app.run(functools.partial(_run_main, name, module.main), argv=sys.argv)
+
+
+def _run_main(name: str, command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    """Runs a command; what is wrong with its input is said in one line, without a traceback."""
+    from absl import logging
+
+    try:
+        command(argv)
+    except (ValueError, OSError, FloatingPointError) as error:
+        if logging.get_verbosity() >= logging.INFO:
+            raise
+        print(f"panoptic-tf {name}: {error} (--verbosity=0 shows where)", file=sys.stderr)
+        sys.exit(1)
 
 
 def _quieten() -> None:
