@@ -24,7 +24,9 @@ class Row:
     Attributes:
       system: name of the folder below `panoptic_tf.systems`.
       experiment: what the overrides are applied to.
-      overrides: of `task`; they make the network tiny.
+      overrides: of `task`; they make the network tiny. Residual stages have at least 16 channels:
+        on CPUs with AVX512, oneDNN of TensorFlow 2.15 corrupts memory in the gradient of a 1x1
+        convolution with stride 2 on 8 channels and an odd batch.
       without_norm: of `task`; without statistics over the batch and without dropout.
     """
 

@@ -262,7 +262,8 @@ def test_variables_are_those_of_the_snapshot(experiment):
     described = describe_variables(model)
     path = SNAPSHOT_DIR / f"{experiment}.json"
     if not path.exists():  # A new snapshot is looked at and committed; see the failure.
-        path.write_text(json.dumps(described, indent=0) + "\n")
+        lines = [f"{json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(described.items())]
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
         pytest.fail(f"{path} did not exist and was written; look at it and run again")
     expected = json.loads(path.read_text())
     assert sorted(described) == sorted(expected), "names are an interface: checkpoints use them"
@@ -277,6 +278,9 @@ class _Step:
             self.task = row_task(row, row.without_norm)
             model = self.task.build_model()
             optimizer = tf.keras.optimizers.legacy.SGD(1.0)
+            assert (
+                optimizer.iterations == 0
+            )  # created here, as the trainer does, not inside the step
         if weights is not None:
             model.set_weights(weights)
         self.weights = model.get_weights()

@@ -71,7 +71,8 @@ def test_parameters_of_resnet52_on_cityscapes(separable, millions):
 def parse(*arguments):
     from panoptic_tf.experiments import common
 
-    common.define_experiment_flags()
+    if "experiment" not in flags.FLAGS:
+        common.define_experiment_flags()
     with flagsaver.flagsaver():
         flags.FLAGS(["train", *arguments])
         return common.parse_experiment()
