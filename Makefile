@@ -9,7 +9,7 @@ STACK ?= tf215
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
-SOURCES := $(wildcard panoptic_tf experiments export tests benchmarks)
+SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
 TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics serving)
 EXTRAS := addons,dev,serving
 
@@ -35,7 +35,7 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One pip call with every version given; done again when a requirement changes.
-$(STAMP): setup.cfg pyproject.toml $(wildcard constraints/*.txt)
+$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/*.txt)
 	@start=$$(date +%s); \
 	python='$(PYTHON)'; \
 	if $(BIN)/python -m pip --version >/dev/null 2>&1; then python='$(BIN)/python'; fi; \

@@ -28,6 +28,15 @@ def load(path):
     return json.loads(pathlib.Path(path).read_text())
 
 
+def summary_tags(folder):
+    """Tags of the TensorBoard events in a folder."""
+    import tensorflow as tf
+
+    paths = [str(path) for path in folder.glob("events.*")]
+    events = map(tf.compat.v1.Event.FromString, tf.data.TFRecordDataset(paths).as_numpy_iterator())
+    return {value.tag for event in events for value in event.summary.value}
+
+
 def test_demo_leaves_every_result(demo):
     metrics = load(demo / "metrics.json")
     assert list(metrics) == ["keras", "saved_model", "tflite_float32"]
@@ -136,6 +145,8 @@ def test_training_goes_on_where_it_was(run, demo):
     )
     assert "30/40" in output
     assert load(demo / "model" / "metrics.json")["step"] == 40
+    tags = summary_tags(demo / "model" / "validation")
+    assert {"PQ", "mIoU", "panel/0", "panel/3"} <= tags
 
 
 def test_wrong_config_key_is_named(run, tmp_path):
