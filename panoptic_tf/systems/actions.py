@@ -105,5 +105,6 @@ class SaveOnSignal(orbit.Action):
         """Saves and exits if the signal came."""
         del output
         if self._received:
-            self._manager.save(checkpoint_number=self._global_step.numpy())
+            # The manager leaves out checkpoints between two intervals unless told otherwise.
+            self._manager.save(checkpoint_number=self._global_step.numpy(), check_interval=False)
             raise SystemExit(STOPPED_BY_SIGNAL)

@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from official.core import train_utils
 from PIL import Image
 from small_systems import (
     SNAPSHOTS,
@@ -20,7 +21,7 @@ from small_systems import (
     without_instances,
 )
 
-from panoptic_tf.datasets import shapes
+from panoptic_tf.datasets import coco_format, record, segments, shapes
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.structures import Prediction
@@ -298,6 +299,7 @@ class _Step:
         self.names = [v.name for v in model.weights]
 
 
+@pytest.mark.slow
 def test_two_replicas_are_one_device(row):
     if len(tf.config.list_logical_devices("CPU")) < 2:
         pytest.skip("TensorFlow was started with one logical CPU")
@@ -319,6 +321,55 @@ def encode_png(image):
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def write_shapes_records(folder, sizes):
+    """Images 0, 1, ... of shapes, each of a size of its own, as records `val-*`."""
+    contiguous = DatasetInfo.load("shapes").contiguous_ids()
+    with tf.io.TFRecordWriter(str(folder / "val-00000-of-00001.tfrecord")) as writer:
+        for number, size in enumerate(sizes):
+            drawn = shapes.generate_image(5, number, size)
+            table = [
+                coco_format.Segment(s["id"], s["category_id"], bool(s["iscrowd"]))
+                for s in drawn.segments
+            ]
+            rows, _ = segments.ids_to_rows(drawn.id_map, [s.id for s in table])
+            writer.write(
+                record.encode_example(
+                    image_bytes=encode_png(drawn.image),
+                    image_id=number,
+                    file_name=f"{number}.png",
+                    rows=rows,
+                    segment_table=table,
+                    contiguous_ids=contiguous,
+                )
+            )
+
+
+@pytest.mark.slow
+def test_evaluation_over_two_replicas_sees_every_image_once(row, trained, tmp_path):
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        pytest.skip("TensorFlow was started with one logical CPU")
+    # Three images for replicas that take one each: the last step leaves one without an image.
+    write_shapes_records(tmp_path, sizes=[64, 48, 80])
+    data = {"input_path": str(tmp_path / "val-*"), "global_batch_size": 2}
+    params = get_params(row.experiment, row.overrides, {"validation_data": data})
+    results, seen = [], []
+    for strategy in (
+        tf.distribute.OneDeviceStrategy("CPU:0"),
+        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+    ):
+        task, names = get_task(params), []
+        task.image_listeners.append(lambda truth, *_, n=names: n.append(int(truth["image_id"])))
+        with strategy.scope():
+            trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
+            trainer.model.set_weights(trained[1].get_weights())
+            trainer.evaluate(tf.constant(-1))
+        results.append(task.last_result)
+        seen.append(sorted(names))
+    assert seen == [[0, 1, 2], [0, 1, 2]]
+    assert results[0]["PQ"] is not None
+    assert results[0] == pytest.approx(results[1])
 
 
 def export_arguments(task):
