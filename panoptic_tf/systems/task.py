@@ -185,7 +185,7 @@ class PanopticTask(base_task.Task):
         """Predictions and ground truth of one replica, for `aggregate_logs`."""
         del metrics
         features, labels = inputs
-        return {"prediction": model(features, training=False), "ground_truth": labels}
+        return {"prediction": _predict(model, features), "ground_truth": labels}
 
     def aggregate_logs(self, state=None, step_outputs=None):
         """Streams the images of a step into the evaluator; runs on the host."""
@@ -209,7 +209,8 @@ class PanopticTask(base_task.Task):
         """The scalars of an evaluation; what a data set has nothing of is left out."""
         self.last_result = aggregated_logs.result()
         if global_step is not None:
-            self.last_result["step"] = int(global_step)
+            # A variable with a copy on each replica is no number yet.
+            self.last_result["step"] = global_step = int(tf.convert_to_tensor(global_step))
         logging.info("evaluation at step %s: PQ %s", global_step, self.last_result["PQ"])
         return {k: v for k, v in self.last_result.items() if isinstance(v, float)}
 
@@ -245,6 +246,23 @@ def load_checkpoint(path: str, items: Mapping[str, Any]) -> None:
         raise ValueError(
             f"checkpoint {prefix} does not fit {sorted(items)}: {error}\nIt holds {names} ..."
         ) from error
+
+
+def _predict(model: tf.keras.Model, features: Tensors) -> Tensors:
+    """Predictions; a replica that is left without an image in the last step still runs on one.
+
+    Fused convolutions refuse an empty batch.
+    """
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return model(features, training=False)
+    count = tf.shape(features["image"])[0]
+    missing = tf.maximum(1 - count, 0)
+
+    def at_least_one(values: tf.Tensor) -> tf.Tensor:
+        return tf.concat([values, tf.ones([missing, *values.shape[1:]], values.dtype)], axis=0)
+
+    prediction = model({k: at_least_one(v) for k, v in features.items()}, training=False)
+    return {key: value[:count] for key, value in prediction.items()}
 
 
 def _unpad(ground_truth: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:

@@ -21,12 +21,13 @@ def built(row):
 @pytest.fixture(scope="session")
 def trained(row):
     """Task and model after some steps on four images: no more near-ties between categories."""
+    tf.keras.utils.set_random_seed(1)
     task = row_task(row)
     model = task.build_model()
-    optimizer = tf.keras.optimizers.legacy.Adam(5e-3)
+    optimizer = tf.keras.optimizers.legacy.Adam(1e-2)
     batch = make_batch(task, [draw_sample(seed) for seed in range(4)])
     metrics = task.build_metrics(training=True)
     step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics))
-    losses = [float(step()[task.loss]) for _ in range(40)]
-    assert np.isfinite(losses).all() and losses[-1] < 0.7 * losses[0], losses
+    losses = [float(step()[task.loss]) for _ in range(100)]
+    assert np.isfinite(losses).all() and losses[-1] < 0.3 * losses[0], losses
     return task, model

@@ -73,8 +73,13 @@ def parse(*arguments):
 
     if "experiment" not in flags.FLAGS:
         common.define_experiment_flags()
+    # Other binaries that were imported here require flags of their own, so nothing is parsed whole.
     with flagsaver.flagsaver():
-        flags.FLAGS(["train", *arguments])
+        flags.FLAGS.mark_as_parsed()
+        for argument in arguments:
+            name, text = argument.lstrip("-").split("=", 1)
+            flags.FLAGS[name].using_default_value = False
+            flags.FLAGS[name].parse(text)
         return common.parse_experiment()
 
 

@@ -193,7 +193,8 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
             optimizer_options={
                 "weight_decay_rate": 1e-4,
                 "exclude_from_weight_decay": ["gamma", "beta", "bias"],
-                "gradient_clip_norm": 5.0,
+                "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
+                "global_clipnorm": 5.0,
             },
             schedule="cosine",
             schedule_options={"initial_learning_rate": 2e-3, "alpha": 0.0},
