@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any, Dict, Optional
 
+import tensorflow as tf
 from official.core import exp_factory
 from official.modeling import hyperparams
 from tqdm import tqdm
@@ -51,6 +52,8 @@ def train_and_score(
         params.trainer.train_steps = steps
         params.trainer.optimizer_config.learning_rate.get().decay_steps = steps
     model_dir = os.path.join(output_dir, "model")
+    if tf.train.latest_checkpoint(model_dir):
+        raise ValueError(f"{model_dir} holds a run already; its time would be counted in part.")
     wall, cpu = time.monotonic(), time.process_time()
     runner.train(params, mode="train", model_dir=model_dir)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu

@@ -18,8 +18,10 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    params = common.parse_experiment()
-    runner.train(params, mode=flags.FLAGS.mode, model_dir=flags.FLAGS.model_dir)
+    mode, model_dir = flags.FLAGS.mode, flags.FLAGS.model_dir
+    # What only evaluates takes the configuration that the run was trained with.
+    params = common.parse_experiment(None if "train" in mode else model_dir)
+    runner.train(params, mode=mode, model_dir=model_dir)
 
 
 if __name__ == "__main__":

@@ -87,10 +87,12 @@ def build_training_dataset(
       ValueError: no file matches.
     """
     examples = _read(input_path, input_context, max_examples, seed=seed, shuffle_files=True)
-    decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE)
     if cache:
-        decoded = decoded.cache()
-    decoded = decoded.shuffle(shuffle_buffer_size, seed=seed).repeat()
+        decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
+        decoded = decoded.shuffle(shuffle_buffer_size, seed=seed).repeat()
+    else:  # The buffer holds records as they are stored, not pixels.
+        examples = examples.shuffle(shuffle_buffer_size, seed=seed).repeat()
+        decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE)
     first_seed = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int64) if seed is None else seed
     pipeline_id = 0 if input_context is None else input_context.input_pipeline_id
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from typing import Any, Dict, Mapping, Optional, Sequence
+from urllib import parse
 
 import numpy as np
 import tensorflow as tf
@@ -62,7 +63,7 @@ class ResultCollector:
             own_id = json.loads(image_id)
             self._writer.add(
                 own_id,
-                f"{own_id:012d}" if isinstance(own_id, int) else own_id,
+                f"{own_id:012d}" if isinstance(own_id, int) else parse.quote(own_id, safe=""),
                 masks[Prediction.CATEGORY_MASK],
                 masks[Prediction.INSTANCE_MASK],
                 scores=_scores(prediction),

@@ -66,15 +66,36 @@ def train(params: cfg.ExperimentConfig, *, mode: str, model_dir: str) -> Panopti
 
     Returns:
       The task, whose `last_result` holds the last evaluation.
+
+    Raises:
+      ValueError: the config asks for what cannot go together, or there is nothing to evaluate.
     """
+    _check(params, mode, model_dir)
     set_precision(params.runtime)
     strategy = build_strategy(params.runtime)
     task = build_task(params, model_dir)
-    tf.io.gfile.makedirs(model_dir)
-    train_utils.serialize_config(params, model_dir)
+    if "train" in mode:
+        tf.io.gfile.makedirs(model_dir)
+        train_utils.serialize_config(params, model_dir)
     with _naming_damaged_records(params):
         _Runner(task, strategy, params, mode, model_dir).run()
     return task
+
+
+def _check(params: cfg.ExperimentConfig, mode: str, model_dir: str) -> None:
+    if params.trainer.optimizer_config.ema is not None:
+        if params.runtime.mixed_precision_dtype == "float16":
+            raise ValueError(
+                "runtime.mixed_precision_dtype float16 scales the loss, which "
+                "trainer.optimizer_config.ema does not know. Use bfloat16, or set ema to null."
+            )
+        if params.trainer.best_checkpoint_export_subdir:
+            raise ValueError(
+                "trainer.best_checkpoint_export_subdir would keep averaged weights as raw ones. "
+                "Leave it empty, or set trainer.optimizer_config.ema to null."
+            )
+    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
+        raise ValueError(f"there is no checkpoint in --model_dir {model_dir!r} to evaluate.")
 
 
 class _Runner(train_lib.OrbitExperimentRunner):
@@ -89,19 +110,17 @@ class _Runner(train_lib.OrbitExperimentRunner):
     def _build_controller(self, *args: Any, **kwargs: Any):
         trainer = kwargs["trainer"]
         step = self.trainer.global_step
+        eval_actions = [self._after_evaluation] if self._panels is not None else []
         if trainer is not None:
             self._progress = actions.ProgressBar(
                 global_step=step,
                 train_steps=self.params.trainer.train_steps,
                 batch_size=self.params.task.train_data.global_batch_size,
             )
-            kwargs["train_actions"] = [
-                actions.FiniteLoss(step),
-                self._progress,
-                actions.SaveOnSignal(self.checkpoint_manager, step),
-            ]
-        if self._panels is not None:
-            kwargs["eval_actions"] = [self._after_evaluation]
+            save_on_signal = actions.SaveOnSignal(self.checkpoint_manager, step)
+            kwargs["train_actions"] = [actions.FiniteLoss(step), self._progress, save_on_signal]
+            eval_actions.append(save_on_signal)
+        kwargs["eval_actions"] = eval_actions
         return super()._build_controller(*args, **kwargs)
 
     def _after_evaluation(self, output) -> None:
@@ -114,7 +133,12 @@ class _Runner(train_lib.OrbitExperimentRunner):
         if self._progress is not None:
             self._progress.start()
         try:
-            return super().run()
+            result = super().run()
+            if self._mode == "train_and_eval" and not self._task.last_result:
+                # A run that was stopped between its last step and the end of its last evaluation.
+                with self.strategy.scope():
+                    self.controller.evaluate(steps=self.params.trainer.validation_steps)
+            return result
         finally:
             if self._progress is not None:
                 self._progress.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -117,6 +118,7 @@ class PanopticTask(base_task.Task):
         self, params: base_config.DataConfig, input_context: Optional[Any] = None
     ) -> tf.data.Dataset:
         """The training or the evaluation dataset of a data config."""
+        self._check_categories(params.input_path)
         batch_size = params.global_batch_size
         if input_context is not None:
             batch_size = input_context.get_per_replica_batch_size(batch_size)
@@ -140,6 +142,29 @@ class PanopticTask(base_task.Task):
             seed=params.seed,
             **shared,
         )
+
+    def _check_categories(self, input_path: str) -> None:
+        """Compares the categories of the model with those that lie beside the records.
+
+        Raises:
+          ValueError: they differ.
+        """
+        path = os.path.join(os.path.dirname(input_path), "dataset_info.json")
+        if not tf.io.gfile.exists(path):
+            return
+        found = DatasetInfo.load(path)
+
+        def described(info: DatasetInfo) -> List[Tuple[int, str, bool]]:
+            return [(c.dataset_id, c.name, c.is_thing) for c in info.categories]
+
+        if described(found) != described(self.dataset_info):
+            raise ValueError(
+                f"{path}: the records have {found.num_categories} categories "
+                f"({', '.join(found.names[1:4])}, ...), task.dataset_info "
+                f"{self.task_config.dataset_info!r} has {self.dataset_info.num_categories} "
+                f"({', '.join(self.dataset_info.names[1:4])}, ...). Set task.dataset_info to "
+                f"{path}."
+            )
 
     def build_metrics(self, training: bool = True) -> List[tf.keras.metrics.Metric]:
         """Running means of the loss parts in training; evaluation streams through the host."""
