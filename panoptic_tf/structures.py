@@ -43,6 +43,8 @@ class PanopticSample(NamedTuple):
       crowd_mask: bool [H, W], True on the pixels of crowd segments.
       image_id: string [], the data set's own id as JSON text: `142238` or `"frankfurt_000000"`.
       instances: overlapping instances of the record, or None: derived from the id map.
+      seed: int64 [2], a draw of its own each time the image comes, for what the targets sample;
+        None where nothing is drawn.
     """
 
     image: tf.Tensor
@@ -52,6 +54,7 @@ class PanopticSample(NamedTuple):
     crowd_mask: tf.Tensor
     image_id: tf.Tensor
     instances: Optional[InstanceAnnotations] = None
+    seed: Optional[tf.Tensor] = None
 
 
 class ImageInfo:
@@ -82,6 +85,13 @@ class Prediction:
     IMAGE_SIZE = "image_size"  # int32 [B, 2], the part of [H, W] that the image fills
     SEMANTIC_MASK = "semantic_mask"  # int32 [B, H, W], category of highest logit, before the merge
 
+    # Of systems that detect: K instances before the merge, by descending score; they may overlap.
+    DETECTION_BOXES = "detection_boxes"  # float32 [B, K, 4], in the same frame as the masks
+    DETECTION_CATEGORIES = "detection_categories"  # int32 [B, K]
+    DETECTION_SCORES = "detection_scores"  # float32 [B, K], 0..1
+    DETECTION_MASKS = "detection_masks"  # float32 [B, K, m, m], probabilities over the box
+    NUM_DETECTIONS = "num_detections"  # int32 [B]; rows past it are zero
+
     PANOPTIC_KEYS = (
         CATEGORY_MASK,
         INSTANCE_MASK,
@@ -93,6 +103,14 @@ class Prediction:
         IMAGE_SIZE,
     )
 
+    DETECTION_KEYS = (
+        DETECTION_BOXES,
+        DETECTION_CATEGORIES,
+        DETECTION_SCORES,
+        DETECTION_MASKS,
+        NUM_DETECTIONS,
+    )
+
 
 class GroundTruth:
     """Key names of the evaluation labels, in the image's frame, padded to the batch's largest."""
@@ -102,3 +120,11 @@ class GroundTruth:
     CROWD_MASK = "crowd_mask"  # bool [B, H, W]
     IMAGE_SIZE = "image_size"  # int32 [B, 2], the size of each image
     IMAGE_ID = "image_id"  # string [B], JSON text
+
+    # Only where asked for: K instances that may overlap, as the records bring them.
+    INSTANCE_RLES = "instance_rles"  # string [B, K], COCO run lengths, empty past the last
+    INSTANCE_CATEGORIES = "instance_categories"  # int32 [B, K]
+    INSTANCE_IS_CROWD = "instance_is_crowd"  # bool [B, K]
+    NUM_INSTANCES = "num_instances"  # int32 [B]; -1: the record brings none, the masks tell
+
+    INSTANCE_KEYS = (INSTANCE_RLES, INSTANCE_CATEGORIES, INSTANCE_IS_CROWD, NUM_INSTANCES)

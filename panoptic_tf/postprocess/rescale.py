@@ -10,9 +10,12 @@ from typing import Tuple
 
 import tensorflow as tf
 
+from panoptic_tf.layers.operators import only_builtin_operators
 from panoptic_tf.structures import ImageInfo
 
 Size = Tuple[int, int]
+
+_VALUES_AT_ONCE = 2**21
 
 
 def size_in_output(image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
@@ -51,6 +54,44 @@ def rescale_to_image(maps: tf.Tensor, image_info: tf.Tensor, output_size: Size) 
     columns = _positions(image_info, output_size, 1, maps.shape[2])  # [B, W]
     maps = _interpolate(maps, columns, axis=2)  # [B, h, W, C]
     return _interpolate(maps, rows, axis=1)  # [B, H, W, C]
+
+
+def argmax_in_image(logits: tf.Tensor, image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
+    """The channel that is largest in the image's own frame: argmax of `rescale_to_image`.
+
+    The interpolated logits, which are large, never exist as a whole: a few rows at a time are
+    interpolated and compared while they are in the processor's cache.
+
+    Args:
+      logits: float32 [B, h, w, C], over the whole network frame.
+      image_info: float32 [B, 4, 2].
+      output_size: static (height, width).
+
+    Returns:
+      int32 [B, height, width], 0..C - 1, the first of equals.
+    """
+    height, width = output_size
+    rows = _positions(image_info, output_size, 0, logits.shape[1])  # [B, H]
+    columns = _positions(image_info, output_size, 1, logits.shape[2])  # [B, W]
+    logits = _interpolate(logits, columns, axis=2)  # [B, h, W, C]
+    most = max(_VALUES_AT_ONCE // (width * logits.shape[-1]), 1)
+    blocks = -(-height // most)
+
+    def best(block: tf.Tensor) -> tf.Tensor:  # [B, rows] -> [B, rows, W]
+        values = _interpolate(logits, block, axis=1)
+        if only_builtin_operators():
+            return tf.argmax(values, axis=-1, output_type=tf.int32)
+        # The same in half the time.
+        return tf.math.top_k(values, k=1).indices[..., 0]
+
+    if blocks == 1:
+        return best(rows)
+    at_once = -(-height // blocks)
+    rows = tf.pad(rows, [[0, 0], [0, blocks * at_once - height]])
+    rows = tf.transpose(tf.reshape(rows, [-1, blocks, at_once]), [1, 0, 2])
+    found = tf.map_fn(best, rows, fn_output_signature=tf.int32, parallel_iterations=1)
+    found = tf.transpose(found, [1, 0, 2, 3])  # [B, blocks, rows, W]
+    return tf.reshape(found, [-1, blocks * at_once, width])[:, :height]
 
 
 def valid_in_output(sizes: tf.Tensor, output_size: Size) -> tf.Tensor:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files
 from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.layers import operators
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
 
 QUANTIZATIONS = ("none", "float16", "dynamic")
@@ -74,7 +75,9 @@ def export_tflite(
         normalized = normalize.normalize_image(
             image, image_info, mean=mean, std=std, channel_order=channel_order
         )
-        return inference_network({"image": normalized, "image_info": image_info}, training=False)
+        features = {"image": normalized, "image_info": image_info}
+        with operators.builtin_operators_only():
+            return inference_network(features, training=False)
 
     module = tf.Module()
     module.network_weights = list(inference_network.weights)

@@ -43,8 +43,9 @@ def evaluate_ceiling(
             GroundTruth.CROWD_MASK: sample.crowd_mask,
             GroundTruth.IMAGE_ID: sample.image_id,
         }
-        _, labels = generate(moved)
-        batch = tf.nest.map_structure(lambda x: x[tf.newaxis], (labels, moved.image_info))
+        features, labels = generate(moved)
+        targets = {**features, **labels}
+        batch = tf.nest.map_structure(lambda x: x[tf.newaxis], (targets, moved.image_info))
         prediction = task.ideal_prediction(*batch)
         return truth, {key: value[0] for key, value in prediction.items()}
 

@@ -65,6 +65,8 @@ class DataConfig(cfg.DataConfig):
 
     Attributes:
       max_examples: use only the first so many records; 0 uses all.
+      with_instances: use the records' overlapping instances, as the published numbers do: in
+        training for what a system learns of instances, in evaluation as the ground truth of AP.
       augmentation: of training; evaluation fits the whole image in.
     """
 
@@ -73,6 +75,7 @@ class DataConfig(cfg.DataConfig):
     is_training: bool = False
     shuffle_buffer_size: int = 1000
     max_examples: int = 0
+    with_instances: bool = False
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
 
@@ -82,7 +85,8 @@ class Evaluation(hyperparams.Config):
 
     Attributes:
       crowd_rule: `all` crowds of a category excuse a prediction, or only the `last` (panopticapi).
-      report_mask_ap: measure mask AP, which takes longer than the rest together.
+      report_mask_ap: measure mask AP, which takes longer than the rest together, and box AP where
+        boxes are detected.
     """
 
     crowd_rule: str = "all"

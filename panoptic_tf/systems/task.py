@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
+import re
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -58,11 +59,11 @@ class PanopticTask(base_task.Task):
         """Names of the parts of the loss."""
 
     @abc.abstractmethod
-    def ideal_prediction(self, labels: Tensors, image_info: tf.Tensor) -> Tensors:
+    def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """What the post-processor makes of the best outputs there are at the heads' stride.
 
         Args:
-          labels: batched targets.
+          targets: features and labels of the target generator, batched.
           image_info: float32 [B, 4, 2].
 
         Returns:
@@ -77,6 +78,10 @@ class PanopticTask(base_task.Task):
         """
         del step
         return {}
+
+    def weight_decay(self) -> float:
+        """Factor of the L2 regularisation of all but normalisation, added to the gradients."""
+        return 0.0
 
     # What the trainer calls.
 
@@ -128,6 +133,7 @@ class PanopticTask(base_task.Task):
             "normalization": pipeline.Normalization(**self.task_config.normalization.as_dict()),
             "batch_size": batch_size,
             "max_examples": params.max_examples,
+            "with_instances": params.with_instances,
             "input_context": input_context,
         }
         model = self.task_config.model
@@ -190,6 +196,7 @@ class PanopticTask(base_task.Task):
         gradients = tape.gradient(objective, variables)
         if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
             gradients = optimizer.get_unscaled_gradients(gradients)
+        gradients = self._regularize(gradients, variables)
         optimizer.apply_gradients(list(zip(gradients, variables)))
         # A replica holds its share of the global loss; means over replicas are logged.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -197,6 +204,18 @@ class PanopticTask(base_task.Task):
         for metric in metrics or []:
             metric.update_state(logs[metric.name])
         return {self.loss: logs[self.loss]}
+
+    def _regularize(self, gradients: List[tf.Tensor], variables: List[tf.Variable]) -> List:
+        """Adds this replica's share of weight decay."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        decay = self.weight_decay() / replicas
+        if not decay:
+            return gradients
+        is_norms = [re.search("(gamma|beta)(:0)?$", variable.name) for variable in variables]
+        return [
+            gradient if is_norm else gradient + decay * variable
+            for gradient, variable, is_norm in zip(gradients, variables, is_norms)
+        ]
 
     def _total(self, losses: Tensors, step: tf.Tensor) -> Tensors:
         factors = self.loss_factors(step)

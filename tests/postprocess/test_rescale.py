@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panoptic_tf.inputs import geometry
+from panoptic_tf.layers import operators
 from panoptic_tf.postprocess import rescale
 
 NETWORK_SIZE = (32, 48)
@@ -89,6 +90,48 @@ def test_a_batch_is_its_images():
     for i in range(3):
         alone = rescale.rescale_to_image(maps[i : i + 1], infos[i : i + 1], (50, 60))
         np.testing.assert_allclose(together[i], alone[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [1, 60 * 7 * 4, 60 * 7 * 24, 2**21])
+def test_the_best_channel_is_the_argmax(monkeypatch, at_once):
+    maps = draw_maps(channels=7, batch=2)
+    maps[..., 5] = maps[..., 3]  # ties
+    infos = tf.stack([image_info(size) for size in [(16, 24), (60, 100)]])
+    expected = tf.argmax(rescale.rescale_to_image(maps, infos, (50, 60)), axis=-1)
+    monkeypatch.setattr(rescale, "_VALUES_AT_ONCE", at_once)
+    found = rescale.argmax_in_image(maps, infos, (50, 60))
+    assert found.dtype == tf.int32
+    np.testing.assert_array_equal(found, expected)
+    in_graph = tf.function(lambda m, i: rescale.argmax_in_image(m, i, (50, 60)))
+    traced = in_graph.get_concrete_function(
+        tf.TensorSpec([None, *MAP_SIZE, 7]), tf.TensorSpec([None, 4, 2])
+    )
+    assert traced.structured_outputs.shape.as_list() == [None, 50, 60]
+    np.testing.assert_array_equal(traced(tf.constant(maps), infos), expected)
+
+
+@pytest.mark.parametrize("at_once", [60 * 7 * 24, 2**21])
+def test_in_tflite_with_builtin_operators(monkeypatch, at_once):
+    monkeypatch.setattr(rescale, "_VALUES_AT_ONCE", at_once)
+
+    def run(maps, info):
+        return {
+            "best": rescale.argmax_in_image(maps, info, (50, 60)),
+            "rescaled": rescale.rescale_to_image(maps, info, (50, 60)),
+        }
+
+    specs = tf.TensorSpec([1, *MAP_SIZE, 7], name="maps"), tf.TensorSpec([1, 4, 2], name="info")
+    with operators.builtin_operators_only():
+        traced = tf.function(run).get_concrete_function(*specs)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module())
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    maps, info = draw_maps(channels=7), image_info((60, 100))[None].numpy()
+    maps[..., 5] = maps[..., 3]  # ties
+    found = interpreter.get_signature_runner()(maps=maps, info=info)
+    expected = run(tf.constant(maps), tf.constant(info))
+    np.testing.assert_allclose(found["rescaled"], expected["rescaled"], atol=1e-5)
+    np.testing.assert_array_equal(found["best"], expected["best"])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

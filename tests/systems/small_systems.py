@@ -67,6 +67,47 @@ ROWS = (
         },
         without_norm={"model": {"norm": "none", "backbone": {"norm": "none"}, "aspp_dropout": 0.0}},
     ),
+    Row(
+        system="panoptic_fpn",
+        experiment="panoptic_fpn_shapes",
+        overrides={
+            "model": {
+                "train_size": [64, 64],
+                "input_size": [64, 64],
+                "backbone": {
+                    "options": {
+                        "block": "basic",
+                        "num_blocks": [1, 1, 1, 1],
+                        "widths": [16, 16, 16, 16],
+                        "stem": "deep",
+                        "stem_width": 8,
+                    }
+                },
+                "fpn": {"filters": 32},
+                "rpn": {"post_nms_top_k_train": 32, "post_nms_top_k": 16},
+                "roi": {
+                    "box_fc_dims": [32],
+                    "mask_pool_size": 7,
+                    "mask_filters": [16],
+                    "sampler": {"count": 16},
+                },
+                "semantic": {"filters": 32},
+                "postprocessor": {
+                    "max_detections": 8,
+                    "stuff_area": 16,
+                    "output_detections": False,
+                },
+            },
+            "targets": {"max_instances": 8},
+        },
+        without_norm={
+            "model": {
+                "backbone": {"norm": "none"},
+                "fpn": {"norm": "none"},
+                "semantic": {"norm": "none"},
+            }
+        },
+    ),
 )
 
 # Shrunk to where only the shapes of activations differ, not those of variables.
@@ -75,6 +116,8 @@ SNAPSHOTS: Dict[str, Dict[str, Any]] = {
     "panoptic_deeplab_resnet52_coco": {
         "model": {"train_size": [64, 64], "input_size": [64, 64], "aspp_pool_size": [4, 4]}
     },
+    "panoptic_fpn_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "panoptic_fpn_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
 }
 
 

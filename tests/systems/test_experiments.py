@@ -10,13 +10,25 @@ from small_systems import ROWS, SNAPSHOTS, get_params, get_task, row_task
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.systems import task as task_lib
 
-BACKBONES = ("resnet50", "resnet52", "resnet101", "mobilenetv3")
-EXPERIMENTS = [
-    f"{system}_{backbone}_{dataset}"
-    for system in ("panoptic_deeplab", "deeplabv3plus")
-    for backbone in BACKBONES
-    for dataset in ("coco", "cityscapes")
-] + ["panoptic_deeplab_shapes"]
+SEMANTIC_ONLY = ("deeplabv3plus", "semantic_fpn")
+EXPERIMENTS = (
+    [
+        f"{system}_{backbone}_{dataset}"
+        for system in ("panoptic_deeplab", "deeplabv3plus")
+        for backbone in ("resnet50", "resnet52", "resnet101", "mobilenetv3")
+        for dataset in ("coco", "cityscapes")
+    ]
+    + [
+        f"{system}_{backbone}_{dataset}"
+        for system in ("panoptic_fpn", "mask_rcnn", "semantic_fpn")
+        for backbone in ("resnet50", "resnet101", "resnext50", "resnext101", "resnext152")
+        for dataset in ("coco", "coco_3x", "cityscapes")
+    ]
+    + [
+        f"{name}_shapes"
+        for name in ("panoptic_deeplab", "panoptic_fpn", "mask_rcnn", "semantic_fpn")
+    ]
+)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -28,7 +40,7 @@ def test_every_experiment_gives_its_config(name):
     assert info.num_categories in (10, 19, 133)
     assert task.train_data.is_training and not task.validation_data.is_training
     assert params.trainer.train_steps > 0
-    assert task.model.has_instance_branch == name.startswith("panoptic")
+    assert task.model.has_instance_branch == (not name.startswith(SEMANTIC_ONLY))
     assert exp_factory.get_exp_config(name).as_dict() == params.as_dict()
     # The text that `params.yaml` holds gives the same config.
     again = exp_factory.get_exp_config(name)

@@ -10,7 +10,8 @@ from official.core import task_factory
 from panoptic_tf.inputs import pipeline
 from panoptic_tf.structures import Prediction, Tensors
 from panoptic_tf.systems import task
-from panoptic_tf.systems.panoptic_deeplab import config, ideal, losses, network, targets
+from panoptic_tf.systems.panoptic_deeplab import config, ideal, losses, network
+from panoptic_tf.systems.panoptic_deeplab import targets as targets_lib
 
 
 @task_factory.register_task_cls(config.PanopticDeepLabTaskConfig)
@@ -27,7 +28,7 @@ class PanopticDeepLabTask(task.PanopticTask):
 
     def build_target_generator(self) -> pipeline.TargetGenerator:
         """See base class."""
-        return targets.PanopticDeepLabTargetGenerator(**self.task_config.targets.as_dict())
+        return targets_lib.PanopticDeepLabTargetGenerator(**self.task_config.targets.as_dict())
 
     def loss_names(self) -> Tuple[str, ...]:
         """See base class."""
@@ -35,13 +36,13 @@ class PanopticDeepLabTask(task.PanopticTask):
             return ("loss/semantic", "loss/center", "loss/offset")
         return ("loss/semantic",)
 
-    def ideal_prediction(self, labels: Tensors, image_info: tf.Tensor) -> Tensors:
+    def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """See base class."""
         model = self.task_config.model
         processor = network.build_postprocessor(model, self.dataset_info)
         stride = 2 ** int(model.low_level_features[-1])
         ignored = self.dataset_info.num_categories + 1
-        outputs = ideal.ideal_outputs(labels, stride=stride, num_categories=ignored - 1)
+        outputs = ideal.ideal_outputs(targets, stride=stride, num_categories=ignored - 1)
         if not model.has_instance_branch:
             outputs = {"semantic_logits": outputs["semantic_logits"]}
         prediction = processor(outputs, image_info)

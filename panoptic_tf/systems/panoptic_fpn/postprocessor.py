@@ -1,0 +1,171 @@
+"""From detections and semantic logits to a panoptic prediction, in the graph.
+
+Panoptic FPN (arXiv:1901.02446, section 3.1): instances in the order of their scores, each on the
+pixels that are free; stuff on what is left. Recorded behaviour: detectron2's Panoptic FPN.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.postprocess import paste, rescale, score_order, segments
+from panoptic_tf.structures import Prediction, Tensors
+
+
+class _Instances(NamedTuple):
+    """What the merge takes of K instances; see `score_order.merge_by_score`."""
+
+    mask_of: Callable[[tf.Tensor], paste.Mask]
+    scores: tf.Tensor
+    categories: tf.Tensor
+    valid: tf.Tensor
+
+
+class PanopticFPNPostProcessor(tf.keras.layers.Layer):
+    """Pastes masks and merges them with the semantic map, in the image's own frame."""
+
+    def __init__(
+        self,
+        *,
+        output_size: Tuple[int, int],
+        thing_ids: Sequence[int],
+        num_categories: int,
+        semantic_categories: Sequence[int],
+        merges: bool = True,
+        score_threshold: float = 0.5,
+        overlap_threshold: float = 0.5,
+        stuff_area: int = 4096,
+        output_detections: bool = True,
+        name: str = "postprocessor",
+    ):
+        """See the class.
+
+        Args:
+          output_size: static (height, width) of the masks.
+          thing_ids: contiguous ids of the thing categories.
+          num_categories: N.
+          semantic_categories: category id of each channel of the semantic logits, 0 for none.
+          merges: whether the answer is panoptic; else it is what the one branch says.
+          score_threshold: from which a detection takes part in the merge.
+          overlap_threshold: share of an instance's pixels that higher ones may have taken.
+          stuff_area: smallest area of a stuff segment, pixels of the output.
+          output_detections: answer the detections before the merge as well, which mask AP is
+            measured on.
+          name: of the layer.
+        """
+        super().__init__(name=name, dtype=tf.float32, trainable=False)
+        self._output_size = tuple(output_size)
+        self._thing_ids = tuple(thing_ids)
+        self._num_categories = num_categories
+        self._semantic_categories = tuple(semantic_categories)
+        self._merges = merges
+        self._output_detections = output_detections
+        self._merge_options = {
+            "score_threshold": score_threshold,
+            "overlap_threshold": overlap_threshold,
+            "stuff_area": stuff_area,
+        }
+
+    @tf.autograph.experimental.do_not_convert
+    def call(
+        self, outputs: Tensors, image_info: tf.Tensor, training: Optional[bool] = None
+    ) -> Tensors:
+        """Computes the prediction.
+
+        Args:
+          outputs: `boxes` float32 [B, K, 4] in pixels of the network's input, `scores` [B, K],
+            descending, `classes` int32 [B, K], `valid` bool [B, K], `masks` [B, K, m, m]
+            probabilities; or `semantic_logits` [B, h, w, C]; or both.
+          image_info: float32 [B, 4, 2].
+
+        Returns:
+          The keys of `structures.Prediction`: panoptic where both branches are, detections where
+          there are detections, the semantic mask where every category has a channel.
+        """
+        del training
+        prediction = {Prediction.IMAGE_SIZE: rescale.size_in_output(image_info, self._output_size)}
+        semantic = None
+        if "semantic_logits" in outputs:
+            semantic = self._semantic_mask(outputs["semantic_logits"], image_info)
+            if 0 not in self._semantic_categories:
+                prediction[Prediction.SEMANTIC_MASK] = semantic
+        if "boxes" in outputs:
+            scale = rescale.output_scale(image_info, self._output_size)
+            scale = tf.tile(scale, [1, 2])[:, tf.newaxis]  # [B, 1, 4]
+            outputs = {**outputs, "boxes": outputs["boxes"] * scale}
+            if self._output_detections or not self._merges:
+                prediction.update(self._detections(outputs))
+        if self._merges:
+            prediction.update(self._merge(outputs, semantic, image_info))
+        return prediction
+
+    def _semantic_mask(self, logits: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
+        """Category of the highest logit at each pixel of the image: int32 [B, H, W]."""
+        channel = rescale.argmax_in_image(logits, image_info, self._output_size)
+        category = tf.gather(tf.constant(self._semantic_categories, tf.int32), channel)
+        return tf.where(self._inside(image_info), category, 0)
+
+    def _inside(self, image_info: tf.Tensor) -> tf.Tensor:
+        size = rescale.size_in_output(image_info, self._output_size)
+        return rescale.valid_in_output(size, self._output_size)  # [B, H, W]
+
+    def _detections(self, outputs: Tensors) -> Tensors:
+        valid = outputs["valid"]
+        categories = tf.gather(tf.constant(self._thing_ids, tf.int32), outputs["classes"])
+        rows = tf.cast(valid, tf.float32)[..., tf.newaxis]  # [B, K, 1]
+        return {
+            Prediction.DETECTION_BOXES: outputs["boxes"] * rows,
+            Prediction.DETECTION_CATEGORIES: tf.where(valid, categories, 0),
+            Prediction.DETECTION_SCORES: tf.where(valid, outputs["scores"], 0.0),
+            Prediction.DETECTION_MASKS: outputs["masks"] * rows[..., tf.newaxis],
+            Prediction.NUM_DETECTIONS: tf.reduce_sum(tf.cast(valid, tf.int32), axis=1),
+        }
+
+    def _merge(self, outputs: Tensors, semantic: Optional[tf.Tensor], image_info: tf.Tensor):
+        probability = None
+        if semantic is None:
+            semantic = tf.zeros([tf.shape(image_info)[0], *self._output_size], tf.int32)
+        else:
+            probability = self._probability(outputs["semantic_logits"], image_info)
+        instances = self._instances(outputs, image_info)
+        merged = score_order.merge_by_score(
+            instances.mask_of,
+            scores=instances.scores,
+            categories=instances.categories,
+            valid=instances.valid,
+            stuff_mask=semantic,  # things in it stay void
+            stuff_probability=probability,
+            thing_ids=self._thing_ids,
+            num_categories=self._num_categories,
+            **self._merge_options,
+        )
+        return segments.build_segments(merged.row_map, merged.rows)
+
+    def _probability(self, logits: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
+        """Probability of the best channel, from the logits' own resolution: float32 [B, H, W]."""
+        best = tf.reduce_max(logits, axis=-1, keepdims=True)
+        probability = 1.0 / tf.reduce_sum(tf.exp(logits - best), axis=-1, keepdims=True)
+        return rescale.rescale_to_image(probability, image_info, self._output_size)[..., 0]
+
+    def _instances(self, outputs: Tensors, image_info: tf.Tensor) -> _Instances:
+        if "boxes" not in outputs:
+            batch = tf.shape(image_info)[0]
+            return _Instances(
+                mask_of=lambda k: tf.zeros([batch, *self._output_size], tf.bool),
+                scores=tf.zeros([batch, 1]),
+                categories=tf.zeros([batch, 1], tf.int32),
+                valid=tf.zeros([batch, 1], tf.bool),
+            )
+        return _Instances(
+            mask_of=paste.binary_masks(
+                outputs["masks"],
+                outputs["boxes"],
+                output_size=self._output_size,
+                image_size=rescale.size_in_output(image_info, self._output_size),
+            ),
+            scores=outputs["scores"],
+            categories=tf.gather(tf.constant(self._thing_ids, tf.int32), outputs["classes"]),
+            valid=outputs["valid"],
+        )

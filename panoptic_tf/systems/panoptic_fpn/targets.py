@@ -1,0 +1,186 @@
+"""Training targets of Panoptic FPN: instances, sampled anchors, the map of the semantic branch.
+
+Recorded behaviour: detectron2's RPN label assignment. The anchors are sampled here, in the input
+pipeline, because their labels depend on nothing that the network computes.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_tf.inputs import instances
+from panoptic_tf.layers import bit_masks, boxes, matching
+from panoptic_tf.structures import PanopticSample, Tensors
+
+
+class PanopticFPNTargetGenerator:
+    """Turns a sample into features and labels of Panoptic FPN, M instances at most.
+
+    Instances are those of the record where the sample has them, else those of the id map. Crowds
+    are none, and of more than M the largest stay.
+
+    Features, where there are thing categories:
+      gt_boxes: float32 [M, 4], pixels.
+      gt_classes: int32 [M], thing index.
+      gt_valid: bool [M], valid rows first.
+      gt_masks: int32 [H, W, P], bit masks of the instances; see `bit_masks`.
+      is_annotated: float32 [], 0 where no pixel is annotated: nothing is known to be background.
+      sampling_seed: int32 [2].
+
+    Labels:
+      anchor_indices: int32 [R], sampled anchors, all levels one after another.
+      anchor_classes: float32 [R], 1 on anchors of instances.
+      anchor_weights: float32 [R], 1 on anchors that count.
+      anchor_deltas: float32 [R, 4], from the anchor to its instance.
+      semantic_mask: int32 [H, W], channel + 1 of the semantic branch, 0 is ignored.
+    """
+
+    def __init__(
+        self,
+        *,
+        thing_ids: Sequence[int],
+        channel_of_category: Sequence[int],
+        anchors: Mapping[str, np.ndarray],
+        max_instances: int = 100,
+        rpn_count: int = 256,
+        rpn_positive_fraction: float = 0.5,
+        rpn_negative_iou: float = 0.3,
+        rpn_positive_iou: float = 0.7,
+    ):
+        """See the class.
+
+        Args:
+          thing_ids: contiguous ids of the thing categories; empty: semantic labels only.
+          channel_of_category: channel + 1 of the semantic branch by category id, entry 0 is 0;
+            empty: no semantic labels.
+          anchors: float32 [A, 4] by level.
+          max_instances: M.
+          rpn_count: anchors sampled from each image, R.
+          rpn_positive_fraction: share of them that instances may fill.
+          rpn_negative_iou, rpn_positive_iou: an anchor below the first with every instance is
+            background, one from the second on belongs to its best instance, as does the best anchor
+            of an instance; those between do not count.
+        """
+        self._thing_ids = tuple(thing_ids)
+        self._channels = tuple(channel_of_category)
+        self._anchors = np.concatenate(list(anchors.values())) if thing_ids else None
+        self._max_instances = max_instances
+        self._count = rpn_count
+        self._positive_fraction = rpn_positive_fraction
+        self._thresholds = [rpn_negative_iou, rpn_positive_iou]
+
+    def __call__(self, sample: PanopticSample) -> Tuple[Tensors, Tensors]:
+        """Returns features and labels of the class docstring."""
+        features, labels = {}, {}
+        if self._channels:
+            channels = tf.constant(self._channels, tf.int32)
+            labels["semantic_mask"] = tf.gather(channels, sample.category_mask)
+        if self._thing_ids:
+            features = self._instances(sample)
+            labels.update(self._sample_anchors(features))
+        return features, labels
+
+    def _instances(self, sample: PanopticSample) -> Tensors:
+        categories, areas, extents, is_crowd = _measure(sample)
+        things = tf.constant(self._thing_ids, tf.int32)
+        is_thing = tf.reduce_any(categories[:, tf.newaxis] == things, axis=1)
+        usable = tf.logical_and(is_thing, tf.logical_and(areas > 0, tf.logical_not(is_crowd)))
+        order = tf.argsort(tf.where(usable, areas, 0), direction="DESCENDING", stable=True)
+        chosen = order[: tf.reduce_sum(tf.cast(usable, tf.int32))][: self._max_instances]
+        missing = self._max_instances - tf.size(chosen)
+        classes = tf.argmax(tf.gather(categories, chosen)[:, tf.newaxis] == things, axis=1)
+
+        def padded(values: tf.Tensor) -> tf.Tensor:
+            values = tf.pad(values, [[0, missing]] + [[0, 0]] * (values.shape.rank - 1))
+            return tf.ensure_shape(values, [self._max_instances, *values.shape[1:]])
+
+        annotated = tf.reduce_any(sample.category_mask > 0)
+        return {
+            "gt_boxes": padded(tf.gather(extents, chosen)),
+            "gt_classes": padded(tf.cast(classes, tf.int32)),
+            "gt_valid": padded(tf.ones_like(chosen, tf.bool)),
+            "gt_masks": self._pack(sample, chosen),
+            "is_annotated": tf.cast(annotated, tf.float32),
+            "sampling_seed": _seed(sample),
+        }
+
+    def _pack(self, sample: PanopticSample, chosen: tf.Tensor) -> tf.Tensor:
+        planes = num_planes(self._max_instances)
+        if sample.instances is not None:
+            masks = tf.gather(sample.instances.masks, chosen)
+            return bit_masks.pack_masks(masks, num_planes=planes)
+        rows = tf.fill([tf.maximum(tf.reduce_max(sample.instance_mask), 0) + 1], -1)
+        rows = tf.tensor_scatter_nd_update(
+            rows, chosen[:, tf.newaxis] + 1, tf.range(tf.size(chosen))
+        )
+        return bit_masks.pack_instance_ids(sample.instance_mask, rows, num_planes=planes)
+
+    def _sample_anchors(self, features: Tensors) -> Tensors:
+        anchors = tf.constant(self._anchors)
+        count = tf.reduce_sum(tf.cast(features["gt_valid"], tf.int32))
+        truth = features["gt_boxes"][:count]
+        matched, labels = matching.match(
+            boxes.pairwise_iou(anchors, truth),
+            thresholds=self._thresholds,
+            labels=[0, -1, 1],
+            allow_low_quality_matches=True,
+        )
+        indices, is_positive, is_valid = matching.sample(
+            labels,
+            count=self._count,
+            positive_fraction=self._positive_fraction,
+            priority=tf.random.stateless_uniform(
+                [len(self._anchors)], features["sampling_seed"] + 1
+            ),
+        )
+        # Without instances there is one box to encode against, and its weight is 0.
+        truth = tf.pad(truth, [[0, 1], [0, 0]])
+        targets = tf.gather(truth, tf.gather(matched, indices))
+        deltas = boxes.encode_boxes(targets, tf.gather(anchors, indices), weights=(1, 1, 1, 1))
+        return {
+            "anchor_indices": indices,
+            "anchor_classes": tf.cast(is_positive, tf.float32),
+            "anchor_weights": tf.cast(is_valid, tf.float32) * features["is_annotated"],
+            "anchor_deltas": tf.where(is_positive[:, tf.newaxis], deltas, 0.0),
+        }
+
+
+def num_planes(max_instances: int) -> int:
+    """Planes of `gt_masks`."""
+    return -(-max_instances // bit_masks.BITS_PER_PLANE)
+
+
+def _measure(sample: PanopticSample) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Categories [K], areas [K], boxes [K, 4] and crowd flags [K] of the instances."""
+    if sample.instances is None:
+        table = instances.instance_table(
+            sample.instance_mask, sample.category_mask, sample.crowd_mask
+        )
+        return table.categories, table.areas, table.boxes, table.is_crowd
+    masks = sample.instances.masks > 0  # [K, H, W]
+    rows, columns = tf.reduce_any(masks, axis=2), tf.reduce_any(masks, axis=1)
+    areas = tf.reduce_sum(tf.cast(masks, tf.int32), axis=[1, 2])
+    first_row, last_row = _extent(rows)
+    first_column, last_column = _extent(columns)
+    extents = tf.stack([first_row, first_column, last_row, last_column], axis=-1)
+    return sample.instances.categories, areas, extents, sample.instances.is_crowd
+
+
+def _extent(occupied: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """First occupied position and the one after the last, of bool [K, L]: float32 [K] each."""
+    length = tf.shape(occupied)[1]
+    positions = tf.range(length)[tf.newaxis]
+    first = tf.reduce_min(tf.where(occupied, positions, length), axis=1)
+    last = tf.reduce_max(tf.where(occupied, positions + 1, 0), axis=1)
+    return tf.cast(first, tf.float32), tf.cast(last, tf.float32)
+
+
+def _seed(sample: PanopticSample) -> tf.Tensor:
+    """The sample's own seed; without one, the image's name decides: int32 [2]."""
+    if sample.seed is not None:
+        return tf.cast(sample.seed % (2**31 - 1), tf.int32)
+    number = tf.strings.to_hash_bucket_fast(sample.image_id, 2**31 - 1)
+    return tf.stack([tf.cast(number, tf.int32), 0])
