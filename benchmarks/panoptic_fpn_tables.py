@@ -29,11 +29,15 @@ ROWS: Dict[str, Tuple[str, Dict[str, Any]]] = {
     "semantic_alone": ("semantic_fpn_shapes", {}),
     "alternating": ("panoptic_fpn_shapes", {"losses": {"updates": "alternating"}}),
     "split": ("panoptic_fpn_shapes", {"model": {"fpn": {"sharing": "split"}}}),
+    "other_class": (
+        "panoptic_fpn_shapes",
+        {"model": {"semantic": {"thing_classes": "other"}}},
+    ),
     "lambda_s_0.1": ("panoptic_fpn_shapes", {"losses": {"semantic_weight": 0.1}}),
-    "lambda_s_1": ("panoptic_fpn_shapes", {"losses": {"semantic_weight": 1.0}}),
+    "lambda_s_0.5": ("panoptic_fpn_shapes", {"losses": {"semantic_weight": 0.5}}),
     "lambda_s_2": ("panoptic_fpn_shapes", {"losses": {"semantic_weight": 2.0}}),
 }
-"""Name: experiment and overrides of its task; the experiment itself has lambda_s 0.5."""
+"""Name: experiment and overrides of its task; the experiment itself has lambda_s 1."""
 
 
 def main(argv) -> None:

@@ -2,7 +2,7 @@
 
 panoptic-tf convert --format=coco_panoptic --image_dir=val2017 \
   --panoptic_json=annotations/panoptic_val2017.json --panoptic_dir=annotations/panoptic_val2017 \
-  --output_dir=data/coco --split=val
+  --output_dir=data/coco --split=val [--instances_json=annotations/instances_val2017.json]
 
 An interrupted conversion is resumed by the same command. docs/data.md describes what is read and
 written.
@@ -24,6 +24,9 @@ _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images.", req
 _PANOPTIC_JSON = flags.DEFINE_string("panoptic_json", None, "Annotations.", required=True)
 _PANOPTIC_DIR = flags.DEFINE_string(
     "panoptic_dir", None, "Folder of the id PNGs; default the JSON file's path without .json."
+)
+_INSTANCES_JSON = flags.DEFINE_string(
+    "instances_json", None, "COCO instances of the same images, which may overlap; optional."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
 _NAME = flags.DEFINE_string("name", None, "Name of the data set; default the JSON file's.")
@@ -49,6 +52,7 @@ def main(argv):
             panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
             image_dir=_IMAGE_DIR.value,
             output_dir=_OUTPUT_DIR.value,
+            instances_json=_INSTANCES_JSON.value,
             name=_NAME.value,
             split=_SPLIT.value,
             num_shards=_NUM_SHARDS.value,
@@ -59,7 +63,9 @@ def main(argv):
         raise SystemExit(f"convert: {error}") from error
     num_records = sum(shard.num_records for shard in manifest.shards)
     shards = os.path.join(_OUTPUT_DIR.value, f"{manifest.split}-*")
-    print(f"{num_records} images in {len(manifest.shards)} shards: {shards}")
+    num_instances = manifest.source.get("num_instances")
+    instances = "" if num_instances is None else f" and {num_instances} overlapping instances"
+    print(f"{num_records} images{instances} in {len(manifest.shards)} shards: {shards}")
 
 
 if __name__ == "__main__":

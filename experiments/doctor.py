@@ -7,6 +7,7 @@ Prints a table, and ends with status 1 if there are problems.
 """
 
 import os
+from typing import List
 
 from absl import app, flags
 
@@ -53,6 +54,12 @@ def _examine():
     )
 
 
+def _describe_instances(report) -> List[str]:
+    if not report["images_with_instances"]:
+        return []
+    return [f"instances {report['num_instances']} that may overlap"]
+
+
 def _format(report) -> str:
     width = max([len(c["name"]) for c in report["per_category"]] + [8])
     lines = [f"{'category':{width}} kind    images  segments  crowds   pixels"]
@@ -68,6 +75,7 @@ def _format(report) -> str:
         "",
         f"images    {report['num_images']}",
         f"segments  {report['num_segments']}, crowds {report['num_crowds']}",
+        *_describe_instances(report),
         f"void      {report['void_share']:.2%} of the pixels, crowd {report['crowd_share']:.2%}",
         f"PQ of the ground truth against itself  {'-' if quality is None else f'{quality:.2f}'}",
     ]

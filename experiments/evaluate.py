@@ -46,6 +46,12 @@ _CEILING = flags.DEFINE_bool(
 _CROWD_RULE = flags.DEFINE_enum(
     "crowd_rule", None, CROWD_RULES, "Crowds of a category that excuse a prediction."
 )
+_WITH_INSTANCES = flags.DEFINE_bool(
+    "with_instances",
+    None,
+    "Measure AP on the records' overlapping instances (`convert --instances_json`); "
+    "default is the experiment's choice, for a SavedModel no.",
+)
 
 
 def main(argv) -> None:
@@ -84,6 +90,8 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
     validation_data, measured = {}, {}
     if _INPUT_PATH.value:
         validation_data["input_path"] = _INPUT_PATH.value
+    if _WITH_INSTANCES.value is not None:
+        validation_data["with_instances"] = _WITH_INSTANCES.value
     if _CROWD_RULE.value:
         measured["crowd_rule"] = _CROWD_RULE.value
     params = params.replace(task={"validation_data": validation_data, "evaluation": measured})
@@ -126,6 +134,7 @@ def _evaluate_saved_model() -> Dict[str, Any]:
             predictor,
             _INPUT_PATH.value,
             crowd_rule=_CROWD_RULE.value or "all",
+            with_instances=bool(_WITH_INSTANCES.value),
             on_example=listen,
         )
     metrics["latency_ms"], metrics["latency_ms_p90"] = latency["median"], latency["p90"]

@@ -31,6 +31,11 @@ _MAX_EXAMPLES = flags.DEFINE_integer("max_examples", 0, "Only the first so many;
 _CROWD_RULE = flags.DEFINE_enum(
     "crowd_rule", "all", CROWD_RULES, "Crowds of a category that excuse a prediction."
 )
+_WITH_INSTANCES = flags.DEFINE_bool(
+    "with_instances",
+    False,
+    "Measure AP on the records' overlapping instances (`convert --instances_json`).",
+)
 
 
 def main(argv) -> None:
@@ -45,6 +50,7 @@ def main(argv) -> None:
             _INPUT_PATH.value,
             crowd_rule=_CROWD_RULE.value,
             max_examples=_MAX_EXAMPLES.value,
+            with_instances=_WITH_INSTANCES.value,
             on_example=lambda _: progress.update(),
         )
     metrics["size_bytes"] = os.path.getsize(_TFLITE_PATH.value)

@@ -14,9 +14,14 @@ def test_key_names_are_unique():
         assert len(keys(names)) == len(set(keys(names)))
 
 
-def test_a_panoptic_prediction_has_all_keys_but_the_semantic_one():
-    assert set(Prediction.PANOPTIC_KEYS) == set(keys(Prediction)) - {Prediction.SEMANTIC_MASK}
-    assert len(Prediction.PANOPTIC_KEYS) == len(set(Prediction.PANOPTIC_KEYS))
+def test_a_prediction_is_panoptic_and_semantic_and_detected():
+    groups = (
+        *Prediction.PANOPTIC_KEYS,
+        Prediction.SEMANTIC_MASK,
+        *Prediction.DETECTION_KEYS,
+    )
+    assert sorted(groups) == sorted(keys(Prediction))
+    assert set(GroundTruth.INSTANCE_KEYS) < set(keys(GroundTruth))
 
 
 def test_ground_truth_and_prediction_name_the_same_masks_the_same():
@@ -28,7 +33,7 @@ def test_image_info_rows():
     rows = [ImageInfo.ORIGINAL_SIZE, ImageInfo.NETWORK_SIZE, ImageInfo.SCALE, ImageInfo.OFFSET]
     assert rows == [0, 1, 2, 3]
     assert structures.VOID == 0
-    assert PanopticSample._field_defaults == {"instances": None}
+    assert PanopticSample._field_defaults == {"instances": None, "seed": None}
 
 
 def test_importing_structures_does_not_start_tensorflow():

@@ -15,12 +15,13 @@ import numpy as np
 from PIL import Image
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
-from panoptic_tf.datasets import files, segments
+from panoptic_tf.datasets import files, json_fields, segments
 from panoptic_tf.datasets.coco_writer import CocoPanopticWriter, ImageId
 from panoptic_tf.datasets.segments import id_to_rgb, rgb_to_id
 
 __all__ = [
     "CocoPanopticWriter",
+    "Instance",
     "PanopticAnnotation",
     "Segment",
     "id_to_rgb",
@@ -56,6 +57,21 @@ class Segment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Instance:
+    """One of the instances of an image that may overlap.
+
+    Attributes:
+      rle: COCO's compressed run lengths (`rle.encode_rle`), of the image's size.
+      category: contiguous category id.
+      is_crowd: a group of things that nobody told apart.
+    """
+
+    rle: bytes
+    category: int
+    is_crowd: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class PanopticAnnotation:
     """One annotated image.
 
@@ -67,6 +83,8 @@ class PanopticAnnotation:
       width: columns, pixels.
       segments: the segments, none is legal.
       file_name: the image's name in the JSON file.
+      instances: instances that may overlap (`coco_instances.add_instances`); None if the data set
+        has none of this image, which is not the same as an image with none.
     """
 
     image_id: ImageId
@@ -76,6 +94,7 @@ class PanopticAnnotation:
     width: int
     segments: Tuple[Segment, ...]
     file_name: str = ""
+    instances: Optional[Tuple[Instance, ...]] = None
 
 
 def read_panoptic_json(
@@ -106,7 +125,9 @@ def read_panoptic_json(
       ValueError: not JSON, a missing field, an unknown category, a repeated id, a file name that
         leaves its folder; the message names file and field.
     """
-    content = _read_object(panoptic_json, ("annotations", "categories"))
+    content = json_fields.read_object(
+        panoptic_json, ("annotations", "categories"), expected=_EXPECTED
+    )
     info = dataset_info_lib.DatasetInfo.from_coco(
         content["categories"],
         name=name or os.path.splitext(os.path.basename(panoptic_json))[0],
@@ -114,7 +135,7 @@ def read_panoptic_json(
     )
     report = on_problem or _raise
     if require_images or "images" in content:
-        _require_lists(panoptic_json, content, ("images",))
+        json_fields.require_lists(panoptic_json, content, ("images",), expected=_EXPECTED)
         images = _read_images(panoptic_json, content["images"], image_dir, report)
     else:
         images = _images_of_annotations(panoptic_json, content["annotations"])
@@ -145,7 +166,7 @@ def read_predictions_json(
     Raises:
       ValueError: malformed, or an image of the ground truth has no prediction.
     """
-    content = _read_object(predictions_json, ("annotations",))
+    content = json_fields.read_object(predictions_json, ("annotations",), expected=_EXPECTED)
     images = {a.image_id: dataclasses.replace(a, segments=()) for a in annotations}
     # A prediction of an image that is not scored is no mistake.
     listed = [a for a in content["annotations"] if not _is_of_another_image(a, images)]
@@ -203,20 +224,6 @@ def _is_of_another_image(item: Any, images: Mapping[ImageId, PanopticAnnotation]
     return isinstance(image_id, (int, str)) and image_id not in images
 
 
-def _read_object(path: str, keys: Sequence[str]) -> Mapping[str, Any]:
-    content = files.read_json(path, expected=_EXPECTED)
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected {_EXPECTED}, got a {type(content).__name__}.")
-    _require_lists(path, content, keys)
-    return content
-
-
-def _require_lists(path: str, content: Mapping[str, Any], keys: Sequence[str]) -> None:
-    for key in keys:
-        if not isinstance(content.get(key), list):
-            raise ValueError(f"{path}: '{key}' must be a list; expected {_EXPECTED}.")
-
-
 def _images_of_annotations(
     path: str, annotations: Sequence[Any]
 ) -> Dict[ImageId, PanopticAnnotation]:
@@ -224,8 +231,8 @@ def _images_of_annotations(
     by_id: Dict[ImageId, PanopticAnnotation] = {}
     for position, item in enumerate(annotations):
         field = f"{path}: annotations[{position}]"
-        _require_object(field, item)
-        image_id = _image_id(f"{field}.image_id", item.get("image_id"))
+        json_fields.require_object(field, item)
+        image_id = json_fields.image_id(f"{field}.image_id", item.get("image_id"))
         by_id[image_id] = PanopticAnnotation(image_id, None, "", 0, 0, ())
     return by_id
 
@@ -249,8 +256,8 @@ def _read_images(
 
 
 def _parse_image(field: str, item: Any, image_dir: Optional[str]) -> PanopticAnnotation:
-    _require_object(field, item)
-    image_id = _image_id(f"{field}.id", item.get("id"))
+    json_fields.require_object(field, item)
+    image_id = json_fields.image_id(f"{field}.id", item.get("id"))
     file_name = item.get("file_name")
     # The name is checked even if no image is read: later results are named after it.
     path = files.inside(image_dir or ".", file_name, source=f"{field}.file_name")
@@ -258,8 +265,8 @@ def _parse_image(field: str, item: Any, image_dir: Optional[str]) -> PanopticAnn
         image_id=image_id,
         image_file=_find_image(path, image_dir, image_id) if image_dir else None,
         png_file="",
-        height=_integer(f"{field}.height", item.get("height"), low=1),
-        width=_integer(f"{field}.width", item.get("width"), low=1),
+        height=json_fields.integer(f"{field}.height", item.get("height"), low=1),
+        width=json_fields.integer(f"{field}.width", item.get("width"), low=1),
         segments=(),
         file_name=file_name,
     )
@@ -313,8 +320,8 @@ def _parse_annotation(
     known_categories: Mapping[int, int],
     panoptic_dir: str,
 ) -> PanopticAnnotation:
-    _require_object(field, item)
-    image_id = _image_id(f"{field}.image_id", item.get("image_id"))
+    json_fields.require_object(field, item)
+    image_id = json_fields.image_id(f"{field}.image_id", item.get("image_id"))
     if image_id not in images:
         raise ValueError(f"{field}.image_id {image_id!r} is not among 'images'.")
     listed = item.get("segments_info")
@@ -334,19 +341,16 @@ def _parse_annotation(
 
 
 def _parse_segment(field: str, item: Any, known_categories: Mapping[int, int]) -> Segment:
-    _require_object(field, item)
+    json_fields.require_object(field, item)
     category_id = item.get("category_id")
-    if not _is_integer(category_id) or category_id not in known_categories:
+    if not json_fields.is_integer(category_id) or category_id not in known_categories:
         raise ValueError(f"{field}.category_id {category_id!r} is not among 'categories'.")
-    is_crowd = item.get("iscrowd", 0)
-    if is_crowd not in (0, 1):
-        raise ValueError(f"{field}.iscrowd must be 0 or 1, got {is_crowd!r}.")
     area = item.get("area")
     return Segment(
-        id=_integer(f"{field}.id", item.get("id"), low=1, high=segments.MAX_SEGMENT_ID),
+        id=json_fields.integer(f"{field}.id", item.get("id"), low=1, high=segments.MAX_SEGMENT_ID),
         category_id=category_id,
-        is_crowd=bool(is_crowd),
-        area=None if area is None else _integer(f"{field}.area", area, low=0),
+        is_crowd=json_fields.flag(f"{field}.iscrowd", item.get("iscrowd", 0)),
+        area=None if area is None else json_fields.integer(f"{field}.area", area, low=0),
         bbox=_parse_box(f"{field}.bbox", item.get("bbox")),
     )
 
@@ -356,29 +360,5 @@ def _parse_box(field: str, box: Any) -> Optional[Box]:
         return None
     if not isinstance(box, list) or len(box) != 4:
         raise ValueError(f"{field} must be [x, y, width, height], got {box!r}.")
-    x, y, width, height = (_integer(field, value, low=0) for value in box)
+    x, y, width, height = (json_fields.integer(field, value, low=0) for value in box)
     return x, y, width, height
-
-
-def _require_object(field: str, item: Any) -> None:
-    if not isinstance(item, dict):
-        raise ValueError(f"{field} must be an object, got {type(item).__name__}.")
-
-
-def _image_id(field: str, value: Any) -> ImageId:
-    if _is_integer(value) or (isinstance(value, str) and value):
-        return value
-    raise ValueError(f"{field} must be an integer or a non-empty string, got {value!r}.")
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _integer(field: str, value: Any, *, low: int, high: int = 2**31 - 1) -> int:
-    """A whole number; 12.0 is one, as some writers put areas and boxes so."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not _is_integer(value) or not low <= value <= high:
-        raise ValueError(f"{field} must be an integer of {low}..{high}, got {value!r}.")
-    return value

@@ -23,7 +23,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 import tqdm
 from absl import logging
 
-from panoptic_tf.datasets import checks, coco_format, files, manifest, record
+from panoptic_tf.datasets import checks, coco_format, coco_instances, files, manifest, record
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 
 _IMAGES_PER_SHARD = 512
@@ -45,6 +45,7 @@ def convert_coco_panoptic(
     panoptic_dir: str,
     image_dir: str,
     output_dir: str,
+    instances_json: Optional[str] = None,
     name: Optional[str] = None,
     split: str = "train",
     num_shards: Optional[int] = None,
@@ -58,6 +59,8 @@ def convert_coco_panoptic(
       panoptic_dir: folder of the PNGs.
       image_dir: folder of the images.
       output_dir: folder to write to.
+      instances_json: file in COCO instances format of the same images; its masks, which may
+        overlap, go into the records.
       name: name of the data set; default the JSON file's.
       split: beginning of the shards' names.
       num_shards: number of files; default one per 512 images.
@@ -75,16 +78,23 @@ def convert_coco_panoptic(
     info, annotations = coco_format.read_panoptic_json(
         panoptic_json, panoptic_dir=panoptic_dir, image_dir=image_dir, name=name
     )
-    source = {
+    source: Dict[str, Any] = {
         "panoptic_json": os.path.abspath(panoptic_json),
         "panoptic_dir": os.path.abspath(panoptic_dir),
         "image_dir": os.path.abspath(image_dir),
     }
+    instances_sha256 = None
+    if instances_json is not None:
+        annotations = coco_instances.add_instances(annotations, instances_json, info)
+        instances_sha256 = manifest.sha256_of_file(instances_json)
+        source["instances_json"] = os.path.abspath(instances_json)
+        source["num_instances"] = sum(len(a.instances or ()) for a in annotations)
     return convert(
         annotations,
         info,
         output_dir,
         source_sha256=manifest.sha256_of_file(panoptic_json),
+        instances_sha256=instances_sha256,
         source=source,
         split=split,
         num_shards=num_shards,
@@ -99,6 +109,7 @@ def convert(
     output_dir: str,
     *,
     source_sha256: str,
+    instances_sha256: Optional[str] = None,
     source: Optional[Mapping[str, Any]] = None,
     split: str = "train",
     num_shards: Optional[int] = None,
@@ -113,6 +124,7 @@ def convert(
       output_dir: folder to write to.
       source_sha256: checksum of what the annotations came from; tells whether shards that are
         already there are the same.
+      instances_sha256: likewise of their overlapping instances; None if they have none.
       source: names of the source files, for the manifest.
       split: beginning of the shards' names.
       num_shards: number of files; default one per 512 images.
@@ -133,6 +145,8 @@ def convert(
         "num_shards": num_shards,
         "format_version": manifest.FORMAT_VERSION,
     }
+    if instances_sha256 is not None:
+        fingerprint["instances_sha256"] = instances_sha256
     _check_output(output_dir, split, fingerprint, dataset_info, overwrite)
     _check_files(annotations)
     progress = manifest.Progress(output_dir, split)
@@ -173,6 +187,7 @@ def encode_annotation(
         rows=loaded.rows,
         segment_table=annotation.segments,
         contiguous_ids=contiguous_ids,
+        instances=annotation.instances,
     )
 
 
@@ -204,8 +219,8 @@ def _check_output(
     is_there = os.path.exists(path) and not overwrite
     if is_there and manifest.Manifest.load(path).fingerprint != fingerprint:
         raise ValueError(
-            f"{path}: {output_dir} holds the split {split!r} of other annotations or with another "
-            "number of shards. Choose another output_dir or split, or set --overwrite."
+            f"{path}: {output_dir} holds the split {split!r} of other annotations or instances, or "
+            "with another number of shards. Choose another output_dir or split, or set --overwrite."
         )
     path = os.path.join(output_dir, DATASET_INFO_FILE)
     is_there = os.path.exists(path) and (bool(other_splits) or not overwrite)

@@ -255,6 +255,8 @@ def _examine_record(
     examination.add(
         where, example["id_map"], _segment_table(example, info), example["segment_categories"]
     )
+    if example["has_instances"]:
+        examination.statistics.add_instances(len(example["instance_rles"]))
 
 
 def _check_record(example: Dict[str, np.ndarray], info: DatasetInfo) -> None:
@@ -275,9 +277,20 @@ def _check_record(example: Dict[str, np.ndarray], info: DatasetInfo) -> None:
     if len(present) != num_segments + 1 or not present[1:].all():
         raise ValueError(f"the id map must hold each of its {num_segments} segments and no other.")
     _check_categories("segment_categories", example["segment_categories"], info)
-    _check_categories("instance_categories", example["instance_categories"], info)
-    for counts in example["instance_rles"]:
-        rle.decode_rle(counts, *size)
+    _check_instances(example, info)
+
+
+def _check_instances(example: Dict[str, np.ndarray], info: DatasetInfo) -> None:
+    rles, categories = example["instance_rles"], example["instance_categories"]
+    for key in ("instance_categories", "instance_is_crowd"):
+        if len(example[key]) != len(rles):
+            raise ValueError(f"{key} has {len(example[key])} entries, instance_rles {len(rles)}.")
+    _check_categories("instance_categories", categories, info)
+    stuff = categories[~np.isin(categories, info.thing_ids)]
+    if len(stuff):
+        raise ValueError(f"instance_categories must be things, got {info.names[stuff[0]]!r}.")
+    for counts in rles:
+        rle.check_rle(counts, int(example["height"]), int(example["width"]))
 
 
 def _check_categories(field: str, categories: np.ndarray, info: DatasetInfo) -> None:

@@ -6,7 +6,6 @@ if it is wrong (`doctor` finds that); nothing is resized, recoded or dropped.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
@@ -16,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from panoptic_tf.datasets import coco_format, rle, segments
+from panoptic_tf.datasets.coco_format import Instance
 
 MAX_SEGMENTS = 65535
 """Row numbers are 16-bit in the record, 0 is void."""
@@ -60,21 +60,6 @@ _LISTS = {
     Field.INSTANCE_CATEGORIES: tf.int64,
     Field.INSTANCE_IS_CROWD: tf.int64,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Instance:
-    """One of the instances that may overlap.
-
-    Attributes:
-      rle: COCO's compressed run lengths (`rle.encode_rle`), of the image's size.
-      category: contiguous category id.
-      is_crowd: a group of things that nobody told apart.
-    """
-
-    rle: bytes
-    category: int
-    is_crowd: bool = False
 
 
 def encode_example(

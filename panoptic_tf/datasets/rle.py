@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 import numpy as np
 from pycocotools import mask as mask_api
 
@@ -35,13 +37,56 @@ def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
       ValueError: not run-length text, or not of this size.
     """
     runs = _runs(counts)
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(
-            f"run-length text must fill {height} x {width} = {height * width} pixels, "
-            f"got {runs.sum()} in {len(runs)} runs."
-        )
+    _check_runs(runs, height, width)
     values = np.arange(len(runs)) % 2
     return np.repeat(values, runs).astype(np.uint8).reshape(width, height).T
+
+
+def check_rle(counts: bytes, height: int, width: int) -> None:
+    """Raises the error of `decode_rle` without decoding the mask."""
+    _check_runs(_runs(counts), height, width)
+
+
+def encode_runs(runs: Sequence[int], height: int, width: int) -> bytes:
+    """Encodes the lengths of runs, column by column, the first of zeros (uncompressed `counts`).
+
+    Args:
+      runs: integers.
+      height: rows.
+      width: columns.
+
+    Returns:
+      COCO's compressed `counts`.
+
+    Raises:
+      ValueError: the runs do not fill the mask exactly.
+    """
+    _check_runs(np.asarray(runs, np.int64), height, width)
+    return mask_api.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)[
+        "counts"
+    ]
+
+
+def encode_polygons(polygons: Sequence[Sequence[float]], height: int, width: int) -> bytes:
+    """Encodes the union of polygons as pycocotools draws them.
+
+    Args:
+      polygons: one or more of x, y, x, y, ... in pixels, at least three points each.
+      height: rows.
+      width: columns.
+
+    Returns:
+      COCO's compressed `counts`.
+    """
+    return mask_api.merge(mask_api.frPyObjects(list(polygons), height, width))["counts"]
+
+
+def _check_runs(runs: np.ndarray, height: int, width: int) -> None:
+    if (runs < 0).any() or runs.sum() != height * width:
+        raise ValueError(
+            f"run lengths must fill {height} x {width} = {height * width} pixels, "
+            f"got {runs.sum()} in {len(runs)} runs."
+        )
 
 
 def _runs(counts: bytes) -> np.ndarray:

@@ -21,6 +21,8 @@ class DatasetStatistics:
       void_pixels: pixels without annotation.
       crowd_pixels: pixels of crowd segments.
       all_void_images: images without any annotated pixel.
+      num_instances: instances that may overlap.
+      images_with_instances: images that bring such, if only an empty list.
       split_stuff_images: images with several segments of one stuff category.
       segments, crowds, pixels, images: int64 [N + 1] by contiguous category id.
     """
@@ -29,6 +31,7 @@ class DatasetStatistics:
         self._info = dataset_info
         self.num_images = self.num_pixels = self.void_pixels = self.crowd_pixels = 0
         self.all_void_images = self.split_stuff_images = 0
+        self.num_instances = self.images_with_instances = 0
         length = dataset_info.num_categories + 1
         self.segments, self.crowds, self.pixels, self.images = np.zeros((4, length), np.int64)
 
@@ -63,6 +66,11 @@ class DatasetStatistics:
         self.all_void_images += int(areas.sum() == 0)
         self.split_stuff_images += int((segments[list(self._info.stuff_ids)] > 1).any())
 
+    def add_instances(self, count: int) -> None:
+        """Adds the instances that may overlap of one image that was added."""
+        self.images_with_instances += 1
+        self.num_instances += count
+
     def notes(self) -> List[str]:
         """What is legal, and yet good to know before training."""
         notes = []
@@ -76,6 +84,11 @@ class DatasetStatistics:
             notes.append(f"{len(absent)} categories have no segment: {shown}.")
         if self.all_void_images:
             notes.append(f"{self.all_void_images} images have no annotated pixel.")
+        if 0 < self.images_with_instances < self.num_images:
+            notes.append(
+                f"{self.num_images - self.images_with_instances} images bring no overlapping "
+                "instances; theirs are those of the panoptic map."
+            )
         if self.split_stuff_images:
             notes.append(
                 f"{self.split_stuff_images} images have several segments of one stuff category; "
@@ -89,6 +102,8 @@ class DatasetStatistics:
             "num_images": self.num_images,
             "num_segments": int(self.segments.sum()),
             "num_crowds": int(self.crowds.sum()),
+            "num_instances": self.num_instances,
+            "images_with_instances": self.images_with_instances,
             "num_pixels": self.num_pixels,
             "void_share": self._share(self.void_pixels),
             "crowd_share": self._share(self.crowd_pixels),

@@ -10,7 +10,7 @@ from typing import NamedTuple, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.structures import ImageInfo, InstanceAnnotations, PanopticSample
+from panoptic_tf.structures import ImageInfo, PanopticSample
 
 Size = Tuple[int, int]
 
@@ -103,8 +103,7 @@ def transform_sample(
     moved = _move(ids, geometry, network_size, method="nearest")
     instances = sample.instances
     if instances is not None:
-        masks = _move(instances.masks[..., tf.newaxis], geometry, network_size, method="nearest")
-        instances = InstanceAnnotations(masks[..., 0], instances.categories, instances.is_crowd)
+        instances = instances._replace(masks=_move_masks(instances.masks, geometry, network_size))
     return sample._replace(
         image=_move(sample.image, geometry, network_size, method="bilinear"),
         image_info=_image_info(tf.shape(sample.image)[:2], geometry, network_size),
@@ -154,6 +153,28 @@ def _image_info(original_size: tf.Tensor, geometry: Geometry, network_size: Size
     scaled = tf.cast(geometry.scaled_size, tf.float32)
     offset = tf.cast(geometry.offset, tf.float32)
     return tf.stack([original, tf.constant(network_size, tf.float32), scaled / original, offset])
+
+
+def _move_masks(masks: tf.Tensor, geometry: Geometry, network_size: Size) -> tf.Tensor:
+    """What `_move` with `nearest` does to masks [K, h, w], without resizing what the crop drops."""
+    size = tf.shape(masks)
+    rows, columns = (_source_index(size[1 + i], geometry, i, network_size[i]) for i in range(2))
+    # A gather copies whole rows fast, and single pixels slowly.
+    moved = tf.gather(tf.transpose(masks, [0, 2, 1]), columns, axis=1)  # [K, crop's width, h]
+    moved = tf.gather(tf.transpose(moved, [0, 2, 1]), rows, axis=1)  # [K, crop's height and width]
+    padding = [[0, network_size[i] - tf.size(index)] for i, index in enumerate((rows, columns))]
+    padded = tf.pad(moved, [[0, 0], *padding])
+    padded.set_shape([masks.shape[0], *network_size])
+    return padded
+
+
+def _source_index(length: tf.Tensor, geometry: Geometry, axis: int, frame: int) -> tf.Tensor:
+    """Row (axis 0) or column (1) of the image that each of the crop's shows: int32 [<= frame]."""
+    along = tf.range(length)[:, tf.newaxis, tf.newaxis]  # an image of one column
+    scaled = tf.image.resize(along, [geometry.scaled_size[axis], 1], method="nearest")[:, 0, 0]
+    index = scaled[geometry.offset[axis] :][:frame]
+    flip = geometry.flip_horizontally if axis else geometry.flip_vertically
+    return tf.cond(flip, lambda: tf.reverse(index, [0]), lambda: index)
 
 
 def _move(values: tf.Tensor, geometry: Geometry, network_size: Size, *, method: str) -> tf.Tensor:

@@ -12,8 +12,8 @@ from typing import Callable, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from panoptic_tf.datasets import record
-from panoptic_tf.inputs import geometry, normalize, photometric
-from panoptic_tf.structures import GroundTruth, PanopticSample, Tensors
+from panoptic_tf.inputs import geometry, instances, normalize, photometric
+from panoptic_tf.structures import GroundTruth, InstanceAnnotations, PanopticSample, Tensors
 
 TargetGenerator = Callable[[PanopticSample], Tuple[Tensors, Tensors]]
 """Maps a sample in the network's frame to (additional features, labels) of static shapes."""
@@ -61,6 +61,7 @@ def build_training_dataset(
     max_examples: int = 0,
     cache: bool = False,
     seed: Optional[int] = None,
+    with_instances: bool = False,
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
     """Endless shuffled batches.
@@ -77,6 +78,8 @@ def build_training_dataset(
       max_examples: use only the first so many records; 0 uses all.
       cache: keep decoded images in memory after the first pass.
       seed: makes order and augmentation repeatable.
+      with_instances: whether samples hold `instances`: those of the record, which may overlap, or
+        derived from the id map where the record has none.
       input_context: this worker's share under tf.distribute.
 
     Returns:
@@ -87,39 +90,18 @@ def build_training_dataset(
       ValueError: no file matches.
     """
     examples = _read(input_path, input_context, max_examples, seed=seed, shuffle_files=True)
-    if cache:
-        decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
-        decoded = decoded.shuffle(shuffle_buffer_size, seed=seed).repeat()
-    else:  # The buffer holds records as they are stored, not pixels.
-        examples = examples.shuffle(shuffle_buffer_size, seed=seed).repeat()
-        decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE)
+    decoded = _shuffle_and_decode(examples, shuffle_buffer_size, cache=cache, seed=seed)
     first_seed = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int64) if seed is None else seed
     pipeline_id = 0 if input_context is None else input_context.input_pipeline_id
 
     def prepare(index: tf.Tensor, example: Tensors) -> Tuple[Tensors, Tensors]:
-        seeds = tf.random.experimental.stateless_split(
-            tf.stack([tf.cast(first_seed, tf.int64) + pipeline_id, index]), 2
-        )
-        sample = _to_sample(example, thing_ids)
-        where = geometry.random_geometry(
-            tf.shape(sample.image)[:2],
+        sample = _augment(
+            _to_sample(example, thing_ids, with_instances=with_instances),
+            tf.stack([tf.cast(first_seed, tf.int64) + pipeline_id, index]),
             network_size,
-            seed=seeds[0],
-            scale_min=augmentation.scale_min,
-            scale_max=augmentation.scale_max,
-            flip_horizontally=augmentation.flip_horizontally,
-            flip_vertically=augmentation.flip_vertically,
+            augmentation,
         )
-        sample = geometry.transform_sample(sample, where, network_size)
-        image = photometric.jitter_colors(
-            sample.image,
-            seed=seeds[1],
-            brightness=augmentation.brightness,
-            contrast=augmentation.contrast,
-            saturation=augmentation.saturation,
-            hue=augmentation.hue,
-        )
-        features = _features(image, sample.image_info, normalization)
+        features = _features(sample.image, sample.image_info, normalization)
         additional, labels = target_generator(sample)
         return {**features, **additional}, labels
 
@@ -136,18 +118,21 @@ def build_evaluation_dataset(
     normalization: Normalization,
     batch_size: int,
     max_examples: int = 0,
+    with_instances: bool = False,
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
     """One pass in the order of the records; arguments as in `build_training_dataset`.
 
     Returns:
       Dataset of (features, labels); labels have the keys of `structures.GroundTruth`, each image in
-      its own frame, padded with void to the largest of the batch.
+      its own frame, padded with void to the largest of the batch. `INSTANCE_KEYS` are among them
+      only `with_instances`: the masks of the record as they are stored.
     """
     examples = _read(input_path, input_context, max_examples, seed=None, shuffle_files=False)
 
     def prepare(serialized: tf.Tensor) -> Tuple[Tensors, Tensors]:
-        sample = _to_sample(_decode(serialized), thing_ids)
+        example = _decode(serialized)
+        sample = _to_sample(example, thing_ids, with_instances=False)
         image, image_info = geometry.fit_and_pad(sample.image, network_size)
         labels = {
             GroundTruth.CATEGORY_MASK: sample.category_mask,
@@ -156,20 +141,25 @@ def build_evaluation_dataset(
             GroundTruth.IMAGE_SIZE: tf.shape(sample.category_mask),
             GroundTruth.IMAGE_ID: sample.image_id,
         }
+        if with_instances:
+            labels.update(_instance_labels(example))
         return _features(image, image_info, normalization), labels
 
     prepared = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(prepared.padded_batch(batch_size), deterministic=True)
 
 
-def sample_from_example(example: Tensors, thing_ids: Sequence[int]) -> PanopticSample:
+def sample_from_example(
+    example: Tensors, thing_ids: Sequence[int], *, with_instances: bool = False
+) -> PanopticSample:
     """A decoded record as a `PanopticSample` in its own frame, `image` float32.
 
     Args:
       example: what `record.decode_example` returns.
       thing_ids: contiguous ids of the thing categories.
+      with_instances: see `build_training_dataset`.
     """
-    sample = _to_sample(_with_image(example), thing_ids)
+    sample = _to_sample(_with_image(example), thing_ids, with_instances=with_instances)
     return sample._replace(image=tf.cast(sample.image, tf.float32))
 
 
@@ -205,6 +195,18 @@ def _read(
     )
 
 
+def _shuffle_and_decode(
+    examples: tf.data.Dataset, buffer_size: int, *, cache: bool, seed: Optional[int]
+) -> tf.data.Dataset:
+    """Endless decoded records in random order."""
+    if cache:
+        decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
+        return decoded.shuffle(buffer_size, seed=seed).repeat()
+    # The buffer holds records as they are stored, not pixels.
+    examples = examples.shuffle(buffer_size, seed=seed).repeat()
+    return examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE)
+
+
 def _decode(serialized: tf.Tensor) -> Tensors:
     return _with_image(record.decode_example(serialized))
 
@@ -217,7 +219,9 @@ def _with_image(example: Tensors) -> Tensors:
     return decoded
 
 
-def _to_sample(example: Tensors, thing_ids: Sequence[int]) -> PanopticSample:
+def _to_sample(
+    example: Tensors, thing_ids: Sequence[int], *, with_instances: bool
+) -> PanopticSample:
     """Looks every pixel's category, instance and crowd flag up by its segment row."""
     id_map = example["id_map"]  # int32 [H, W], segment row + 1, 0 is void
     categories = tf.concat([[0], example["segment_categories"]], axis=0)
@@ -225,15 +229,66 @@ def _to_sample(example: Tensors, thing_ids: Sequence[int]) -> PanopticSample:
     things = tf.constant(tuple(thing_ids) or (-1,), tf.int32)
     is_thing = tf.reduce_any(categories[:, tf.newaxis] == things, axis=1)
     instance_ids = tf.where(is_thing, tf.range(tf.size(categories)), 0)
-    return PanopticSample(
+    sample = PanopticSample(
         image=example["image"],
         image_info=tf.zeros([4, 2]),
         category_mask=tf.gather(categories, id_map),
         instance_mask=tf.gather(instance_ids, id_map),
         crowd_mask=tf.gather(is_crowd, id_map),
         image_id=example["image_id"],
-        instances=None,
     )
+    if not with_instances:
+        return sample
+    own_instances = tf.cond(
+        example["has_instances"],
+        lambda: _stored_instances(example),
+        lambda: instances.instances_of_id_map(sample.instance_mask, categories, is_crowd),
+    )
+    return sample._replace(instances=own_instances)
+
+
+def _stored_instances(example: Tensors) -> InstanceAnnotations:
+    masks = record.decode_instance_masks(
+        example["instance_rles"], example["height"], example["width"]
+    )
+    return InstanceAnnotations(masks, example["instance_categories"], example["instance_is_crowd"])
+
+
+def _instance_labels(example: Tensors) -> Tensors:
+    """The stored instances, not decoded; -1 of them says that the record has none of its own."""
+    count = tf.where(example["has_instances"], tf.size(example["instance_rles"]), -1)
+    return {
+        GroundTruth.INSTANCE_RLES: example["instance_rles"],
+        GroundTruth.INSTANCE_CATEGORIES: example["instance_categories"],
+        GroundTruth.INSTANCE_IS_CROWD: example["instance_is_crowd"],
+        GroundTruth.NUM_INSTANCES: count,
+    }
+
+
+def _augment(
+    sample: PanopticSample, seed: tf.Tensor, network_size: geometry.Size, augmentation: Augmentation
+) -> PanopticSample:
+    """The sample in the network's frame, by draws that depend on the seed, int64 [2], alone."""
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    where = geometry.random_geometry(
+        tf.shape(sample.image)[:2],
+        network_size,
+        seed=seeds[0],
+        scale_min=augmentation.scale_min,
+        scale_max=augmentation.scale_max,
+        flip_horizontally=augmentation.flip_horizontally,
+        flip_vertically=augmentation.flip_vertically,
+    )
+    sample = geometry.transform_sample(sample, where, network_size)
+    image = photometric.jitter_colors(
+        sample.image,
+        seed=seeds[1],
+        brightness=augmentation.brightness,
+        contrast=augmentation.contrast,
+        saturation=augmentation.saturation,
+        hue=augmentation.hue,
+    )
+    return sample._replace(image=image, seed=seeds[2])
 
 
 def _features(image: tf.Tensor, image_info: tf.Tensor, normalization: Normalization) -> Tensors:

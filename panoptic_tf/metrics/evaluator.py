@@ -11,12 +11,14 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from panoptic_tf import structures
+from panoptic_tf.metrics import detections, panoptic_quality, segmentation, segments
 from panoptic_tf.metrics import instances as instances_lib
-from panoptic_tf.metrics import panoptic_quality, segmentation, segments
 
-METRIC_NAMES = tuple(
-    name + suffix for suffix in ("", "_things", "_stuff") for name in ("PQ", "SQ", "RQ")
-) + ("mIoU", "fIoU", "AP", "AP50", "AP75")
+METRIC_NAMES = (
+    *(name + suffix for suffix in ("", "_things", "_stuff") for name in ("PQ", "SQ", "RQ")),
+    *("mIoU", "fIoU"),
+    *instances_lib.METRIC_NAMES,
+)
 """Keys of every `metrics.json`, in order; values are percentages or None."""
 
 _Truth = structures.GroundTruth
@@ -30,14 +32,17 @@ _TABLE_KEYS = (
 
 
 class PanopticEvaluator:
-    """Streaming panoptic quality, semantic IoU and mask AP; replicas and processes merge.
+    """Streaming panoptic quality, semantic IoU and AP; replicas and processes merge.
+
+    AP is that of the detections where a prediction holds some, and these may overlap; else that of
+    the masks of its segments. Only detections have boxes, and with them box AP.
 
     Args:
       num_categories: N; category ids are 1..N, 0 is void.
       thing_ids: ids of the thing categories.
       category_names: N + 1 names by category id; entry 0 is void.
       crowd_rule: `all` or `last`, see `PanopticQuality`.
-      compute_ap: whether to compute mask AP; without it AP is None.
+      compute_ap: whether to compute AP; without it AP is None.
     """
 
     def __init__(
@@ -80,7 +85,8 @@ class PanopticEvaluator:
             absent. Where there is an `image_size`, pixels beyond it are padding.
           prediction: keys of `structures.Prediction`, no batch dimension. Its valid part is
             resized to the size of the ground truth where the two differ.
-          instances: the ground truth of AP where it overlaps; default the instances of the masks.
+          instances: the ground truth of AP; default those of `GroundTruth.INSTANCE_KEYS`, which
+            may overlap, and where these are absent the instances of the masks.
 
         Raises:
           ValueError: masks do not fit, or a category is unknown; the message names the image.
@@ -91,6 +97,8 @@ class PanopticEvaluator:
             masks = _predicted_masks(prediction, truth[_Truth.CATEGORY_MASK].shape)
             self._update_semantic(truth, masks)
             self._update_panoptic(image_id, truth, masks)
+            if instances is None:
+                instances = instances_lib.stored_instances(ground_truth)
             self._update_instances(truth, masks, prediction, instances)
         except ValueError as error:
             raise ValueError(f"image {image_id}: {error}") from error
@@ -167,7 +175,9 @@ class PanopticEvaluator:
         prediction: Mapping[str, Any],
         instances: Optional[instances_lib.Instances],
     ) -> None:
-        if self._instances is None or any(key not in prediction for key in _TABLE_KEYS):
+        size = truth[_Truth.CATEGORY_MASK].shape
+        found = None if self._instances is None else _found_instances(prediction, masks, size)
+        if self._instances is None or found is None:
             return
         if instances is None:
             instances = instances_lib.ground_truth_instances(
@@ -175,13 +185,7 @@ class PanopticEvaluator:
                 truth[_Truth.INSTANCE_MASK],
                 truth.get(_Truth.CROWD_MASK),
             )
-        found = instances_lib.predicted_instances(
-            masks[_Prediction.INSTANCE_MASK],
-            segment_instance=np.asarray(prediction[_Prediction.SEGMENT_INSTANCE]),
-            segment_category=np.asarray(prediction[_Prediction.SEGMENT_CATEGORY]),
-            segment_score=np.asarray(prediction[_Prediction.SEGMENT_SCORE]),
-        )
-        self._instances.update(truth[_Truth.CATEGORY_MASK].shape, instances, found)
+        self._instances.update(size, instances, found)
 
 
 def restore_original_size(
@@ -238,6 +242,22 @@ def _predicted_masks(
     return {
         key: restore_original_size(mask, sizes[key], original_size) for key, mask in masks.items()
     }
+
+
+def _found_instances(
+    prediction: Mapping[str, Any], masks: Mapping[str, np.ndarray], original_size: Sequence[int]
+) -> Optional[instances_lib.Instances]:
+    """The instances that AP is computed of, or None if the prediction has none of any kind."""
+    if all(key in prediction for key in _Prediction.DETECTION_KEYS):
+        return detections.detected_instances(prediction, original_size)
+    if any(key not in prediction for key in _TABLE_KEYS):
+        return None
+    return instances_lib.predicted_instances(
+        masks[_Prediction.INSTANCE_MASK],
+        segment_instance=np.asarray(prediction[_Prediction.SEGMENT_INSTANCE]),
+        segment_category=np.asarray(prediction[_Prediction.SEGMENT_CATEGORY]),
+        segment_score=np.asarray(prediction[_Prediction.SEGMENT_SCORE]),
+    )
 
 
 def _as_text(image_id: Any) -> str:

@@ -1,4 +1,4 @@
-"""Mask average precision of instances by the COCO protocol (pycocotools, `segm`).
+"""Average precision of instances by the COCO protocol (pycocotools, `segm` and `bbox`).
 
 Masks are run-length encoded as they come, so that a whole validation split fits in memory. Crowds
 of the ground truth are ignore regions, as COCO has it.
@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from pycocotools import coco, cocoeval
 from pycocotools import mask as coco_mask
 
+from panoptic_tf.structures import GroundTruth
+
 Vector = Union[Sequence[Any], np.ndarray]
 
-_MAX_DETECTIONS = 100
+MAX_DETECTIONS = 100
+"""Of an image; the protocol takes those of highest score."""
+
+METRIC_NAMES = ("AP", "AP50", "AP75", "AP_box", "AP50_box", "AP75_box")
 
 
 class Instances(NamedTuple):
@@ -27,16 +32,19 @@ class Instances(NamedTuple):
       categories: [K] category ids.
       is_crowd: [K], of ground truth only.
       scores: [K], of predictions only.
+      boxes: [K, 4], [ymin, xmin, ymax, xmax] in pixels, of predictions that have boxes of their
+        own; those of ground truth are the extents of its masks.
     """
 
     rles: List[Dict[str, Any]]
     categories: Vector
     is_crowd: Optional[Vector] = None
     scores: Optional[Vector] = None
+    boxes: Optional[np.ndarray] = None
 
 
 class InstanceAveragePrecision:
-    """Streaming mask AP over IoU 0.50:0.95, AP50 and AP75.
+    """Streaming AP over IoU 0.50:0.95, AP50 and AP75, of masks and of boxes.
 
     Args:
       num_categories: N; category ids are 1..N.
@@ -75,34 +83,37 @@ class InstanceAveragePrecision:
         self._images.extend(other._images)
 
     def result(self) -> Dict[str, Any]:
-        """`AP AP50 AP75` in percent or None, and `per_category`: N values of AP or None."""
-        per_category: List[Optional[float]] = [None] * self._num_categories
-        precision = self._precision()
-        if precision is None:
-            return {"AP": None, "AP50": None, "AP75": None, "per_category": per_category}
-        for column, category in enumerate(self._thing_ids):
-            per_category[category - 1] = _average(precision[:, :, column])
-        return {
-            "AP": _average(precision),
-            "AP50": _average(precision[0]),
-            "AP75": _average(precision[5]),
-            "per_category": per_category,
-        }
+        """`METRIC_NAMES` in percent or None, and `per_category`: N values of mask AP or None.
 
-    def _precision(self) -> Optional[np.ndarray]:
+        Boxes are scored if every prediction has some.
+        """
+        per_category: List[Optional[float]] = [None] * self._num_categories
+        values: Dict[str, Any] = {**dict.fromkeys(METRIC_NAMES), "per_category": per_category}
+        truths = self._annotations([truth for _, truth, _ in self._images])
+        if not any(not a["iscrowd"] for a in truths):
+            return values
+        predictions = [prediction for _, _, prediction in self._images]
+        found = self._annotations(predictions)
+        masks = self._precision("segm", truths, found)
+        values.update(_averages(masks, ""))
+        for column, category in enumerate(self._thing_ids):
+            per_category[category - 1] = _average(masks[:, :, column])
+        if all(prediction.boxes is not None for prediction in predictions):
+            values.update(_averages(self._precision("bbox", truths, found), "_box"))
+        return values
+
+    def _precision(
+        self, kind: str, truths: List[Dict[str, Any]], found: List[Dict[str, Any]]
+    ) -> np.ndarray:
         """Precision [10 IoUs, 101 recalls, things], -1 where a category has no ground truth."""
         images = [
             {"id": i, "height": h, "width": w} for i, ((h, w), _, _) in enumerate(self._images)
         ]
-        truths = self._annotations([truth for _, truth, _ in self._images])
-        if not any(not a["iscrowd"] for a in truths):
-            return None
-        found = self._annotations([prediction for _, _, prediction in self._images])
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
             evaluation = cocoeval.COCOeval(
-                self._coco(images, truths), self._coco(images, found), "segm"
+                self._coco(images, truths), self._coco(images, found), kind
             )
-            evaluation.params.maxDets = [_MAX_DETECTIONS]
+            evaluation.params.maxDets = [MAX_DETECTIONS]
             evaluation.params.areaRng = [[0, 1e10]]
             evaluation.params.areaRngLbl = ["all"]
             evaluation.evaluate()
@@ -112,6 +123,7 @@ class InstanceAveragePrecision:
     def _annotations(self, images: Sequence[Instances]) -> List[Dict[str, Any]]:
         annotations: List[Dict[str, Any]] = []
         for image_id, instances in enumerate(images):
+            boxes = _coco_boxes(instances)
             for k, rle in enumerate(instances.rles):
                 annotations.append(
                     {
@@ -119,6 +131,7 @@ class InstanceAveragePrecision:
                         "image_id": image_id,
                         "category_id": int(instances.categories[k]),
                         "segmentation": rle,
+                        "bbox": boxes[k],
                         "area": float(coco_mask.area(rle)),
                         "iscrowd": int(
                             bool(instances.is_crowd is not None and instances.is_crowd[k])
@@ -165,17 +178,29 @@ def encode_id_map(id_map: np.ndarray) -> Tuple[np.ndarray, List[Dict[str, Any]],
     ends = np.append(starts[1:], pixels.size)
     order = np.argsort(pixels[starts], kind="stable")
     ids, first = np.unique(pixels[starts][order], return_index=True)
-    rles = []
-    for runs in np.split(order, first[1:]):
-        edges = np.column_stack([starts[runs], ends[runs]]).reshape(-1)
-        # A last run of nothing is not written, a first one is.
-        stop = [pixels.size] if edges[-1] < pixels.size else []
-        counts = np.diff(np.concatenate([[0], edges, stop]))
-        rles.append({"size": [height, width], "counts": counts})
-    points = starts[order[first]]
     is_segment = ids != 0
-    kept = [coco_mask.frPyObjects(r, height, width) for r, k in zip(rles, is_segment) if k]
-    return ids[is_segment], kept, np.column_stack([points % height, points // height])[is_segment]
+    rles = []
+    for runs, is_kept in zip(np.split(order, first[1:]), is_segment):
+        if is_kept:
+            edges = np.column_stack([starts[runs], ends[runs]]).reshape(-1)
+            rles.append(encode_edges(edges, height, width))
+    points = starts[order[first]]
+    return ids[is_segment], rles, np.column_stack([points % height, points // height])[is_segment]
+
+
+def encode_edges(edges: np.ndarray, height: int, width: int) -> Dict[str, Any]:
+    """Run-length encodes a mask that is given by its runs.
+
+    Args:
+      edges: int64 [2 R], first pixel of each run and the one after it, ascending, in column-major
+        order.
+      height, width: of the mask.
+    """
+    # A last run of nothing is not written, a first one is.
+    is_full = len(edges) > 0 and edges[-1] == height * width
+    stop = np.zeros(0, np.int64) if is_full else np.array([height * width])
+    counts = np.diff(np.concatenate([[0], edges, stop]))
+    return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
 
 
 def ground_truth_instances(
@@ -186,6 +211,23 @@ def ground_truth_instances(
     rows, columns = points[:, 0], points[:, 1]
     is_crowd = np.zeros(len(rles), bool) if crowd_mask is None else crowd_mask[rows, columns]
     return Instances(rles, category_mask[rows, columns], is_crowd=is_crowd)
+
+
+def stored_instances(ground_truth: Mapping[str, Any]) -> Optional[Instances]:
+    """The overlapping instances that the labels of one image hold, or None where they hold none.
+
+    Args:
+      ground_truth: keys of `structures.GroundTruth`, no batch dimension.
+    """
+    count = int(ground_truth.get(GroundTruth.NUM_INSTANCES, -1))
+    if count < 0:
+        return None
+    size = [int(side) for side in ground_truth[GroundTruth.IMAGE_SIZE]]
+    return Instances(
+        [{"size": size, "counts": c} for c in ground_truth[GroundTruth.INSTANCE_RLES][:count]],
+        ground_truth[GroundTruth.INSTANCE_CATEGORIES][:count],
+        is_crowd=ground_truth[GroundTruth.INSTANCE_IS_CROWD][:count],
+    )
 
 
 def predicted_instances(
@@ -215,6 +257,19 @@ def predicted_instances(
     return Instances(
         rles, np.asarray(segment_category)[rows], scores=np.asarray(segment_score)[rows]
     )
+
+
+def _coco_boxes(instances: Instances) -> List[List[float]]:
+    """Boxes as COCO has them: x, y, width, height."""
+    if instances.boxes is None:
+        return coco_mask.toBbox(instances.rles).tolist() if instances.rles else []
+    top, left, bottom, right = np.asarray(instances.boxes, np.float64).reshape(-1, 4).T
+    return np.stack([left, top, right - left, bottom - top], axis=-1).tolist()
+
+
+def _averages(precision: np.ndarray, suffix: str) -> Dict[str, Optional[float]]:
+    parts = {"AP": precision, "AP50": precision[0], "AP75": precision[5]}
+    return {name + suffix: _average(part) for name, part in parts.items()}
 
 
 def _average(precision: np.ndarray) -> Optional[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, List, Mapping, Optional
 
 _SPLITS = (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
+_BOX_NAMES = ("AP_box", "AP50_box", "AP75_box")
 
 
 def format_metrics(metrics: Mapping[str, Any], *, per_category: bool = False) -> str:
@@ -21,7 +22,8 @@ def format_metrics(metrics: Mapping[str, Any], *, per_category: bool = False) ->
     for split, suffix in _SPLITS:
         values = "".join(_cell(metrics[name + suffix]) for name in ("PQ", "SQ", "RQ"))
         lines.append(f"{split:<10}{values}{_num_counted(metrics, split):>12}")
-    others = ("mIoU", "fIoU", "AP", "AP50", "AP75")
+    others = ["mIoU", "fIoU", "AP", "AP50", "AP75"]
+    others += [name for name in _BOX_NAMES if metrics.get(name) is not None]
     lines.append("  ".join(f"{name} {_cell(metrics[name]).strip()}" for name in others))
     if per_category:
         lines.extend(_category_lines(metrics["per_category"]))

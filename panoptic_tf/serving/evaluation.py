@@ -46,6 +46,7 @@ def evaluate_records(
     *,
     crowd_rule: str = "all",
     compute_ap: bool = True,
+    with_instances: bool = False,
     max_examples: int = 0,
     on_example: Optional[OnExample] = None,
 ) -> Tuple[Dict[str, Any], Dict[str, float]]:
@@ -55,7 +56,8 @@ def evaluate_records(
       predictor: the model.
       input_path: file pattern of the records.
       crowd_rule: see `metrics.panoptic_quality`.
-      compute_ap: whether to compute mask AP.
+      compute_ap: whether to compute AP.
+      with_instances: whether the ground truth of AP is the records' overlapping instances.
       max_examples: only the first so many; 0 is all.
       on_example: called after each image, for progress, pictures or result files.
 
@@ -75,7 +77,7 @@ def evaluate_records(
         compute_ap=compute_ap,
     )
     seconds: List[float] = []
-    for example in _read(input_path, info, max_examples):
+    for example in _read(input_path, info, max_examples, with_instances):
         prediction = predictor.predict_arrays(example.image)
         seconds.append(predictor.last_seconds)
         evaluator.update(example.ground_truth, prediction)
@@ -105,18 +107,24 @@ def _find_files(input_path: str) -> List[str]:
 
 
 def _read(
-    input_path: str, info: dataset_info_lib.DatasetInfo, max_examples: int
+    input_path: str,
+    info: dataset_info_lib.DatasetInfo,
+    max_examples: int,
+    with_instances: bool,
 ) -> Iterator[EvaluatedImage]:
     paths = _find_files(input_path)
     _check_categories(os.path.dirname(paths[0]), info)
     records = tf.data.TFRecordDataset(paths).map(record.decode_example)
     for example in records.take(max_examples or -1).as_numpy_iterator():
         name = example["file_name"].decode()
+        ground_truth = _ground_truth(example, info, f"{input_path}: {name}")
+        if with_instances and example["has_instances"]:
+            ground_truth.update(_stored_instances(example))
         yield EvaluatedImage(
             image_id=json.loads(example["image_id"]),
             file_name=name,
             image=decoding.decode_image(example["image_bytes"], name=f"{input_path}: {name}"),
-            ground_truth=_ground_truth(example, info, f"{input_path}: {name}"),
+            ground_truth=ground_truth,
             prediction={},
         )
 
@@ -139,6 +147,15 @@ def _ground_truth(example: Arrays, info: dataset_info_lib.DatasetInfo, source: s
         **dict(zip(keys, masks)),
         GroundTruth.IMAGE_SIZE: np.asarray(masks[0].shape, np.int32),
         GroundTruth.IMAGE_ID: example["image_id"],
+    }
+
+
+def _stored_instances(example: Arrays) -> Arrays:
+    return {
+        GroundTruth.INSTANCE_RLES: example["instance_rles"],
+        GroundTruth.INSTANCE_CATEGORIES: example["instance_categories"],
+        GroundTruth.INSTANCE_IS_CROWD: example["instance_is_crowd"],
+        GroundTruth.NUM_INSTANCES: np.asarray(len(example["instance_rles"]), np.int32),
     }
 
 

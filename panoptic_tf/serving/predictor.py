@@ -188,11 +188,14 @@ def _find_version(path: str) -> str:
 
 
 def _to_original_size(outputs: Arrays, original_size: Tuple[int, int]) -> Arrays:
-    """Cuts masks to the image, and resizes them where it was larger than the model's output."""
+    """Cuts masks to the image, and resizes them and boxes where it is not of the output's size."""
     answered = outputs[Prediction.IMAGE_SIZE].tolist()
-    masks = {
+    changed = {
         key: evaluator.restore_original_size(outputs[key], answered, original_size)
         for key in _MASKS
         if key in outputs
     }
-    return {**outputs, **masks, Prediction.IMAGE_SIZE: np.asarray(original_size, np.int32)}
+    if Prediction.DETECTION_BOXES in outputs:
+        scale = np.tile(np.divide(original_size, answered), 2).astype(np.float32)
+        changed[Prediction.DETECTION_BOXES] = outputs[Prediction.DETECTION_BOXES] * scale
+    return {**outputs, **changed, Prediction.IMAGE_SIZE: np.asarray(original_size, np.int32)}

@@ -35,6 +35,7 @@ _COLUMN_GROUPS = (
     ("stuff", (("PQ_stuff", "PQ"), ("SQ_stuff", "SQ"), ("RQ_stuff", "RQ"))),
     ("semantic", (("mIoU", "mIoU"), ("fIoU", "fIoU"))),
     ("mask", (("AP", "AP"), ("AP50", "AP50"), ("AP75", "AP75"))),
+    ("box", (("AP_box", "AP"), ("AP50_box", "AP50"), ("AP75_box", "AP75"))),
     ("cost", (("size_bytes", "size"), ("latency_ms", "latency"))),
 )
 _GROUP_TITLES = {"worst": "Lowest PQ", "best": "Highest PQ"}

@@ -36,6 +36,13 @@ class CocoFiles:
         (self.folder / "panoptic.json").write_text(json.dumps(self.content))
         return self
 
+    def save_instances(self, annotations, images=None):
+        """Writes a COCO instances file, of all images by default, and returns its path."""
+        images = self.content["images"] if images is None else images
+        path = self.folder / "instances.json"
+        path.write_text(json.dumps({"images": images, "annotations": annotations}))
+        return str(path)
+
     def save_ids(self, position, id_map):
         name = self.content["annotations"][position]["file_name"]
         path = self.folder / "panoptic" / name

@@ -170,6 +170,15 @@ def _set(field, values, kind="int64_list"):
     return change
 
 
+def _set_instances(counts, category):
+    def change(example):
+        _set(record.Field.INSTANCE_RLES, [counts], "bytes_list")(example)
+        _set(record.Field.INSTANCE_CATEGORIES, [category])(example)
+        _set(record.Field.INSTANCE_IS_CROWD, [0])(example)
+
+    return change
+
+
 WRONG_RECORDS = {
     "category": (
         _set(record.Field.SEGMENT_CATEGORIES, [1, 2, 4]),
@@ -186,9 +195,11 @@ WRONG_RECORDS = {
     "ids": (_set(record.Field.SEGMENT_IDS, [4, 4, 5]), "segment_ids has an id twice"),
     "area": (_set(record.Field.SEGMENT_AREAS, [1, 1, 1]), "segment id 70000: area must be"),
     "box": (_set(record.Field.SEGMENT_BOXES, [1] * 11), "cannot be decoded"),
-    "instance": (
+    "instance": (_set_instances(b"0", 1), "run lengths must fill"),
+    "instance of stuff": (_set_instances(b"0", 3), "instance_categories must be things, got 'gra"),
+    "instance table": (
         _set(record.Field.INSTANCE_RLES, [b"0"], "bytes_list"),
-        "run-length text must fill",
+        "instance_categories has 0 entries, instance_rles 1",
     ),
     "absent": (lambda e: e.features.feature.pop(record.Field.ROWS), "cannot be decoded"),
 }
@@ -238,12 +249,24 @@ def test_commands(make_coco, tmp_path):
         )
 
     paths = [f"--{name}={path}" for name, path in coco.paths.items()]
-    output = run("convert.py", "--format=coco_panoptic", *paths, f"--output_dir={tmp_path}/out")
-    assert output.returncode == 0 and "3 images in 1 shards" in output.stdout, output.stderr
+    instances = [
+        {"id": i, "image_id": i, "category_id": 3, "segmentation": [[1, 1, 9, 1, 5, 7]]}
+        for i in range(2)
+    ]
+    output = run(
+        "convert.py",
+        "--format=coco_panoptic",
+        *paths,
+        f"--instances_json={coco.save_instances(instances)}",
+        f"--output_dir={tmp_path}/out",
+    )
+    assert output.returncode == 0, output.stderr
+    assert "3 images and 2 overlapping instances in 1 shards" in output.stdout
     report_path = tmp_path / "report.json"
     shards = f"--input_path={tmp_path}/out/train-*"
     output = run("doctor.py", shards, f"--output_json={report_path}")
     assert output.returncode == 0 and output.stdout.endswith("\n0 problems\n"), output.stderr
+    assert "\ninstances 2 that may overlap\n" in output.stdout
     assert json.loads(report_path.read_text())["ground_truth_PQ"] == 100
     coco.content["annotations"][0]["segments_info"][0]["area"] += 1
     coco.save()

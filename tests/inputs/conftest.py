@@ -18,7 +18,7 @@ CONTIGUOUS_IDS = {10: 1, 20: 2, 30: 3}
 THING_IDS = (1, 2)
 
 
-def encode(image_id, image, rows, categories, crowds=()):
+def encode(image_id, image, rows, categories, crowds=(), instances=None):
     """One serialized record; segment i has the data set's category categories[i]."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
@@ -33,6 +33,7 @@ def encode(image_id, image, rows, categories, crowds=()):
         rows=rows.astype(np.int32),
         segment_table=table,
         contiguous_ids=CONTIGUOUS_IDS,
+        instances=instances,
     )
 
 

@@ -241,15 +241,47 @@ def test_the_whole_range_of_crops_and_flips_is_drawn():
     assert all(50 < flips.count((a, b)) < 100 for a in (False, True) for b in (False, True))
 
 
-@pytest.mark.parametrize("count", [0, 1, 3])
-def test_overlapping_instances_move_with_the_ids(make_sample, count):
-    sample = make_sample(30, 26, seed=2)
-    masks = [tf.cast(sample.instance_mask == i, tf.uint8) for i in range(1, count + 1)]
-    masks = tf.stack(masks) if masks else tf.zeros([0, 30, 26], tf.uint8)
-    instances = InstanceAnnotations(masks, tf.range(count), tf.zeros([count], tf.bool))
-    moved = transform(sample._replace(instances=instances), seed=5)
-    assert moved.instances.masks.shape == (count, *NETWORK_SIZE)
-    for i in range(count):
-        np.testing.assert_array_equal(
-            moved.instances.masks[i], moved.instance_mask.numpy() == i + 1
-        )
+def with_instances(sample, numbers):
+    """The sample with a mask of each id, and one of all of them, which overlaps every other."""
+    masks = [tf.cast(sample.instance_mask == i, tf.uint8) for i in numbers]
+    masks += [tf.cast(sample.instance_mask > 0, tf.uint8)] if masks else []
+    masks = tf.stack(masks) if masks else tf.zeros([0, *sample.instance_mask.shape], tf.uint8)
+    count = len(masks)
+    return sample._replace(
+        instances=InstanceAnnotations(masks, tf.range(count), tf.zeros([count], tf.bool))
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("size", [(30, 26), (7, 90), (61, 83), (1, 1)])
+def test_overlapping_instances_move_with_the_ids(make_sample, size, seed):
+    numbers = range(1, 6) if seed else ()
+    moved = transform(with_instances(make_sample(*size, seed=seed), numbers), seed=seed)
+    masks = moved.instances.masks.numpy()
+    assert masks.shape == ((6 if seed else 0), *NETWORK_SIZE) and masks.dtype == np.uint8
+    for mask, number in zip(masks, numbers):
+        np.testing.assert_array_equal(mask, moved.instance_mask.numpy() == number)
+    if seed:
+        np.testing.assert_array_equal(masks[-1], moved.instance_mask.numpy() > 0)
+        np.testing.assert_array_equal(moved.instances.categories, range(6))
+
+
+def test_overlapping_instances_inside_tf_data(make_sample):
+    sample = with_instances(make_sample(30, 26, seed=2), [1, 2])
+    where = draw_geometry((30, 26), 3)
+
+    def move(masks, categories, is_crowd):
+        own = sample._replace(instances=InstanceAnnotations(masks, categories, is_crowd))
+        return geometry.transform_sample(own, where, NETWORK_SIZE).instances.masks
+
+    signature = (
+        tf.TensorSpec([None, None, None], tf.uint8),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.bool),
+    )
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter([tuple(sample.instances)]), output_signature=signature
+    ).map(move)
+    assert dataset.element_spec == tf.TensorSpec([None, *NETWORK_SIZE], tf.uint8)
+    eager = geometry.transform_sample(sample, where, NETWORK_SIZE).instances.masks
+    np.testing.assert_array_equal(next(iter(dataset)), eager)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.inputs.instances import instance_table
+from panoptic_tf.inputs.instances import instance_table, instances_of_id_map
 
 
 def expected_table(ids, categories, crowd):
@@ -76,3 +76,21 @@ def test_drawn():
     np.testing.assert_array_equal(table.boxes, [[0, 0, 2, 2], [1, 2, 2, 3]])
     np.testing.assert_array_equal(table.categories, [4, 7])
     np.testing.assert_array_equal(table.is_crowd, [False, True])
+
+
+def test_masks_of_an_id_map():
+    #   1 1 3        ids of four segments, of which 2 has no pixel and 4 is stuff: no instance
+    #   0 3 3
+    instance_mask = tf.constant([[1, 1, 3], [0, 3, 3]])
+    categories, is_crowd = (
+        tf.constant([0, 7, 7, 8, 9]),
+        tf.constant([False, False, True, True, False]),
+    )
+    for run in (instances_of_id_map, tf.function(instances_of_id_map)):
+        found = run(instance_mask, categories, is_crowd)
+        assert found.masks.dtype == tf.uint8
+        np.testing.assert_array_equal(found.masks, [[[1, 1, 0], [0, 0, 0]], [[0, 0, 1], [0, 1, 1]]])
+        assert found.categories.numpy().tolist() == [7, 8]
+        assert found.is_crowd.numpy().tolist() == [False, True]
+    nothing = instances_of_id_map(tf.zeros([2, 3], tf.int32), categories, is_crowd)
+    assert nothing.masks.shape == (0, 2, 3) and nothing.categories.shape == (0,)

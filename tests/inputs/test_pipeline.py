@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.datasets import converter, record, shapes_writer
-from panoptic_tf.inputs import pipeline
+from panoptic_tf.datasets import converter, record, rle, shapes_writer
+from panoptic_tf.inputs import instances, pipeline
+from panoptic_tf.structures import GroundTruth
 
 THING_IDS = (1, 2)
 SIZE = (24, 32)
@@ -272,3 +273,158 @@ def test_sample_from_example_is_in_its_own_frame(draw_record):
     assert sample.image.dtype == tf.float32 and sample.image.shape == (20, 30, 3)
     assert sample.category_mask.shape == (20, 30)
     assert (sample.image.numpy() == 9).all()
+
+
+# Instances that may overlap
+
+
+def own_instances(height, width):
+    """The upper half is one instance, the left half another of another category, a crowd."""
+    masks = np.zeros([2, height, width], np.uint8)
+    masks[0, : height // 2] = 1
+    masks[1, :, : width // 2] = 1
+    return masks, [
+        record.Instance(rle.encode_rle(mask), category=1 + i, is_crowd=i == 1)
+        for i, mask in enumerate(masks)
+    ]
+
+
+@pytest.fixture
+def some_records(tmp_path, encode_record, write_records):
+    """Images 1 and 4 with instances of their own, 2 with an empty list, 3 with those of its map."""
+    rows = np.zeros((24, 32))
+    rows[4:10, 2:20], rows[15:] = 1, 2
+    own = own_instances(24, 32)[1]
+    write_records(
+        tmp_path / "own-00000-of-00001.tfrecord",
+        [
+            encode_record(
+                number,
+                np.full((24, 32, 3), number, np.uint8),
+                rows,
+                [20, 30],
+                crowds=(0,),
+                instances={1: own, 2: [], 4: own[:1]}.get(number),
+            )
+            for number in (1, 2, 3, 4)
+        ],
+    )
+    return str(tmp_path / "own-*")
+
+
+def padded_targets(sample):
+    """Targets of at most three instances; the first of them is added to the picture's red."""
+    number = tf.strings.to_number(sample.image_id, tf.int32)
+    masks, categories, is_crowd = sample.instances
+    count = tf.shape(masks)[0]
+    labels = {
+        "number": number,
+        "count": count,
+        "masks": tf.pad(masks, [[0, 3 - count], [0, 0], [0, 0]]),
+        "categories": tf.pad(categories, [[0, 3 - count]]),
+        "is_crowd": tf.pad(is_crowd, [[0, 3 - count]]),
+        "instance_mask": sample.instance_mask,
+        "seed": sample.seed,
+    }
+    labels["masks"].set_shape([3, *SIZE])
+    return {}, labels
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_records_with_and_without_instances_in_one_batch(some_records, cache):
+    dataset = training(
+        some_records,
+        target_generator=padded_targets,
+        with_instances=True,
+        batch_size=4,
+        cache=cache,
+        seed=3,
+    )
+    ((_, labels),) = take(dataset, 1)
+    by_number = {n: {k: v[i] for k, v in labels.items()} for i, n in enumerate(labels["number"])}
+    masks, _ = own_instances(*SIZE)
+    np.testing.assert_array_equal(by_number[1]["masks"][:2], masks)
+    assert by_number[1]["categories"].tolist() == [1, 2, 0]
+    assert by_number[1]["is_crowd"].tolist() == [False, True, False]
+    assert [int(by_number[n]["count"]) for n in (1, 2, 3, 4)] == [2, 0, 1, 1]
+    np.testing.assert_array_equal(by_number[3]["masks"][0], by_number[3]["instance_mask"] > 0)
+    assert by_number[3]["masks"][0].sum() == 6 * 18
+    assert by_number[3]["categories"].tolist() == [2, 0, 0]
+    assert by_number[3]["is_crowd"].tolist() == [True, False, False]
+
+
+def test_instances_move_with_the_image(tmp_path, encode_record, write_records):
+    # The instance is painted into the picture.
+    (mask, _), (instance, _) = own_instances(40, 60)
+    image = np.repeat(255 * mask[..., np.newaxis], 3, axis=-1)
+    example = encode_record(1, image, np.zeros((40, 60)), [], instances=[instance])
+    write_records(tmp_path / "one.tfrecord", [example])
+    augmentation = pipeline.Augmentation(
+        scale_min=0.5, scale_max=2.0, flip_horizontally=True, flip_vertically=True
+    )
+    dataset = training(
+        str(tmp_path / "one.tfrecord"),
+        target_generator=padded_targets,
+        with_instances=True,
+        augmentation=augmentation,
+        batch_size=12,
+        seed=1,
+    )
+    ((features, labels),) = take(dataset, 1)
+    for picture, masks in zip(features["image"][..., 0], labels["masks"]):
+        assert masks[0][picture > 254.9].all() and not masks[0][picture < 0.1].any()
+    assert 0 < labels["masks"].mean() < 0.5
+
+
+def test_every_element_has_a_seed_of_its_own(twelve_records):
+    def seeds(**options):
+        batches = take(training(twelve_records, target_generator=seed_of, **options), 8)
+        return [tuple(seed) for _, labels in batches for seed in labels["seed"]]
+
+    def seed_of(sample):
+        assert sample.seed.dtype == tf.int64 and sample.seed.shape == (2,)
+        return {}, {"seed": sample.seed}
+
+    first = seeds(seed=5)
+    assert len(set(first)) == len(first) == 24
+    assert seeds(seed=5) == first
+    assert not set(seeds(seed=6)) & set(first)
+    assert not set(seeds()) & set(first)
+
+
+def test_masks_are_decoded_only_where_somebody_wants_them(some_records, monkeypatch):
+    def fail(*_):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(record, "decode_instance_masks", fail)
+    monkeypatch.setattr(instances, "instances_of_id_map", fail)
+    take(training(some_records, seed=0), 2)
+    list(evaluation(some_records))
+    list(evaluation(some_records, with_instances=True))
+    with pytest.raises(AssertionError, match="decoded"):
+        training(some_records, with_instances=True)
+
+
+def test_evaluation_hands_instances_on_as_they_are_stored(some_records):
+    (_, without), *_ = evaluation(some_records).as_numpy_iterator()
+    assert not set(GroundTruth.INSTANCE_KEYS) & set(without)
+    dataset = evaluation(some_records, with_instances=True, batch_size=3)
+    (_, labels), (_, rest) = dataset.as_numpy_iterator()
+    own = own_instances(24, 32)[1]
+    assert labels["num_instances"].tolist() == [2, 0, -1] and rest["num_instances"] == [1]
+    assert labels["instance_rles"].tolist() == [[i.rle for i in own], [b"", b""], [b"", b""]]
+    assert labels["instance_categories"].tolist() == [[1, 2], [0, 0], [0, 0]]
+    assert labels["instance_is_crowd"].tolist() == [[False, True], [False] * 2, [False] * 2]
+    specs = dataset.element_spec[1]
+    assert specs["instance_categories"] == tf.TensorSpec([None, None], tf.int32)
+    assert specs["num_instances"] == tf.TensorSpec([None], tf.int32)
+
+
+@pytest.mark.parametrize("number, count", [(1, 2), (2, 0), (3, 1)])
+def test_sample_with_instances(some_records, number, count):
+    records = tf.data.TFRecordDataset(tf.io.gfile.glob(some_records)).skip(number - 1)
+    example = record.decode_example(next(iter(records)))
+    sample = pipeline.sample_from_example(example, THING_IDS, with_instances=True)
+    assert sample.instances.masks.shape == (count, 24, 32)
+    assert sample.instances.categories.shape == sample.instances.is_crowd.shape == (count,)
+    assert pipeline.sample_from_example(example, THING_IDS).instances is None

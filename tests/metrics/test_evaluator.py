@@ -43,12 +43,17 @@ def perfect_prediction():
     }
 
 
+BOX_NAMES = ("AP_box", "AP50_box", "AP75_box")
+MASK_NAMES = tuple(name for name in METRIC_NAMES if name not in BOX_NAMES)
+
+
 def test_perfect():
     metric = evaluator()
     metric.update(ground_truth(), perfect_prediction())
     result = metric.result()
     assert list(result) == [*METRIC_NAMES, "per_category"]
-    assert [result[name] for name in METRIC_NAMES] == pytest.approx([100] * len(METRIC_NAMES))
+    assert [result[name] for name in MASK_NAMES] == pytest.approx([100] * len(MASK_NAMES))
+    assert [result[name] for name in BOX_NAMES] == [None] * 3  # nothing was detected
     assert result["per_category"][0] == {
         "id": 1,
         "name": "cat",
@@ -128,6 +133,37 @@ def test_overlapping_ground_truth_instances():
     assert metric.result()["PQ"] == 100
 
 
+def stored_instances(masks, categories, is_crowd, padding=2):
+    """Labels as the pipeline pads them to the largest number of the batch."""
+    counts = [rle["counts"] for rle in instances_lib.encode_masks(masks)]
+    return {
+        "instance_rles": np.array(counts + [b""] * padding, object),
+        "instance_categories": np.array([*categories, *[0] * padding]),
+        "instance_is_crowd": np.array([*is_crowd, *[False] * padding]),
+        "num_instances": np.int32(len(counts)),
+    }
+
+
+def test_overlapping_instances_of_the_labels():
+    truth, prediction = ground_truth(), perfect_prediction()
+    masks = np.stack([truth["instance_mask"] == 1, truth["category_mask"] > 0])
+    listed = instances_lib.Instances(instances_lib.encode_masks(masks), [1, 2], is_crowd=[0, 0])
+    values = []
+    for labels, given in [
+        ({}, listed),
+        (stored_instances(masks, [1, 2], [False, False]), None),
+        (stored_instances(masks, [1, 2], [False, True]), None),
+        ({"num_instances": np.int32(-1)}, None),
+        (stored_instances(masks[:0], [], []), None),
+        (stored_instances(masks[:0], [], []), listed),
+    ]:
+        metric = evaluator()
+        metric.update({**truth, **labels}, prediction, given)
+        values.append(metric.result()["AP"])
+    # Twice the same; the second as a crowd; those of the masks; none at all; what is handed in.
+    assert values == [*[pytest.approx(v) for v in (50, 50, 100, 100)], None, pytest.approx(50)]
+
+
 def test_without_ap():
     metric = evaluator(compute_ap=False)
     metric.update(ground_truth(), perfect_prediction())
@@ -181,7 +217,7 @@ def test_labels_equal_masks():
         segments.label_masks(truth["category_mask"], truth["instance_mask"]),
         segments.label_masks(prediction["category_mask"], prediction["instance_mask"]),
     )
-    for name in METRIC_NAMES[:11]:
+    for name in METRIC_NAMES[: METRIC_NAMES.index("AP")]:
         assert by_masks.result()[name] == by_labels.result()[name]
     assert by_masks.image_scores() == by_labels.image_scores()
 
@@ -219,5 +255,7 @@ def test_table():
     assert "AP -" in text
     assert [line.split()[0] for line in text.splitlines()[-3:]] == ["cat", "dog", "sky"]
     metric.update(ground_truth(), perfect_prediction())
+    assert "_box" not in text
+    assert "AP75_box 12.50" in summary.format_metrics({**metric.result(), "AP75_box": 12.5})
     lines = summary.format_metrics(metric.result()).splitlines()
     assert [line.split()[-1] for line in lines[1:4]] == ["3", "2", "1"]

@@ -11,11 +11,13 @@ import tensorflow as tf
 from PIL import Image
 
 from panoptic_tf.datasets.coco_format import Segment, read_id_map
-from panoptic_tf.datasets.record import encode_example
+from panoptic_tf.datasets.record import Instance, encode_example
+from panoptic_tf.datasets.rle import encode_rle
 from panoptic_tf.datasets.segments import masks_to_rows
 from panoptic_tf.serving.evaluation import count_records, evaluate_records
 from panoptic_tf.serving.prediction import find_images, predict_files
 from panoptic_tf.serving.predictor import Predictor
+from panoptic_tf.structures import GroundTruth
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,40 @@ def test_its_own_answers_score_full_marks(kind, records, request):
     for example in seen:
         assert example.prediction["category_mask"].shape == example.image.shape[:2]
     assert 0 < latency["median"] <= latency["p90"]
+
+
+def test_instances_of_the_records_are_the_truth_of_ap(
+    predictor, dataset_info, make_image, encode, tmp_path
+):
+    """The first image has an instance that the model does not find, the second none of its own."""
+    path = str(tmp_path / "val-00000-of-00001.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number in range(2):
+            result = predictor(make_image(32, 48, seed=number))
+            rows, categories, _ = masks_to_rows(result.category_mask, result.instance_mask)
+            table = [
+                Segment(id=i + 1, category_id=dataset_info.dataset_ids[c])
+                for i, c in enumerate(categories)
+            ]
+            whole = Instance(encode_rle(np.ones((32, 48))), category=1)
+            writer.write(
+                encode_example(
+                    image_bytes=encode(make_image(32, 48, seed=number)),
+                    image_id=number,
+                    file_name=f"{number}.png",
+                    rows=rows,
+                    segment_table=table,
+                    contiguous_ids=dataset_info.contiguous_ids(),
+                    instances=None if number else [whole],
+                )
+            )
+    seen = []
+    without, _ = evaluate_records(predictor, path)
+    own, _ = evaluate_records(predictor, path, with_instances=True, on_example=seen.append)
+    assert without["AP"] == pytest.approx(100)
+    assert own["PQ"] == pytest.approx(100) and 0 < own["AP"] < 90
+    held = [set(GroundTruth.INSTANCE_KEYS) & set(example.ground_truth) for example in seen]
+    assert held == [set(GroundTruth.INSTANCE_KEYS), set()]
 
 
 def test_max_examples(predictor, records):

@@ -41,6 +41,19 @@ def test_exact_original_size(predictor, make_image, size):
     assert sum(segment.area for segment in result.segments) == size[0] * size[1]
 
 
+def test_boxes_of_detections_are_the_images(predictor, make_image, monkeypatch):
+    # The image fills 16 x 48 of the model's output and is twice as high and a third as wide.
+    answer = {
+        "category_mask": np.ones((32, 48), np.int32),
+        "image_size": np.array([16, 48], np.int32),
+        "detection_boxes": np.array([[4, 12, 8, 24], [0, 0, 16, 48]], np.float32),
+    }
+    monkeypatch.setattr(predictor, "_model", lambda pixels: answer)
+    arrays = predictor.predict_arrays(make_image(32, 16))
+    np.testing.assert_allclose(arrays["detection_boxes"], [[8, 4, 16, 8], [0, 0, 32, 16]])
+    assert arrays["image_size"].tolist() == [32, 16] == list(arrays["category_mask"].shape)
+
+
 def test_finds_the_colors(predictor):
     """Left third red, the rest green, at a size the network scales up."""
     image = np.full((12, 18, 3), (40, 220, 40), np.uint8)

@@ -87,7 +87,9 @@ def test_columns_without_any_value_are_left_out():
     page = _Page(report.render_report(title="t", metrics={**_metrics(), "AP": None}))
     assert "AP" not in page.texts and "latency" not in page.texts
     page = _Page(report.render_report(title="t", metrics={**_metrics(), "AP": 33.0}))
-    assert "AP" in page.texts
+    assert "AP" in page.texts and "box" not in page.texts
+    page = _Page(report.render_report(title="t", metrics={**_metrics(), "AP75_box": 33.0}))
+    assert "box" in page.texts and "mask" not in page.texts
 
 
 def test_semantic_model_without_panoptic_values():

@@ -105,15 +105,16 @@ def panoptic_fpn_shapes() -> cfg.ExperimentConfig:
             sampling_ratio=2,
             box_fc_dims=[256, 256],
             mask_filters=[64, 64],
-            sampler=config.Sampler(count=32),
+            sampler=config.Sampler(count=64),
         ),
-        semantic=config.SemanticBranch(filters=64),
+        semantic=config.SemanticBranch(filters=64, thing_classes="all"),
         postprocessor=config.PostProcessor(max_detections=32, stuff_area=64),
     )
     task = config.PanopticFPNTaskConfig(
         dataset_info="shapes",
         model=model,
         targets=config.Targets(max_instances=32, rpn_count=64),
+        losses=config.Losses(semantic_weight=1.0),
     )
     task.train_data.augmentation = base_config.Augmentation(
         scale_min=0.8, scale_max=1.25, flip_vertically=True
@@ -128,7 +129,7 @@ def panoptic_fpn_shapes() -> cfg.ExperimentConfig:
         ),
         task=task,
         trainer=optimization.trainer_config(
-            train_steps=6_000,
+            train_steps=7_000,
             optimizer="adamw",
             optimizer_options={
                 "weight_decay_rate": 1e-4,
@@ -142,7 +143,7 @@ def panoptic_fpn_shapes() -> cfg.ExperimentConfig:
             ema={"average_decay": 0.999, "trainable_weights_only": False},
             steps_per_loop=100,
             checkpoint_interval=500,
-            validation_interval=3000,
+            validation_interval=3500,
         ),
     )
 

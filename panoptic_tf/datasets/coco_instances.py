@@ -1,0 +1,217 @@
+"""COCO instances format: masks that may overlap, added to panoptic annotations of the same images.
+
+A panoptic map gives every pixel to one segment, so instances that are read from it have lost what
+others hide; the instances file has them whole. Its `area` and `bbox` are not read: masks are
+measured where they are used. This module knows nothing of TensorFlow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
+
+import tqdm
+from absl import logging
+
+from panoptic_tf.datasets import json_fields, rle
+from panoptic_tf.datasets.coco_format import Instance, PanopticAnnotation
+from panoptic_tf.datasets.coco_writer import ImageId
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+
+_EXPECTED = "a COCO instances JSON file"
+
+
+def add_instances(
+    annotations: Sequence[PanopticAnnotation], instances_json: str, dataset_info: DatasetInfo
+) -> List[PanopticAnnotation]:
+    """Adds the instances of a COCO instances file to the images it names.
+
+    Instances of images that have no panoptic annotation are left out, and counted in a log line.
+
+    Args:
+      annotations: the panoptic annotations.
+      instances_json: file with `images` and `annotations`, whose `segmentation` are polygons or
+        run lengths, compressed or not.
+      dataset_info: categories of the panoptic annotations; instances are of its things, by the
+        data set's own category ids.
+
+    Returns:
+      The annotations with `instances` in the order of the file, drawn at the image's size. Those of
+      an image that the file does not list stay None.
+
+    Raises:
+      ValueError: malformed, of other images or sizes, or of a category that is unknown or stuff;
+        the message names file, annotation id and field.
+    """
+    content = json_fields.read_object(instances_json, ("images", "annotations"), expected=_EXPECTED)
+    by_id = {a.image_id: a for a in annotations}
+    listed = _read_image_ids(instances_json, content["images"], by_id)
+    reader = _Reader(instances_json, by_id, listed, dataset_info)
+    found: Dict[ImageId, List[Instance]] = {i: [] for i in by_id if i in listed}
+    if not found:
+        raise ValueError(
+            f"{instances_json}: none of its {len(listed)} 'images' has a panoptic annotation. Give "
+            "the instances of the same split."
+        )
+    num_ignored = 0
+    rows = tqdm.tqdm(content["annotations"], unit="instance", desc="instances", leave=False)
+    for position, item in enumerate(rows):
+        image_id, instances = reader.read(position, item)
+        if image_id in found:
+            found[image_id] += instances
+        else:
+            num_ignored += 1
+    _log_what_is_left_out(instances_json, num_ignored, len(by_id) - len(found))
+    return [
+        dataclasses.replace(a, instances=tuple(found[a.image_id])) if a.image_id in found else a
+        for a in annotations
+    ]
+
+
+class _Reader:
+    """Parses the entries of `annotations`."""
+
+    def __init__(
+        self,
+        path: str,
+        annotations: Mapping[ImageId, PanopticAnnotation],
+        listed: Set[ImageId],
+        info: DatasetInfo,
+    ):
+        self._path = path
+        self._annotations = annotations
+        self._listed = listed
+        self._categories = {c.dataset_id: c for c in info.categories}
+        self._seen: Set[ImageId] = set()
+
+    def read(self, position: int, item: Any) -> Tuple[ImageId, List[Instance]]:
+        """The image's id, and the instance if the image has a panoptic annotation."""
+        field = f"{self._path}: annotations[{position}]"
+        json_fields.require_object(field, item)
+        own_id = json_fields.image_id(f"{field}.id", item.get("id"))
+        if own_id in self._seen:
+            raise ValueError(f"{field}.id {own_id!r} is used twice.")
+        self._seen.add(own_id)
+        field = f"{self._path}: annotation id {own_id!r}:"
+        image_id = json_fields.image_id(f"{field} image_id", item.get("image_id"))
+        if image_id not in self._listed:
+            raise ValueError(f"{field} image_id {image_id!r} is not among 'images'.")
+        annotation = self._annotations.get(image_id)
+        if annotation is None:
+            return image_id, []
+        category = self._category(field, item.get("category_id"))
+        is_crowd = json_fields.flag(f"{field} iscrowd", item.get("iscrowd", 0))
+        size = annotation.height, annotation.width
+        counts = _encode(f"{field} segmentation", item.get("segmentation"), *size)
+        return image_id, [Instance(counts, category, is_crowd)]
+
+    def _category(self, field: str, category_id: Any) -> int:
+        is_known = json_fields.is_integer(category_id) and category_id in self._categories
+        if not is_known:
+            raise ValueError(
+                f"{field} category_id {category_id!r} is not among the categories of the panoptic "
+                "file."
+            )
+        category = self._categories[category_id]
+        if not category.is_thing:
+            raise ValueError(
+                f"{field} category_id {category_id} ({category.name!r}) is stuff in the panoptic "
+                "file; instances must be of its things."
+            )
+        return category.id
+
+
+def _read_image_ids(
+    path: str, images: Sequence[Any], annotations: Mapping[ImageId, PanopticAnnotation]
+) -> Set[ImageId]:
+    """Ids of the images, whose sizes must be those of the panoptic file."""
+    listed = set()
+    for position, item in enumerate(images):
+        field = f"{path}: images[{position}]"
+        json_fields.require_object(field, item)
+        image_id = json_fields.image_id(f"{field}.id", item.get("id"))
+        listed.add(image_id)
+        annotation = annotations.get(image_id)
+        size = item.get("height"), item.get("width")
+        if annotation is not None and size != (annotation.height, annotation.width):
+            raise ValueError(
+                f"{field}: image_id {image_id!r} must be {annotation.height} x {annotation.width} "
+                f"(height x width in the panoptic file), got {size[0]} x {size[1]}."
+            )
+    return listed
+
+
+def _log_what_is_left_out(path: str, num_ignored: int, num_without: int) -> None:
+    if num_ignored:
+        logging.warning(
+            "%s: %d instances are of images without panoptic annotation; they are ignored.",
+            path,
+            num_ignored,
+        )
+    if num_without:
+        logging.warning(
+            "%s: %d images of the panoptic file are not among its 'images'; their records have no "
+            "overlapping instances.",
+            path,
+            num_without,
+        )
+
+
+def _encode(field: str, segmentation: Any, height: int, width: int) -> bytes:
+    """Compressed run lengths of a `segmentation` of any kind."""
+    if isinstance(segmentation, dict):
+        return _encode_run_lengths(field, segmentation, height, width)
+    if not isinstance(segmentation, list) or not segmentation:
+        raise ValueError(
+            f"{field} must be a list of polygons or an object of run lengths, "
+            f"got {_shorten(segmentation)}."
+        )
+    for position, polygon in enumerate(segmentation):
+        _check_polygon(f"{field}[{position}]", polygon, max(height, width))
+    return rle.encode_polygons(segmentation, height, width)
+
+
+def _encode_run_lengths(
+    field: str, segmentation: Mapping[str, Any], height: int, width: int
+) -> bytes:
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if size != [height, width]:
+        raise ValueError(
+            f"{field}.size must be {[height, width]}, height and width of the image, "
+            f"got {_shorten(size)}."
+        )
+    try:
+        if isinstance(counts, str):
+            text = counts.encode("ascii")
+            rle.check_rle(text, height, width)
+            return text
+        if isinstance(counts, list) and all(type(c) is int and c < 2**31 for c in counts):
+            return rle.encode_runs(counts, height, width)
+    except ValueError as error:
+        raise ValueError(f"{field}.counts: {error}") from error
+    raise ValueError(
+        f"{field}.counts must be COCO run-length text or a list of integers, "
+        f"got {_shorten(counts)}."
+    )
+
+
+def _check_polygon(field: str, polygon: Any, longest: int) -> None:
+    is_list = isinstance(polygon, list) and all(type(v) in (int, float) for v in polygon)
+    if not is_list or len(polygon) < 6 or len(polygon) % 2:
+        found = f"{len(polygon)} of them" if is_list else _shorten(polygon)
+        raise ValueError(
+            f"{field} must be x, y, x, y, ...: an even number of coordinates, at least 6, "
+            f"got {found}."
+        )
+    # Far points would be drawn as long lines outside of the image, which takes memory and time.
+    far = [v for v in polygon if not -longest <= v <= 2 * longest]
+    if far:
+        raise ValueError(
+            f"{field}: coordinates must lie in or near the image, within {-longest}..{2 * longest} "
+            f"pixels, got {_shorten(far[0])}."
+        )
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + " ..."

@@ -1,0 +1,104 @@
+"""Detected instances, whose masks are small and may overlap, as run lengths in the image's frame.
+
+Masks are pasted as Mask R-CNN's are (detectron2's `paste_masks_in_image`): sampled bilinearly at
+the centers of the image's pixels, zero outside of the box, kept where at least one half. One box
+region at a time, since a hundred masks of the whole image are too much at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import numpy as np
+
+from panoptic_tf.metrics import instances as instances_lib
+from panoptic_tf.structures import Prediction
+
+MAX_DETECTIONS = instances_lib.MAX_DETECTIONS
+SCORE_THRESHOLD = 0.05
+"""A detection counts if its score is larger; lower ones only cost time."""
+
+_MASK_THRESHOLD = 0.5
+
+
+def detected_instances(
+    prediction: Mapping[str, Any], original_size: Sequence[int]
+) -> instances_lib.Instances:
+    """The best detections of one image in the image's own frame.
+
+    Args:
+      prediction: `Prediction.DETECTION_KEYS` and `Prediction.IMAGE_SIZE`, no batch dimension.
+      original_size: (height, width) of the image.
+
+    Returns:
+      At most 100 instances with scores and boxes; those whose box is empty are left out.
+
+    Raises:
+      ValueError: there is no `image_size`.
+    """
+    if Prediction.IMAGE_SIZE not in prediction:
+        raise ValueError("detections need image_size, the size of the frame of their boxes.")
+    count = int(prediction[Prediction.NUM_DETECTIONS])
+    scores = np.asarray(prediction[Prediction.DETECTION_SCORES])[:count]
+    scale = np.asarray(original_size) / np.asarray(prediction[Prediction.IMAGE_SIZE])
+    boxes = np.asarray(prediction[Prediction.DETECTION_BOXES], np.float64)[:count]
+    boxes = boxes * np.tile(scale, 2)  # [K, 4]
+    is_there = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    best = np.argsort(-scores, kind="stable")
+    best = best[is_there[best] & (scores[best] > SCORE_THRESHOLD)][:MAX_DETECTIONS]
+    masks = np.asarray(prediction[Prediction.DETECTION_MASKS], np.float32)[best]
+    return instances_lib.Instances(
+        paste_masks(masks, boxes[best], original_size),
+        np.asarray(prediction[Prediction.DETECTION_CATEGORIES])[best],
+        scores=scores[best],
+        boxes=boxes[best],
+    )
+
+
+def paste_masks(
+    masks: np.ndarray, boxes: np.ndarray, image_size: Sequence[int]
+) -> List[Dict[str, Any]]:
+    """Pastes masks into their boxes.
+
+    Args:
+      masks: float32 [K, m, m], probabilities over the box.
+      boxes: float [K, 4], [ymin, xmin, ymax, xmax] in pixels of the image, none empty.
+      image_size: (height, width) of the image.
+
+    Returns:
+      K run-length encodings.
+    """
+    height, width = int(image_size[0]), int(image_size[1])
+    rles = []
+    for mask, (top, left, bottom, right) in zip(masks, boxes.tolist()):
+        row, rows = _sampling(top, bottom, height, mask.shape[0])
+        column, columns = _sampling(left, right, width, mask.shape[1])
+        # [w, m] x [m, m] x [m, h], column-major as run lengths are.
+        region = columns @ mask.T @ rows.T >= _MASK_THRESHOLD
+        strip = np.zeros((len(columns), height), bool)  # [w, H], the columns of the box
+        strip[:, row : row + len(rows)] = region
+        flat = np.concatenate([[False], strip.reshape(-1), [False]])
+        edges = np.flatnonzero(flat[1:] != flat[:-1]) + column * height
+        rles.append(instances_lib.encode_edges(edges, height, width))
+    return rles
+
+
+def _sampling(start: float, end: float, length: int, size: int) -> Tuple[int, np.ndarray]:
+    """Bilinear weights along one axis of the pixels whose centers are in the box.
+
+    A pixel whose center is outside sees less than half of the outermost sample and is below the
+    threshold.
+
+    Args:
+      start, end: edges of the box.
+      length: pixels of the image.
+      size: m, samples of the mask.
+
+    Returns:
+      The first pixel, and float32 [pixels, m].
+    """
+    first = int(np.clip(np.ceil(start - 0.5), 0, length))
+    stop = int(np.clip(np.floor(end - 0.5) + 1, first, length))
+    position = (np.arange(first, stop) + 0.5 - start) * (size / (end - start)) - 0.5  # in samples
+    distance = np.abs(position[:, np.newaxis] - np.arange(size))
+    return first, np.maximum(1.0 - distance, 0.0).astype(np.float32)
