@@ -10,6 +10,7 @@ from PIL import Image
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files, segments
+from panoptic_tf.serving import detections
 from panoptic_tf.structures import Prediction
 from panoptic_tf.visualization import overlay
 
@@ -51,7 +52,7 @@ class PanopticResult:
 
     Attributes:
       category_mask: int32 [H, W], contiguous category ids, 0 is void. The semantic mask where the
-        model has no instances.
+        model has no instances, the detections from a score of 0.5 on where it has nothing else.
       instance_mask: int32 [H, W], unique in the image, 0 on stuff and void.
       id_map: int32 [H, W], `PredictedSegment.id`, 0 is void.
       segments: tuple of `PredictedSegment`, by category, then instance.
@@ -64,8 +65,13 @@ class PanopticResult:
         arrays: Mapping[str, np.ndarray],
         dataset_info: dataset_info_lib.DatasetInfo,
     ):
-        key = Prediction.CATEGORY_MASK if Prediction.CATEGORY_MASK in arrays else None
-        self.category_mask = arrays[key or Prediction.SEMANTIC_MASK]
+        masks = {Prediction.CATEGORY_MASK, Prediction.SEMANTIC_MASK} & set(arrays)
+        if not masks:
+            arrays = detections.draw_detections(arrays, image.shape[:2])
+        key = Prediction.SEMANTIC_MASK
+        if Prediction.CATEGORY_MASK in arrays:
+            key = Prediction.CATEGORY_MASK
+        self.category_mask = arrays[key]
         blank = np.zeros_like(self.category_mask)
         self.instance_mask = arrays.get(Prediction.INSTANCE_MASK, blank)
         self.image_size = image.shape[:2]
