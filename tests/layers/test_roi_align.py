@@ -96,13 +96,9 @@ def test_against_loops(seed, ratio):
     # Boxes of up to 300 x 300 pixels over an image of 64 x 80: many samples lie outside.
     sizes = {3: (9, 11), 4: (5, 6), 5: (1, 3)}
     features = draw_features(seed, sizes=sizes, batch=2)
-    boxes = np.concatenate(
-        [
-            draw_boxes(seed, count=8, low=1, high=70, batch=2),
-            draw_boxes(seed, count=4, low=100, high=300, batch=2),
-        ],
-        axis=1,
-    )
+    ranges = [(6, 1, 55), (3, 65, 110), (3, 130, 300)]  # sides; of levels 3, 4 and 5
+    boxes = [draw_boxes(seed, count=n, low=a, high=b, batch=2) for n, a, b in ranges]
+    boxes = np.concatenate(boxes, axis=1)
     assignment = dict(min_level=3, max_level=5, canonical_size=60)
     layer = roi_align.MultiLevelROIAlign(output_size=3, sampling_ratio=ratio, **assignment)
     levels = roi_align.assign_levels(boxes, **assignment).numpy()
@@ -216,7 +212,7 @@ def test_portable_form_is_exact_up_to_35_cells_and_near_beyond():
     features = {"2": rng.normal(size=(1, 120, 120, 2)).astype(np.float32)}
     smooth = {"2": np.stack([ramp, np.sin(6 * ramp)], axis=-1)[np.newaxis].astype(np.float32)}
     short = draw_boxes(4, count=40, low=1, high=4 * 35, image=(400, 400))
-    long = draw_boxes(4, count=10, low=4 * 36, high=4 * 90, image=(100, 100))
+    long = draw_boxes(4, count=10, low=4 * 36, high=4 * 90, image=(0, 0))
     for size in (7, 14):
         layer = roi_align.MultiLevelROIAlign(output_size=size, max_level=2)
         exact, portable = (pool(layer, features, short, portable=p) for p in (False, True))

@@ -287,3 +287,19 @@ def test_ceiling_is_high():
     same = prediction[Prediction.CATEGORY_MASK][0] == sample.category_mask
     annotated = (sample.category_mask > 0) & ~sample.crowd_mask
     assert np.mean(same.numpy()[annotated.numpy()]) > 0.9
+
+
+def test_weight_decay_pulls_all_but_normalization():
+    batch = make_batch(row_task(ROW), [draw_sample(0)])
+    after = []
+    for decay in (0.0, 0.1):
+        task = row_task(ROW, {"weight_decay": decay})
+        tf.keras.utils.set_random_seed(4)
+        model = task.build_model()
+        before = [v.numpy() for v in model.trainable_variables]
+        task.train_step(batch, model, tf.keras.optimizers.legacy.SGD(1.0))
+        after.append([v.numpy() for v in model.trainable_variables])
+    for variable, start, free, decayed in zip(model.trainable_variables, before, *after):
+        is_norm = "/norm/" in variable.name
+        expected = 0.0 * start if is_norm else 0.1 * start
+        np.testing.assert_allclose(free - decayed, expected, atol=1e-5, err_msg=variable.name)
