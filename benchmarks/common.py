@@ -39,7 +39,7 @@ def train_and_score(
       train_path, val_path: patterns of the records.
       output_dir: gets model/, metrics.json, report.html and the COCO result files.
       recipe: YAML file that overrides the experiment.
-      overrides: of the task, after the recipe.
+      overrides: of the experiment, after the recipe.
       steps: shortens the training; the schedule follows.
 
     Returns:
@@ -48,7 +48,7 @@ def train_and_score(
     params = exp_factory.get_exp_config(experiment)
     if recipe:
         params = hyperparams.override_params_dict(params, recipe, is_strict=True)
-    params.override({"task": overrides or {}})
+    params.override(overrides or {})
     params.task.train_data.input_path = train_path
     params.task.validation_data.input_path = val_path
     if steps:

@@ -57,8 +57,7 @@ class ROISampler(tf.keras.layers.Layer):
           positive_fraction: share of them that instances may fill.
           iou_threshold: from which a region belongs to its best instance.
           trim_positives: the mask head sees as many regions as the image of the batch with most
-            positives has; False keeps all shapes static (count * positive_fraction), which XLA and
-            TPUs need.
+            positives has; False keeps its shapes static, count * positive_fraction regions.
           name: of the layer.
         """
         super().__init__(name=name, dtype=tf.float32, trainable=False)
