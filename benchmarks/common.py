@@ -76,7 +76,6 @@ def train_and_score(
 
 def print_figure(metrics: Dict[str, Any]) -> None:
     """Prints the scores, the PQ alone on the last line."""
-    for name in ("PQ_things", "PQ_stuff", "mIoU", "AP", "PQ_ceiling"):
+    for name in ("PQ_things", "PQ_stuff", "mIoU", "AP", "AP_box", "PQ_ceiling", "PQ"):
         value = metrics[name]
         print(f"{name}: {'-' if value is None else f'{value:.2f}'}")
-    print(f"PQ: {metrics['PQ']:.2f}")

@@ -63,7 +63,7 @@ def main(argv) -> None:
     else:
         metrics = _evaluate_checkpoint()
     print(summary.format_metrics(metrics))
-    if "PQ_ceiling" in metrics:
+    if metrics.get("PQ_ceiling") is not None:
         print(f"PQ of the ground truth at this output stride: {metrics['PQ_ceiling']:.2f}")
     for name in ("metrics.json", "report.html"):
         print(os.path.join(_OUTPUT_DIR.value, name))

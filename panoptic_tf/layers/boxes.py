@@ -117,3 +117,14 @@ def _centers_and_sizes(boxes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _at_most(x: tf.Tensor, limit: float) -> tf.Tensor:
     """`minimum` that keeps NaN on every device."""
     return tf.where(x > limit, limit, x)
+
+
+def centered_inside(boxes: tf.Tensor, image_size: tf.Tensor) -> tf.Tensor:
+    """Whether the center of a box lies in the image: bool [..., N].
+
+    Args:
+      boxes: float32 [N, 4].
+      image_size: float32 [..., 2], (height, width).
+    """
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2.0  # [N, 2]
+    return tf.reduce_all(centers < image_size[..., tf.newaxis, :], axis=-1)

@@ -37,6 +37,7 @@ class ProposalGenerator(tf.keras.layers.Layer):
       pre_nms_top_k: per level.
       post_nms_top_k: K is that, or the sum of what the levels can give if that is less.
       nms_threshold: IoU above which a box is dropped.
+      skip_padding: leave out anchors centered beyond the image, where the frame is padding.
       **kwargs: of the Keras layer.
     """
 
@@ -46,6 +47,7 @@ class ProposalGenerator(tf.keras.layers.Layer):
         pre_nms_top_k: int,
         post_nms_top_k: int,
         nms_threshold: float = 0.7,
+        skip_padding: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**{"trainable": False, **kwargs, "dtype": "float32"})
@@ -53,6 +55,7 @@ class ProposalGenerator(tf.keras.layers.Layer):
             "pre_nms_top_k": pre_nms_top_k,
             "post_nms_top_k": post_nms_top_k,
             "nms_threshold": nms_threshold,
+            "skip_padding": skip_padding,
         }
 
     @tf.autograph.experimental.do_not_convert
@@ -96,6 +99,9 @@ class ProposalGenerator(tf.keras.layers.Layer):
         """Boxes [B, k, 4] and logits [B, k] that a level keeps; -inf where there is none."""
         logits, deltas = (tf.stop_gradient(tf.cast(x, tf.float32)) for x in (logits, deltas))
         logits = tf.where(tf.abs(logits) < tf.float32.max, logits, float("-inf"))
+        if self._settings["skip_padding"]:
+            inside = box_ops.centered_inside(tf.constant(anchors), image_size)  # [B, A]
+            logits = tf.where(inside, logits, float("-inf"))
         keys, index = tf.math.top_k(logits, k=min(self._settings["pre_nms_top_k"], logits.shape[1]))
         deltas = tf.gather(deltas, index, axis=1, batch_dims=1)  # [B, k, 4]
         boxes = box_ops.decode_boxes(deltas, tf.gather(anchors, index), weights=(1, 1, 1, 1))

@@ -24,7 +24,7 @@ parameters: values of all variables that training may change, frozen stages incl
   running statistics of batch normalisation, nor scale and shift of a frozen one: these are buffers.
 multiply-adds: one for each multiplication of a convolution (grouped, depthwise, dilated,
   transposed too), dense layer or matrix product; taps on padding count. Biases, normalisation,
-  activation functions, pooling and resizing count nothing.
+  activation functions, resizing and pooling, of regions too, count nothing.
 activations: output elements of the same operations.
 The post-processor is counted apart and is not in the total."""
 

@@ -32,12 +32,10 @@ def evaluate_ceiling(
     network_size = tuple(task.task_config.model.input_size)
     things = task.dataset_info.thing_ids
     generate = task.build_target_generator()
-    with_instances = task.task_config.validation_data.with_instances
 
     def prepare(serialized: tf.Tensor):
-        sample = pipeline.sample_from_example(
-            record.decode_example(serialized), things, with_instances=with_instances
-        )
+        # Instances of the map, which do not overlap: the metrics of the ceiling are the map's.
+        sample = pipeline.sample_from_example(record.decode_example(serialized), things)
         where = geometry.fitting_geometry(tf.shape(sample.image)[:2], network_size)
         moved = geometry.transform_sample(sample, where, network_size)
         truth = {

@@ -91,7 +91,7 @@ ROWS = (
                     "mask_filters": [16],
                     "sampler": {"count": 16},
                 },
-                "semantic": {"filters": 32},
+                "semantic": {"filters": 32, "thing_classes": "other"},
                 "postprocessor": {
                     "max_detections": 8,
                     "stuff_area": 16,
@@ -105,7 +105,8 @@ ROWS = (
                 "backbone": {"norm": "none"},
                 "fpn": {"norm": "none"},
                 "semantic": {"norm": "none"},
-            }
+            },
+            "weight_decay": 0.1,
         },
     ),
 )

@@ -11,7 +11,8 @@ import tensorflow as tf
 from official.core import exp_factory
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
-from panoptic_tf.layers import normalization
+from panoptic_tf.backbones import factory
+from panoptic_tf.layers import convolution, fpn, normalization, semantic_fpn
 from panoptic_tf.systems import analysis
 from panoptic_tf.systems.analysis import Cost
 from panoptic_tf.systems.model import PanopticModel
@@ -98,6 +99,32 @@ OPERATIONS = {
         [(2, 6, 4, 3), (3, 5)],
         12 * 4 * 3 * 5,
         12 * 4 * 5,
+    ),
+    # Regions of an image go into the batch.
+    "regions": (
+        lambda x: tf.nn.conv2d(tf.reshape(x, [-1, 4, 4, 2]), tf.ones([3, 3, 2, 5]), 1, "VALID"),
+        [(1, 7, 4, 4, 2)],
+        7 * 4 * 5 * 9 * 2,
+        7 * 4 * 5,
+    ),
+    "regions, size computed": (
+        lambda x: tf.matmul(tf.reshape(x, [tf.shape(x)[0] * tf.shape(x)[1], 32]), tf.ones([32, 5])),
+        [(1, 7, 4, 4, 2)],
+        7 * 32 * 5,
+        7 * 5,
+    ),
+    "frozen norm is free": (
+        convolution.ConvNormAct(6, 3, groups=2, norm="frozen_batch"),
+        [(1, 8, 8, 4)],
+        64 * 6 * 9 * 2,
+        64 * 6,
+    ),
+    # Region alignment is a product with a sparse matrix of bilinear weights.
+    "pooling of regions is free": (
+        lambda x: tf.sparse.sparse_dense_matmul(tf.sparse.from_dense([[0.5, 0.5]]), x),
+        [(2, 3)],
+        0,
+        0,
     ),
     "normalisation is free": (L.BatchNormalization(), [(1, 8, 8, 2)], 0, 0),
     "resizing is free": (L.UpSampling2D(2), [(1, 8, 8, 2)], 0, 0),
@@ -271,6 +298,26 @@ def test_panoptic_deeplab_has_the_published_size(name):
     assert multiply_adds + (2 * normalised + 4 * resized) / 1e9 == pytest.approx(
         published, abs=0.05
     )
+
+
+@pytest.mark.slow
+@pytest.mark.reference
+@pytest.mark.parametrize(
+    "name, multiply_adds, activations",
+    [("resnet101", 0.5e12, 0.8e9), ("resnext101_64x4d", 0.8e12, 1.4e9)],
+)
+def test_semantic_fpn_has_the_published_size(name, multiply_adds, activations):
+    # arXiv:1901.02446, table 1a, on Cityscapes. Its ResNeXt-101 is 64x4d: 32x8d has 0.87e12.
+    backbone = factory.build_backbone(name, norm="frozen_batch")
+    neck, branch = fpn.FPN(), semantic_fpn.SemanticFPN(num_classes=19)
+
+    def network(x):
+        return branch(neck(backbone(x, training=False), training=False), training=False)
+
+    costs, not_counted = count(network, (1, 1024, 2048, 3))
+    assert not not_counted
+    assert costs[analysis.OTHER].multiply_adds == pytest.approx(multiply_adds, rel=0.05)
+    assert costs[analysis.OTHER].activations == pytest.approx(activations, rel=0.05)
 
 
 @pytest.mark.slow

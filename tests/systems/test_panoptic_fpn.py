@@ -12,6 +12,7 @@ from panoptic_tf.layers import boxes as box_ops
 from panoptic_tf.structures import InstanceAnnotations, Prediction
 from panoptic_tf.systems import analysis
 from panoptic_tf.systems.panoptic_fpn import losses, network
+from panoptic_tf.systems.panoptic_fpn.instance_branch import build_anchors
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 ROW = next(row for row in ROWS if row.system == "panoptic_fpn")
@@ -101,6 +102,7 @@ def test_parameters_are_those_of_the_reference(backbone, total, trunk):
 def test_channels_of_the_semantic_branch():
     info = DatasetInfo.load("shapes")
     model = get_params("panoptic_fpn_shapes").task.model
+    model.semantic.thing_classes = "other"
     categories = network.semantic_categories(model, info)
     assert categories == [0, *info.stuff_ids]
     channels = network.channel_of_category(model, info)
@@ -245,6 +247,92 @@ def test_overlapping_instances_of_the_record_are_used():
     words = features["gt_masks"][0, ..., 0].numpy()
     np.testing.assert_array_equal(words & 1, masks[1])
     np.testing.assert_array_equal((words >> 1) & 1, masks[0])
+
+
+def test_anchors_in_the_padding_do_not_count():
+    task = row_task(ROW)
+    sample = sample_of_ids(ids_of((4, 4, 20, 20)))
+    # The image fills the upper half of the frame.
+    info = sample.image_info.numpy()
+    info[0] = [32, 64]
+    _, labels = make_batch(task, [sample._replace(image_info=tf.constant(info))])
+    model = task.task_config.model
+    anchors = np.concatenate(list(build_anchors(model, model.train_size).values()))
+    used = labels["anchor_indices"][0].numpy()[labels["anchor_weights"][0] > 0]
+    assert len(used) > 0
+    assert (anchors[used][:, [0, 2]].mean(axis=1) < 32).all()
+
+
+def test_static_shapes_train_on_the_same_masks():
+    outputs = []
+    for trim in (True, False):
+        sampler = {"model": {"roi": {"sampler": {"trim_positives": trim}}}}
+        task = row_task(ROW, sampler)
+        batch = make_batch(task, [draw_sample(0), draw_sample(1)])
+        model, result, _ = run(task, batch)
+        outputs.append((model.training_network.output["mask_logits"].shape[1], result))
+    assert outputs[0][0] is None and outputs[1][0] == 4
+    for name, value in outputs[0][1].items():
+        np.testing.assert_allclose(outputs[1][1][name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "override, expected",
+    [
+        ({"has_instance_branch": False, "has_semantic_branch": False}, "needs a branch"),
+        ({"has_instance_branch": False}, "thing_classes=all"),
+    ],
+)
+def test_networks_that_would_answer_nothing_are_refused(override, expected):
+    with pytest.raises(ValueError, match=expected):
+        row_task(ROW, {"model": override}).build_model()
+
+
+@pytest.mark.parametrize("system", ["panoptic_fpn", "mask_rcnn", "semantic_fpn"])
+def test_ceiling_of_every_form(system):
+    params = get_params(
+        f"{system}_shapes", ROW.overrides, {"model": {"semantic": {"thing_classes": "all"}}}
+    )
+    task = get_task(params)
+    sample = draw_sample(3)
+    features, labels = make_batch(task, [sample])
+    prediction = task.ideal_prediction({**features, **labels}, features["image_info"])
+    evaluator = task.build_evaluator()
+    truth = {
+        "category_mask": sample.category_mask.numpy(),
+        "instance_mask": sample.instance_mask.numpy(),
+        "crowd_mask": sample.crowd_mask.numpy(),
+        "image_id": b"3",
+    }
+    evaluator.update(truth, {key: value[0].numpy() for key, value in prediction.items()})
+    result = evaluator.result()
+    expected = {"panoptic_fpn": "PQ", "mask_rcnn": "AP", "semantic_fpn": "mIoU"}[system]
+    assert result[expected] > 80.0
+    assert (result["PQ"] is None) == (system != "panoptic_fpn")
+
+
+@pytest.mark.slow
+def test_detections_survive_export(tmp_path):
+    from panoptic_tf.serving.tflite import TFLiteRunner, export_tflite
+
+    task = row_task(ROW, {"model": {"postprocessor": {"output_detections": True}}})
+    features, _ = make_batch(task, [draw_sample(0)])
+    tf.keras.utils.set_random_seed(5)
+    model = task.build_model()
+    expected = model({k: features[k] for k in ("image", "image_info")}, training=False)
+    path = export_tflite(
+        model.inference_network,
+        dataset_info=task.dataset_info,
+        mean=[0.0] * 3,
+        std=[1.0] * 3,
+        channel_order="RGB",
+        input_size=(64, 64),
+        tflite_path=str(tmp_path / "model.tflite"),
+    )
+    found = TFLiteRunner(path)(features["image"][0].numpy(), features["image_info"][0].numpy())
+    assert int(expected[Prediction.NUM_DETECTIONS][0]) > 0
+    for key in Prediction.DETECTION_KEYS:
+        np.testing.assert_allclose(found[key], expected[key], atol=1e-3, err_msg=key)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import optimization
+from panoptic_tf.systems import optimization, shapes_experiment
 from panoptic_tf.systems.panoptic_deeplab import config
 
 # The reference's R-52: deep stem, stride in the 3x3, dilations 2, 4, 8 in the last stage.
@@ -143,21 +143,11 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
 
     What it reaches is in docs/results.md.
     """
-    size = [128, 128]
+    size = list(shapes_experiment.SIZE)
     model = config.Model(
         train_size=size,
         input_size=size,
-        backbone=base_config.Backbone(
-            name="resnet",
-            output_stride=16,
-            options={
-                "block": "basic",
-                "num_blocks": [2, 2, 2, 2],
-                "widths": [32, 64, 96, 128],
-                "stem": "deep",
-                "stem_width": 16,
-            },
-        ),
+        backbone=shapes_experiment.build_backbone_config(output_stride=16),
         aspp_dilation_rates=[1, 2, 3],
         aspp_dropout=0.0,
         semantic=config.Branch(
@@ -175,36 +165,7 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
         targets=config.Targets(sigma=4, small_instance_area=256),
         losses=config.Losses(offset_weight=0.1),
     )
-    task.train_data.augmentation = base_config.Augmentation(
-        scale_min=0.8, scale_max=1.25, flip_vertically=True
-    )
-    task.train_data.global_batch_size = 16
-    task.train_data.cache = True
-    task.train_data.shuffle_buffer_size = 2000
-    task.validation_data.global_batch_size = 16
-    return cfg.ExperimentConfig(
-        runtime=cfg.RuntimeConfig(
-            distribution_strategy="one_device", mixed_precision_dtype="bfloat16"
-        ),
-        task=task,
-        trainer=optimization.trainer_config(
-            train_steps=9_000,
-            optimizer="adamw",
-            optimizer_options={
-                "weight_decay_rate": 1e-4,
-                "exclude_from_weight_decay": ["gamma", "beta", "bias"],
-                "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
-                "global_clipnorm": 5.0,
-            },
-            schedule="cosine",
-            schedule_options={"initial_learning_rate": 2e-3, "alpha": 0.0},
-            warmup_steps=300,
-            ema={"average_decay": 0.999, "trainable_weights_only": False},
-            steps_per_loop=100,
-            checkpoint_interval=500,
-            validation_interval=3000,
-        ),
-    )
+    return shapes_experiment.build_experiment(task, train_steps=9_000, validation_interval=3000)
 
 
 for _name in _BACKBONES:

@@ -99,7 +99,8 @@ class PostProcessor(hyperparams.Config):
     """Arguments of detection and of `PanopticFPNPostProcessor`, which documents the last four.
 
     Attributes:
-      detection_threshold: score above which a class of a proposal is a detection.
+      detection_threshold: score above which a class of a proposal is a detection; AP counts those
+        above 0.05.
       nms_threshold: IoU above which the lower of two detections of a class goes.
       max_detections: per image.
     """
@@ -158,7 +159,8 @@ class Losses(hyperparams.Config):
     Attributes:
       instance_weight, semantic_weight: lambda_i and lambda_s.
       updates: `combined`, every step has all losses, or `alternating`, even steps have the instance
-        losses and odd steps the semantic loss (table 3c).
+        losses and odd steps the semantic loss (table 3c); momentum and weight decay still move
+        what a step has no loss for.
     """
 
     instance_weight: float = 1.0

@@ -14,7 +14,7 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import optimization
+from panoptic_tf.systems import optimization, shapes_experiment
 from panoptic_tf.systems.panoptic_fpn import config
 
 # Weights of ResNet-50 and 101 stride in the first 1x1 convolution and take BGR that is centered
@@ -41,9 +41,11 @@ def panoptic_fpn_coco(backbone: str, schedule: str = "1x") -> cfg.ExperimentConf
     --params_override=task.init_checkpoint=...,task.train_data.input_path=data/train-*,...`
 
     90,000 steps (1x) or 270,000 (3x) of 16 images, SGD at 0.02. Batch norm, stem and first stage
-    are frozen: give trained weights as `task.init_checkpoint`. The frame of 1088x1088 holds images
-    of 4:3 at a shortest side of 800, as there; others differ a little in scale. PQ there: ResNet-50
-    39.4 (1x), 41.5 (3x), ResNet-101 43.0 (3x); its AP needs records with `--instances_json`.
+    are frozen: give trained weights as `task.init_checkpoint`. PQ there: ResNet-50 39.4 (1x), 41.5
+    (3x), ResNet-101 43.0 (3x); its AP needs records with `--instances_json`.
+
+    Scales differ: images are fitted into 1088x1088, so that the shortest side of one of 4:3 is 816
+    (800 there), of 3:2 725 (800), of 16:9 612 (750), of a square one 1088 (800).
     """
     task = _task(backbone, "coco_panoptic", train_size=[1088, 1088], input_size=[1088, 1088])
     task.model.output_size = [640, 640]
@@ -79,20 +81,11 @@ def panoptic_fpn_shapes() -> cfg.ExperimentConfig:
 
     What it reaches is in docs/results.md.
     """
-    size = [128, 128]
+    size = list(shapes_experiment.SIZE)
     model = config.Model(
         train_size=size,
         input_size=size,
-        backbone=base_config.Backbone(
-            name="resnet",
-            options={
-                "block": "basic",
-                "num_blocks": [2, 2, 2, 2],
-                "widths": [32, 64, 96, 128],
-                "stem": "deep",
-                "stem_width": 16,
-            },
-        ),
+        backbone=shapes_experiment.build_backbone_config(output_stride=32),
         fpn=config.FeaturePyramid(filters=64, norm="batch"),
         rpn=config.RegionProposal(
             anchor_scale=4.0,
@@ -116,36 +109,7 @@ def panoptic_fpn_shapes() -> cfg.ExperimentConfig:
         targets=config.Targets(max_instances=32, rpn_count=64),
         losses=config.Losses(semantic_weight=1.0),
     )
-    task.train_data.augmentation = base_config.Augmentation(
-        scale_min=0.8, scale_max=1.25, flip_vertically=True
-    )
-    task.train_data.global_batch_size = 16
-    task.train_data.cache = True
-    task.train_data.shuffle_buffer_size = 2000
-    task.validation_data.global_batch_size = 16
-    return cfg.ExperimentConfig(
-        runtime=cfg.RuntimeConfig(
-            distribution_strategy="one_device", mixed_precision_dtype="bfloat16"
-        ),
-        task=task,
-        trainer=optimization.trainer_config(
-            train_steps=7_000,
-            optimizer="adamw",
-            optimizer_options={
-                "weight_decay_rate": 1e-4,
-                "exclude_from_weight_decay": ["gamma", "beta", "bias"],
-                "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
-                "global_clipnorm": 5.0,
-            },
-            schedule="cosine",
-            schedule_options={"initial_learning_rate": 2e-3, "alpha": 0.0},
-            warmup_steps=300,
-            ema={"average_decay": 0.999, "trainable_weights_only": False},
-            steps_per_loop=100,
-            checkpoint_interval=500,
-            validation_interval=3500,
-        ),
-    )
+    return shapes_experiment.build_experiment(task, train_steps=7_000, validation_interval=3500)
 
 
 def mask_rcnn(panoptic: Callable[[], cfg.ExperimentConfig]) -> cfg.ExperimentConfig:

@@ -33,6 +33,7 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         thing_ids: Sequence[int],
         num_categories: int,
         semantic_categories: Sequence[int],
+        answers_semantic_mask: bool = True,
         merges: bool = True,
         score_threshold: float = 0.5,
         overlap_threshold: float = 0.5,
@@ -47,6 +48,7 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
           thing_ids: contiguous ids of the thing categories.
           num_categories: N.
           semantic_categories: category id of each channel of the semantic logits, 0 for none.
+          answers_semantic_mask: whether the semantic branch's own answer is one of the outputs.
           merges: whether the answer is panoptic; else it is what the one branch says.
           score_threshold: from which a detection takes part in the merge.
           overlap_threshold: share of an instance's pixels that higher ones may have taken.
@@ -60,6 +62,7 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         self._thing_ids = tuple(thing_ids)
         self._num_categories = num_categories
         self._semantic_categories = tuple(semantic_categories)
+        self._answers_semantic_mask = answers_semantic_mask
         self._merges = merges
         self._output_detections = output_detections
         self._merge_options = {
@@ -89,7 +92,7 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         semantic = None
         if "semantic_logits" in outputs:
             semantic = self._semantic_mask(outputs["semantic_logits"], image_info)
-            if 0 not in self._semantic_categories:
+            if self._answers_semantic_mask:
                 prediction[Prediction.SEMANTIC_MASK] = semantic
         if "boxes" in outputs:
             scale = rescale.output_scale(image_info, self._output_size)

@@ -11,7 +11,7 @@ from typing import Mapping, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.inputs import instances
+from panoptic_tf.inputs import geometry, instances
 from panoptic_tf.layers import bit_masks, boxes, matching
 from panoptic_tf.structures import PanopticSample, Tensors
 
@@ -20,7 +20,8 @@ class PanopticFPNTargetGenerator:
     """Turns a sample into features and labels of Panoptic FPN, M instances at most.
 
     Instances are those of the record where the sample has them, else those of the id map. Crowds
-    are none, and of more than M the largest stay.
+    are none, and of more than M the largest stay. Anchors centered in the padding of the frame are
+    neither instance nor background; detectron2, which pads less, has them as background.
 
     Features, where there are thing categories:
       gt_boxes: float32 [M, 4], pixels.
@@ -80,7 +81,8 @@ class PanopticFPNTargetGenerator:
             labels["semantic_mask"] = tf.gather(channels, sample.category_mask)
         if self._thing_ids:
             features = self._instances(sample)
-            labels.update(self._sample_anchors(features))
+            size = tf.cast(geometry.valid_size(sample.image_info), tf.float32)
+            labels.update(self._sample_anchors(features, size))
         return features, labels
 
     def _instances(self, sample: PanopticSample) -> Tensors:
@@ -118,7 +120,7 @@ class PanopticFPNTargetGenerator:
         )
         return bit_masks.pack_instance_ids(sample.instance_mask, rows, num_planes=planes)
 
-    def _sample_anchors(self, features: Tensors) -> Tensors:
+    def _sample_anchors(self, features: Tensors, image_size: tf.Tensor) -> Tensors:
         anchors = tf.constant(self._anchors)
         count = tf.reduce_sum(tf.cast(features["gt_valid"], tf.int32))
         truth = features["gt_boxes"][:count]
@@ -128,8 +130,9 @@ class PanopticFPNTargetGenerator:
             labels=[0, -1, 1],
             allow_low_quality_matches=True,
         )
+        inside = boxes.centered_inside(anchors, image_size)
         indices, is_positive, is_valid = matching.sample(
-            labels,
+            tf.where(inside, labels, -1),
             count=self._count,
             positive_fraction=self._positive_fraction,
             priority=tf.random.stateless_uniform(
@@ -160,9 +163,14 @@ def _measure(sample: PanopticSample) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, t
             sample.instance_mask, sample.category_mask, sample.crowd_mask
         )
         return table.categories, table.areas, table.boxes, table.is_crowd
-    masks = sample.instances.masks > 0  # [K, H, W]
-    rows, columns = tf.reduce_any(masks, axis=2), tf.reduce_any(masks, axis=1)
-    areas = tf.reduce_sum(tf.cast(masks, tf.int32), axis=[1, 2])
+    masks = sample.instances.masks  # uint8 [K, H, W]
+    rows, columns = tf.reduce_max(masks, axis=2) > 0, tf.reduce_max(masks, axis=1) > 0
+    # One mask at a time: together they would be hundreds of megabytes as integers.
+    areas = tf.map_fn(
+        lambda mask: tf.math.count_nonzero(mask, dtype=tf.int32),
+        masks,
+        fn_output_signature=tf.TensorSpec([], tf.int32),
+    )
     first_row, last_row = _extent(rows)
     first_column, last_column = _extent(columns)
     extents = tf.stack([first_row, first_column, last_row, last_column], axis=-1)

@@ -10,7 +10,7 @@ from official.core import task_factory
 from panoptic_tf.inputs import pipeline
 from panoptic_tf.structures import Tensors
 from panoptic_tf.systems import task
-from panoptic_tf.systems.panoptic_fpn import config, ideal, losses, network
+from panoptic_tf.systems.panoptic_fpn import config, ideal, instance_branch, losses, network
 from panoptic_tf.systems.panoptic_fpn import targets as targets_lib
 
 _UPDATES = ("combined", "alternating")
@@ -45,7 +45,7 @@ class PanopticFPNTask(task.PanopticTask):
         return targets_lib.PanopticFPNTargetGenerator(
             thing_ids=self.dataset_info.thing_ids if has_instances else (),
             channel_of_category=network.channel_of_category(model, self.dataset_info),
-            anchors=network.build_anchors(model, model.train_size),
+            anchors=instance_branch.build_anchors(model, model.train_size),
             **self.task_config.targets.as_dict(),
         )
 

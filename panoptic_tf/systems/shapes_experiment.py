@@ -1,0 +1,68 @@
+"""What the shapes experiments of all systems share: the small backbone, the data, the schedule."""
+
+from __future__ import annotations
+
+from official.core import config_definitions as cfg
+
+from panoptic_tf.systems import config as base_config
+from panoptic_tf.systems import optimization
+
+SIZE = (128, 128)
+"""(height, width) of the images."""
+
+
+def build_backbone_config(output_stride: int) -> base_config.Backbone:
+    """A residual network of about a million parameters."""
+    return base_config.Backbone(
+        name="resnet",
+        output_stride=output_stride,
+        options={
+            "block": "basic",
+            "num_blocks": [2, 2, 2, 2],
+            "widths": [32, 64, 96, 128],
+            "stem": "deep",
+            "stem_width": 16,
+        },
+    )
+
+
+def build_experiment(
+    task: cfg.TaskConfig, *, train_steps: int, validation_interval: int
+) -> cfg.ExperimentConfig:
+    """An experiment of batches of 16, in bfloat16, with averaged weights.
+
+    Args:
+      task: of a system; its data configs are filled in.
+      train_steps: of the whole run.
+      validation_interval: steps between evaluations.
+    """
+    task.train_data.augmentation = base_config.Augmentation(
+        scale_min=0.8, scale_max=1.25, flip_vertically=True
+    )
+    task.train_data.global_batch_size = 16
+    task.train_data.cache = True
+    task.train_data.shuffle_buffer_size = 2000
+    task.validation_data.global_batch_size = 16
+    return cfg.ExperimentConfig(
+        runtime=cfg.RuntimeConfig(
+            distribution_strategy="one_device", mixed_precision_dtype="bfloat16"
+        ),
+        task=task,
+        trainer=optimization.trainer_config(
+            train_steps=train_steps,
+            optimizer="adamw",
+            optimizer_options={
+                "weight_decay_rate": 1e-4,
+                "exclude_from_weight_decay": ["gamma", "beta", "bias"],
+                "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
+                "global_clipnorm": 5.0,
+            },
+            schedule="cosine",
+            schedule_options={"initial_learning_rate": 2e-3, "alpha": 0.0},
+            warmup_steps=300,
+            ema={"average_decay": 0.999, "trainable_weights_only": False},
+            steps_per_loop=100,
+            checkpoint_interval=500,
+            validation_interval=validation_interval,
+        ),
+    )
