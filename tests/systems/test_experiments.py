@@ -21,7 +21,14 @@ EXPERIMENTS = (
     + [
         f"{system}_{backbone}_{dataset}"
         for system in ("panoptic_fpn", "mask_rcnn", "semantic_fpn")
-        for backbone in ("resnet50", "resnet101", "resnext50", "resnext101", "resnext152")
+        for backbone in (
+            "resnet50",
+            "resnet101",
+            "resnext50",
+            "resnext101",
+            "resnext101_64x4d",
+            "resnext152",
+        )
         for dataset in ("coco", "coco_3x", "cityscapes")
     ]
     + [

@@ -26,6 +26,7 @@ _BACKBONES: Dict[str, Dict[str, Any]] = {
     "resnet101": _RESNET,
     "resnext50": _RESNEXT,
     "resnext101": _RESNEXT,
+    "resnext101_64x4d": _RESNEXT,
     "resnext152": _RESNEXT,
 }
 _BGR_MEAN = [103.53, 116.28, 123.675]
