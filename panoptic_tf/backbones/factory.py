@@ -64,10 +64,11 @@ def build_backbone(
       output_stride: of level 5: 8, 16 or 32 (what a backbone cannot do, it says).
       frozen_stages: 0 trains all, 1 freezes the stem, 2 the stem and stage 2, ...
       multi_grid: dilations of the blocks of stage 5 (ResNet).
-      stride_in_1x1: where a bottleneck strides (ResNet): the first 1x1 or the 3x3 convolution.
+      stride_in_1x1: where a bottleneck strides (ResNet): the first 1x1 (the published MSRA weights
+        of ResNet) or the 3x3 convolution (those of ResNeXt, and PyTorch's).
       input_size: (height, width) for backbones that need it when they are built; others ignore it.
       layer_name: first part of the variables' names.
-      **options: of the backbone itself: `widths`, `num_blocks`, `stem_width`, ...
+      **options: of the backbone itself: `widths`, `num_blocks`, `groups`, `stem_width`, ...
 
     Returns:
       A Keras layer: [B, H, W, 3] -> `{'2': [B, H/4, W/4, C], ..., '5'}`, with `output_channels` and
@@ -107,8 +108,9 @@ def _resnet(**defaults: Any) -> Builder:
 
 
 _RESNET_OPTIONS = {
-    *("block", "num_blocks", "widths", "stem", "stem_width", "output_stride", "multi_grid"),
-    *("stride_in_1x1", "frozen_stages", "norm", "norm_momentum", "norm_epsilon", "name"),
+    *("block", "num_blocks", "widths", "groups", "width_per_group", "stem", "stem_width"),
+    *("output_stride", "multi_grid", "stride_in_1x1", "frozen_stages"),
+    *("norm", "norm_momentum", "norm_epsilon", "name"),
 }
 
 _RESNETS: Dict[str, Dict[str, Any]] = {
@@ -118,6 +120,10 @@ _RESNETS: Dict[str, Dict[str, Any]] = {
     "resnet50": {"num_blocks": (3, 4, 6, 3)},
     "resnet101": {"num_blocks": (3, 4, 23, 3)},
     "resnet152": {"num_blocks": (3, 8, 36, 3)},
+    "resnext50": {"num_blocks": (3, 4, 6, 3), "groups": 32, "width_per_group": 4},
+    "resnext101": {"num_blocks": (3, 4, 23, 3), "groups": 32, "width_per_group": 8},
+    "resnext101_64x4d": {"num_blocks": (3, 4, 23, 3), "groups": 64, "width_per_group": 4},
+    "resnext152": {"num_blocks": (3, 8, 36, 3), "groups": 32, "width_per_group": 8},
     "resnet52": {"num_blocks": (3, 4, 6, 3), "stem": "deep"},
     "resnet103": {"num_blocks": (3, 4, 23, 3), "stem": "deep"},
 }

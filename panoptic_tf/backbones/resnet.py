@@ -1,8 +1,9 @@
-"""Residual networks (arXiv:1512.03385) as detection and segmentation use them.
+"""Residual networks (arXiv:1512.03385) as detection and segmentation use them, ResNeXt too.
 
 Padding is symmetric, the stride sits in the 1x1 or the 3x3 convolution, the deep stem is DeepLab's
 (three 3x3 convolutions), and an output stride of 8 or 16 replaces strides by dilation
-(DeepLabv3, arXiv:1706.05587). No classifier.
+(DeepLabv3, arXiv:1706.05587). ResNeXt (arXiv:1611.05431) groups the 3x3 convolutions of wider
+bottlenecks. No classifier.
 """
 
 from __future__ import annotations
@@ -92,7 +93,6 @@ class BasicBlock(_Block):
       strides: of the first convolution.
       dilation_rate: of both.
       has_projection: whether the shortcut is a 1x1 convolution.
-      stride_in_1x1: has no meaning here.
       norm_options: keywords of `ConvNormAct`.
       **kwargs: of the Keras layer.
     """
@@ -106,11 +106,9 @@ class BasicBlock(_Block):
         strides: int = 1,
         dilation_rate: int = 1,
         has_projection: bool = False,
-        stride_in_1x1: bool = False,
         norm_options: Dict[str, Any],
         **kwargs: Any,
     ):
-        del stride_in_1x1
         super().__init__(
             output_channels=width,
             has_projection=has_projection,
@@ -127,10 +125,15 @@ class BasicBlock(_Block):
 
 
 class BottleneckBlock(_Block):
-    """1x1, 3x3, 1x1 convolutions; the last has four times the channels.
+    """1x1, 3x3, 1x1 convolutions.
+
+    The first two have groups * width_per_group / 64 * width channels, which is the width itself in
+    a ResNet, and the last has 4 * width.
 
     Args:
-      width: channels of the first two.
+      width: see above.
+      groups: of the 3x3.
+      width_per_group: channels of a group in a block of width 64.
       strides: of the block.
       dilation_rate: of the 3x3.
       has_projection: whether the shortcut is a 1x1 convolution.
@@ -145,6 +148,8 @@ class BottleneckBlock(_Block):
         self,
         width: int,
         *,
+        groups: int = 1,
+        width_per_group: int = 64,
         strides: int = 1,
         dilation_rate: int = 1,
         has_projection: bool = False,
@@ -160,10 +165,12 @@ class BottleneckBlock(_Block):
             **kwargs,
         )
         first, second = (strides, 1) if stride_in_1x1 else (1, strides)
+        inner = groups * (width_per_group * width // 64)
         conv, options = convolution.ConvNormAct, norm_options
+        spatial = {"strides": second, "dilation_rate": dilation_rate, "groups": groups}
         self.convs = [
-            conv(width, 1, strides=first, name="conv1", **options),
-            conv(width, 3, strides=second, dilation_rate=dilation_rate, name="conv2", **options),
+            conv(inner, 1, strides=first, name="conv1", **options),
+            conv(inner, 3, name="conv2", **spatial, **options),
             conv(width * self.EXPANSION, 1, activation=None, name="conv3", **options),
         ]
 
@@ -182,6 +189,8 @@ class ResNet(tf.keras.layers.Layer):
       block: `basic` or `bottleneck`.
       num_blocks: blocks of stages 2 to 5.
       widths: channels of the stages' blocks; a bottleneck's output has four times as many.
+      groups: of the bottlenecks' 3x3 convolutions, 1 is ResNet.
+      width_per_group: see `BottleneckBlock`.
       stem: `basic` (7x7) or `deep` (three 3x3).
       stem_width: channels of the stem's first convolution.
       output_stride: 8, 16 or 32.
@@ -204,6 +213,8 @@ class ResNet(tf.keras.layers.Layer):
         block: str = "bottleneck",
         num_blocks: Sequence[int] = (3, 4, 6, 3),
         widths: Sequence[int] = (64, 128, 256, 512),
+        groups: int = 1,
+        width_per_group: int = 64,
         stem: str = "basic",
         stem_width: int = 64,
         output_stride: int = 32,
@@ -221,6 +232,8 @@ class ResNet(tf.keras.layers.Layer):
             "block": block,
             "num_blocks": tuple(num_blocks),
             "widths": tuple(widths),
+            "groups": groups,
+            "width_per_group": width_per_group,
             "stem": stem,
             "stem_width": stem_width,
             "output_stride": output_stride,
@@ -258,6 +271,8 @@ class ResNet(tf.keras.layers.Layer):
         count, width = settings["num_blocks"][level - 2], settings["widths"][level - 2]
         grid = settings["multi_grid"] if level == 5 and settings["multi_grid"] else (1,) * count
         block = BLOCKS[settings["block"]]
+        names = ("stride_in_1x1", "groups", "width_per_group")
+        options = {name: settings[name] for name in names if block is BottleneckBlock}
         blocks = []
         for i in range(count):
             first = i == 0
@@ -267,9 +282,9 @@ class ResNet(tf.keras.layers.Layer):
                     strides=strides if first else 1,
                     dilation_rate=dilation * grid[i],
                     has_projection=first and (strides > 1 or channels != width * block.EXPANSION),
-                    stride_in_1x1=settings["stride_in_1x1"],
                     norm_options=self._norm_options,
                     name=f"res{level}_{i}",
+                    **options,
                 )
             )
         return blocks
@@ -301,6 +316,8 @@ def _check(
     block: str,
     num_blocks: Sequence[int],
     widths: Sequence[int],
+    groups: int,
+    width_per_group: int,
     output_stride: int,
     multi_grid: Optional[Sequence[int]],
     frozen_stages: int,
@@ -312,6 +329,13 @@ def _check(
         raise ValueError(
             "num_blocks and widths must be four positive numbers each (stages 2 to 5), got "
             f"{tuple(num_blocks)} and {tuple(widths)}."
+        )
+    if groups > 1 and block != "bottleneck":
+        raise ValueError(f"groups belong to bottleneck blocks, got {groups} for {block!r}.")
+    if any(width_per_group * width % 64 for width in widths):
+        raise ValueError(
+            f"width_per_group * width must be multiples of 64, got {width_per_group} and widths "
+            f"{tuple(widths)}."
         )
     if output_stride not in (8, 16, 32):
         raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}.")

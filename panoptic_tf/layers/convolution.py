@@ -1,8 +1,4 @@
-"""Convolution, normalisation and activation in one layer, padded symmetrically.
-
-TensorFlow's 'same' padding with stride 2 puts the odd pixel right and bottom, which shifts every
-feature map by a pixel against weights trained elsewhere. Here each side gets (k - 1) * d / 2 zeros.
-"""
+"""Convolution, normalisation and activation in one layer, padded symmetrically."""
 
 from __future__ import annotations
 
@@ -10,8 +6,8 @@ from typing import Any, Dict, Optional, Union
 
 import tensorflow as tf
 
+from panoptic_tf.layers import conv2d, normalization
 from panoptic_tf.layers import depthwise as depthwise_layers
-from panoptic_tf.layers import normalization
 
 Initializer = Union[str, tf.keras.initializers.Initializer]
 
@@ -35,7 +31,7 @@ def build_initializer(initializer: Initializer, *, depthwise: bool = False) -> A
 
 
 class _NormAct(tf.keras.layers.Layer):
-    """Pads, convolves, normalises, activates; a subclass makes `conv` from `_conv_options`."""
+    """Convolves, normalises, activates; a subclass makes `conv` from `_conv_options`."""
 
     def __init__(
         self,
@@ -65,13 +61,10 @@ class _NormAct(tf.keras.layers.Layer):
             "norm_momentum": norm_momentum,
             "norm_epsilon": norm_epsilon,
         }
-        # At stride 1 TensorFlow's 'same' is symmetric already, and needs no copy of the input.
-        self._padding = (kernel_size - 1) * dilation_rate // 2 if strides > 1 else 0
         self._conv_options = {
             "kernel_size": kernel_size,
             "strides": strides,
             "dilation_rate": dilation_rate,
-            "padding": "same" if strides == 1 else "valid",
             "use_bias": norm == "none" if use_bias is None else use_bias,
             "name": "conv",
         }
@@ -83,9 +76,8 @@ class _NormAct(tf.keras.layers.Layer):
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
-        pad = self._padding
-        x = tf.pad(inputs, [[0, 0], [pad, pad], [pad, pad], [0, 0]]) if pad else inputs
-        return self._activation(self.norm(self.conv(x), training=training))
+        x = self.conv(inputs, training=training)
+        return self._activation(self.norm(x, training=training))
 
     def get_config(self) -> Dict[str, Any]:
         """Arguments of the constructor."""
@@ -95,6 +87,8 @@ class _NormAct(tf.keras.layers.Layer):
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
 class ConvNormAct(_NormAct):
     """Convolution, normalisation, activation; variables `conv/kernel`, `norm/gamma`, ...
+
+    A frozen batch norm costs nothing: kernel and bias take it up, in float32.
 
     Args:
       filters: output channels.
@@ -114,12 +108,27 @@ class ConvNormAct(_NormAct):
     def __init__(self, filters: int, kernel_size: int = 1, *, groups: int = 1, **kwargs: Any):
         super().__init__(kernel_size=kernel_size, **kwargs)
         self._settings.update(filters=filters, groups=groups)
-        self.conv = tf.keras.layers.Conv2D(
+        self.conv = conv2d.Conv2D(
             filters,
             groups=groups,
             kernel_initializer=build_initializer(self._settings["kernel_initializer"]),
             **self._conv_options,
         )
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the variables of a frozen norm, which is never called."""
+        if isinstance(self.norm, normalization.FrozenBatchNorm):
+            with tf.name_scope(self.norm.name):
+                self.norm.build((self._settings["filters"],))
+        super().build(input_shape)
+
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
+        if not isinstance(self.norm, normalization.FrozenBatchNorm):
+            return super().call(inputs, training=training)
+        scale, shift = self.norm.scale_and_shift()
+        return self._activation(self.conv(inputs, training=training, scale=scale, shift=shift))
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
@@ -134,9 +143,22 @@ class DepthwiseConvNormAct(_NormAct):
     def __init__(self, kernel_size: int = 3, **kwargs: Any):
         super().__init__(kernel_size=kernel_size, **kwargs)
         initializer = build_initializer(self._settings["kernel_initializer"], depthwise=True)
+        strides, dilation_rate = self._settings["strides"], self._settings["dilation_rate"]
+        # See `conv2d`.
+        self._padding = (kernel_size - 1) * dilation_rate // 2 if strides > 1 else 0
         self.conv = depthwise_layers.DepthwiseConv2D(
-            depthwise_initializer=initializer, **self._conv_options
+            depthwise_initializer=initializer,
+            padding="same" if strides == 1 else "valid",
+            **self._conv_options,
         )
+
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
+        if self._padding:
+            margins = [self._padding] * 2
+            inputs = tf.pad(inputs, [[0, 0], margins, margins, [0, 0]])
+        return super().call(inputs, training=training)
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")

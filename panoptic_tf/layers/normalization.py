@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import tensorflow as tf
 
@@ -45,10 +45,14 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
             experimental_autocast=False,
         )
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """Scales and shifts [..., C]; the two vectors are computed in float32."""
+    def scale_and_shift(self) -> Tuple[tf.Tensor, tf.Tensor]:
+        """The two vectors of y = x * scale + shift, float32 [C] each."""
         scale = self.gamma * tf.math.rsqrt(self.moving_variance + self._epsilon)
-        shift = self.beta - self.moving_mean * scale
+        return scale, self.beta - self.moving_mean * scale
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Scales and shifts [..., C]."""
+        scale, shift = self.scale_and_shift()
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
 
     def get_config(self) -> Dict[str, Any]:
@@ -91,26 +95,72 @@ class GroupNorm(tf.keras.layers.Layer):
         self.beta = self.add_weight(name="beta", initializer="zeros", **options)
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """Normalises [B, H, W, C]."""
-        x = tf.cast(inputs, tf.float32)
-        centered = x - self._group_mean(x)
-        variance = self._group_mean(tf.square(centered))
-        scale = tf.math.rsqrt(variance + self._epsilon) * self.gamma  # [B, 1, 1, C]
-        return tf.cast(centered * scale + self.beta, inputs.dtype)
 
-    def _group_mean(self, x: tf.Tensor) -> tf.Tensor:
-        """[B, H, W, C] -> mean of each channel's group, [B, 1, 1, C]."""
-        channels = x.shape[-1]
-        mean = tf.reduce_mean(x, axis=[1, 2])  # [B, C]
-        mean = tf.reshape(mean, [-1, self._groups, channels // self._groups])
-        mean = tf.reduce_mean(mean, axis=2, keepdims=True)  # [B, G, 1]
-        mean = tf.tile(mean, [1, 1, channels // self._groups])
-        return tf.reshape(mean, [-1, 1, 1, channels])
+        def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+            return normalize_groups(x, gamma, beta, groups=self._groups, epsilon=self._epsilon)
+
+        tensors = (
+            tf.cast(inputs, tf.float32),
+            tf.convert_to_tensor(self.gamma),
+            tf.convert_to_tensor(self.beta),
+        )
+        # Not in an exported graph, which would carry the gradient along.
+        outputs = (
+            tf.custom_gradient(normalize)(*tensors) if training is True else normalize(*tensors)[0]
+        )
+        return tf.cast(outputs, inputs.dtype)
 
     def get_config(self) -> Dict[str, Any]:
         """Arguments of the constructor."""
         return {**super().get_config(), "groups": self._groups, "epsilon": self._epsilon}
+
+
+def normalize_groups(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *, groups: int, epsilon: float
+) -> Tuple[tf.Tensor, Callable[[tf.Tensor], Tuple[tf.Tensor, tf.Tensor, tf.Tensor]]]:
+    """y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, and its gradient in few passes.
+
+    Args:
+      x: float32 [B, H, W, C].
+      gamma: float32 [C].
+      beta: float32 [C].
+      groups: must divide C.
+      epsilon: added to the variance.
+
+    Returns:
+      y: float32 [B, H, W, C].
+      gradient: from that of y to those of x, gamma and beta.
+    """
+    cells = [1, 2]
+    mean = _spread(tf.reduce_mean(x, cells), groups)
+    variance = _spread(tf.reduce_mean(tf.math.squared_difference(x, mean), cells), groups)
+    inverse = tf.math.rsqrt(variance + epsilon)  # [B, 1, 1, C]
+    scale = inverse * gamma
+    y = x * scale + (beta - mean * scale)
+
+    def gradient(dy: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        # With n = (x - mean) * inverse and means m over a group:
+        # dx = inverse * (gamma * dy - m(gamma * dy) - n * m(gamma * dy * n))
+        count = tf.cast(tf.shape(x)[1] * tf.shape(x)[2], tf.float32)
+        sum_dy = tf.reduce_sum(dy, cells)  # [B, C]
+        sum_dy_x = tf.reduce_sum(dy * x, cells)
+        sum_dy_n = (sum_dy_x - mean[:, 0, 0] * sum_dy) * inverse[:, 0, 0]
+        along = _spread(gamma * sum_dy_n / count, groups) * inverse
+        constant = _spread(gamma * sum_dy / count, groups)
+        dx = dy * scale + (x * (-along * inverse) + (along * mean - constant) * inverse)
+        return dx, tf.reduce_sum(sum_dy_n, axis=0), tf.reduce_sum(sum_dy, axis=0)
+
+    return y, gradient
+
+
+def _spread(x: tf.Tensor, groups: int) -> tf.Tensor:
+    """[B, C] -> the mean of each channel's group, [B, 1, 1, C]."""
+    size = x.shape[-1] // groups
+    mean = tf.reduce_mean(tf.reshape(x, [-1, groups, size]), axis=2, keepdims=True)
+    return tf.reshape(tf.tile(mean, [1, 1, size]), [-1, 1, 1, groups * size])
 
 
 def build_norm(

@@ -50,6 +50,26 @@ def test_parameters_of_the_family():
     assert _parameters("resnet34") == 21_284_672
     assert _parameters("resnet50") == 23_508_032
     assert _parameters("resnet101") == 42_500_160
+    assert _parameters("resnet152") == 58_143_808
+    assert _parameters("resnext50") == 22_979_904
+    assert _parameters("resnext101") == 86_742_336
+    assert _parameters("resnext101_64x4d") == 81_406_272
+    assert _parameters("resnext152") == 120_323_392
+
+
+def test_groups_widen_the_bottleneck():
+    # ResNeXt-50 32x4d: 32 groups of 4 channels in stage 2, 32 groups of 32 in stage 5.
+    backbone = factory.build_backbone("resnext50", num_blocks=(1, 1, 1, 1))
+    outputs = backbone(tf.zeros([1, 32, 32, 3]))
+    shapes = {v.name: tuple(v.shape) for v in backbone.variables if "kernel" in v.name}
+    assert shapes["backbone/res2_0/conv1/conv/kernel:0"] == (1, 1, 64, 128)
+    assert shapes["backbone/res2_0/conv2/conv/kernel:0"] == (3, 3, 4, 128)
+    assert shapes["backbone/res5_0/conv2/conv/kernel:0"] == (3, 3, 32, 1024)
+    assert shapes["backbone/res5_0/conv3/conv/kernel:0"] == (1, 1, 1024, 2048)
+    assert [outputs[k].shape[-1] for k in "2345"] == [256, 512, 1024, 2048]
+    wide = {"groups": 2, "width_per_group": 8, **_TINY, "widths": (8, 8, 16, 16)}
+    backbone = factory.build_backbone("resnet", **wide)
+    assert [stage[0].convs[1].conv.filters for stage in backbone.stages] == [2, 2, 4, 4]
 
 
 @pytest.mark.parametrize(
@@ -68,8 +88,8 @@ def test_output_strides(output_stride, sizes):
 def test_multi_grid_multiplies_the_dilation():
     backbone = factory.build_backbone("resnet", output_stride=16, multi_grid=(1, 2, 4), **_TINY)
     dilations = [block.convs[1].conv.dilation_rate for block in backbone.stages[3]]
-    assert dilations == [(2, 2), (4, 4), (8, 8)]
-    assert backbone.stages[2][0].convs[1].conv.dilation_rate == (1, 1)
+    assert dilations == [2, 4, 8]
+    assert backbone.stages[2][0].convs[1].conv.dilation_rate == 1
 
 
 @pytest.mark.parametrize("frozen_stages, frozen", [(0, set()), (2, {"stem", "res2_0"})])
@@ -133,6 +153,8 @@ def test_config_rebuilds_the_backbone():
         ({"stem": "patchify"}, "stem must be"),
         ({"block": "next"}, "block must be one of basic, bottleneck"),
         ({"widths": (8, 8)}, "four positive numbers"),
+        ({"groups": 2, "block": "basic"}, "groups belong to bottleneck blocks"),
+        ({"width_per_group": 3, "widths": (8, 8, 8, 8)}, "multiples of 64"),
         ({"norm": "bn"}, "norm must be one of"),
     ],
 )

@@ -25,16 +25,73 @@ def test_stride_2_rounds_up(size, expected):
 
 def test_bias_only_without_norm():
     names = {}
-    for norm in ("none", "batch"):
+    for norm in ("none", "batch", "frozen_batch"):
         layer = convolution.ConvNormAct(2, 1, norm=norm, name="conv1")
         layer(tf.zeros([1, 2, 2, 3]))
         names[norm] = [v.name for v in layer.trainable_variables]
+    assert names["frozen_batch"] == ["conv1/conv/kernel:0"]
     assert sorted(names["none"]) == ["conv1/conv/bias:0", "conv1/conv/kernel:0"]
     assert sorted(names["batch"]) == [
         "conv1/conv/kernel:0",
         "conv1/norm/beta:0",
         "conv1/norm/gamma:0",
     ]
+
+
+def _frozen(**options):
+    layer = convolution.ConvNormAct(8, 3, norm="frozen_batch", name="conv1", **options)
+    layer(tf.zeros([1, 4, 4, 6]))
+    random = np.random.default_rng(0)
+    layer.norm.gamma.assign(random.normal(1.0, 0.5, 8))
+    layer.norm.beta.assign(random.normal(size=8))
+    layer.norm.moving_mean.assign(random.normal(size=8))
+    layer.norm.moving_variance.assign(random.uniform(0.1, 9.0, 8))
+    return layer
+
+
+@pytest.mark.parametrize("options", [{}, {"strides": 2}, {"groups": 2}, {"use_bias": True}])
+def test_a_frozen_norm_is_taken_up_by_the_kernel(options):
+    layer = _frozen(**options)
+    if layer.conv.use_bias:
+        layer.conv.bias.assign(np.linspace(-1.0, 1.0, 8))
+    x = tf.random.stateless_normal([2, 7, 6, 6], seed=(0, 1))
+
+    def results(function):
+        with tf.GradientTape() as tape:
+            y = function(x)
+            loss = tf.reduce_sum(tf.square(y))
+        return [y, *tape.gradient(loss, layer.trainable_variables)]
+
+    ours = results(lambda x: layer(x, training=True))
+    for a, b in zip(ours, results(lambda x: tf.nn.relu(layer.norm(layer.conv(x))))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.abs(b).max())
+
+
+def test_a_frozen_norm_costs_no_pass_over_the_activations():
+    layer = _frozen(strides=2)
+    graph = tf.function(layer).get_concrete_function(tf.TensorSpec([2, 8, 8, 6])).graph
+    types = [op.type for op in graph.get_operations() if op.outputs[:1] and _is_map(op.outputs[0])]
+    assert types == ["Placeholder", "Pad", "Conv2D", "BiasAdd", "Relu", "Identity"]
+
+
+def _is_map(tensor):
+    return tensor.shape.rank == 4 and tensor.shape[0] == 2
+
+
+def test_a_frozen_norm_is_taken_up_in_float32(mixed_bfloat16):
+    layer = _frozen(activation=None)
+    x = tf.ones([1, 1, 1, 6], tf.bfloat16)
+    with tf.GradientTape() as tape:
+        y = layer(x, training=True)
+        loss = tf.reduce_sum(tf.cast(y, tf.float32))
+    assert y.dtype == tf.bfloat16
+    assert [g.dtype for g in tape.gradient(loss, layer.trainable_variables)] == [tf.float32]
+    scale, shift = layer.norm.scale_and_shift()
+    assert scale.dtype == shift.dtype == tf.float32
+    # Rounded to bfloat16 once, after scaling.
+    kernel = tf.cast(layer.conv.kernel * scale, tf.bfloat16)
+    exact = tf.reduce_sum(tf.cast(kernel, tf.float32)[1, 1], axis=0) + shift
+    np.testing.assert_allclose(tf.cast(y[0, 0, 0], tf.float32), exact, rtol=0.01, atol=0.01)
 
 
 def test_even_kernels_are_refused():

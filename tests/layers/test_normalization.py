@@ -27,6 +27,24 @@ def test_group_norm_equals_loops():
     np.testing.assert_allclose(layer(x), 2 * y + 1, atol=1e-5)
 
 
+def test_group_norm_has_the_same_gradient_in_training():
+    x = tf.random.stateless_normal([2, 5, 4, 12], seed=(0, 1)) * 3.0 + 5.0
+    layer = normalization.build_norm("group", groups=4)
+    layer(x)
+    layer.gamma.assign(np.linspace(-1.0, 2.0, 12))
+    layer.beta.assign(np.linspace(0.0, 1.0, 12))
+
+    def results(training):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=training)
+            loss = tf.reduce_sum(tf.sin(3.0 * y))
+        return [y, *tape.gradient(loss, [x, layer.gamma, layer.beta])]
+
+    for a, b in zip(results(True), results(False)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
 def test_group_norm_refuses_groups_that_do_not_divide():
     with pytest.raises(ValueError, match="32 groups, got 48 channels"):
         normalization.build_norm("group")(tf.zeros([1, 2, 2, 48]))
