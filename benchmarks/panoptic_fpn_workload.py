@@ -18,7 +18,7 @@ from official.core import exp_factory, task_factory
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.structures import PanopticSample
 from panoptic_tf.systems.model import PanopticModel
-from panoptic_tf.systems.panoptic_fpn import network
+from panoptic_tf.systems.panoptic_fpn.instance_branch import build_anchors
 
 INSTANCES = 8
 POSITIVES = 64
@@ -30,6 +30,8 @@ VISIBLE_CLASSES = 10
 
 _GRID = 4
 _CELLS = (4, 8, 16, 32, 64)
+# Of the pyramid's levels; alike, they would leave few proposals but the finest level's.
+_LEVEL_STDS = (0.6, 0.8, 1.0, 1.2)
 
 
 def get_params(experiment: str, size: int) -> Any:
@@ -41,7 +43,7 @@ def get_params(experiment: str, size: int) -> Any:
     model.roi.sampler.iou_threshold = MATCHING_IOU
     # The same work at every step, and the network stays what it was.
     rates = trainer.optimizer_config.learning_rate.get()
-    rates.values = [1e-7] * len(rates.values)
+    rates.values = [1e-12] * len(rates.values)
     return params
 
 
@@ -55,7 +57,62 @@ def draw_images(count: int, size: int, *, seed: int) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def draw_sample(image: np.ndarray, dataset_info: Any, *, seed: int) -> PanopticSample:
+def draw_samples(images: np.ndarray, dataset_info: Any) -> List[PanopticSample]:
+    """The images with ground truth."""
+    return [_draw_sample(image, dataset_info, seed=2 + i) for i, image in enumerate(images)]
+
+
+def make_batch(task: Any, samples: List[PanopticSample]) -> Tuple[Dict, Dict]:
+    """(features, labels) of already normalised samples, as the training pipeline makes them."""
+    generator = task.build_target_generator()
+    elements = []
+    for sample in samples:
+        features, labels = generator(sample)
+        elements.append(
+            ({"image": sample.image, "image_info": sample.image_info, **features}, labels)
+        )
+    return tf.nest.map_structure(lambda *values: tf.stack(values), *elements)
+
+
+def build(experiment: str, size: int) -> Dict[str, np.ndarray]:
+    """The workload.
+
+    Returns:
+      `image` float32 [1, S, S, 3] for inference; `train_image` [2, S, S, 3], and for training
+      `features/...` and `labels/...` of `PanopticFPNTargetGenerator`, the instances being ellipses
+      that fill their `gt_boxes`; `weights/<name>` for each variable; `positive_fraction` and
+      `matching_iou` of the sampler.
+    """
+    tf.keras.utils.set_random_seed(0)
+    params = get_params(experiment, size)
+    # Batch norm without memory takes the statistics of the one image that it sees.
+    params.task.model.backbone.override({"norm": "batch", "norm_momentum": 0.0, "frozen_stages": 0})
+    task = task_factory.get_task(params.task)
+    model = task.build_model()
+    image = draw_images(1, size, seed=0)
+    _calibrate(model, params.task.model, tf.constant(image))
+
+    images = draw_images(2, size, seed=1)
+    features, labels = make_batch(task, draw_samples(images, task.dataset_info))
+    features.pop("image")
+    return {
+        "image": image,
+        "train_image": images,
+        **{f"features/{key}": value.numpy() for key, value in features.items()},
+        **{f"labels/{key}": value.numpy() for key, value in labels.items()},
+        **{f"weights/{w.name}": w.numpy() for w in model.training_network.weights},
+        "positive_fraction": np.array(params.task.model.roi.sampler.positive_fraction),
+        "matching_iou": np.array(MATCHING_IOU),
+    }
+
+
+def load_weights(model: PanopticModel, workload: Dict[str, np.ndarray]) -> None:
+    """Sets every variable of a model."""
+    for variable in model.training_network.weights:
+        variable.assign(workload[f"weights/{variable.name}"])
+
+
+def _draw_sample(image: np.ndarray, dataset_info: Any, *, seed: int) -> PanopticSample:
     """Ground truth: `INSTANCES` ellipses, each in a cell of its own, stuff, void on top.
 
     An ellipse fills its box, whose sides are between half of its cell's and all of it.
@@ -86,67 +143,20 @@ def draw_sample(image: np.ndarray, dataset_info: Any, *, seed: int) -> PanopticS
     )
 
 
-def make_batch(task: Any, samples: List[PanopticSample]) -> Tuple[Dict, Dict]:
-    """(features, labels) of already normalised samples, as the training pipeline makes them."""
-    generator = task.build_target_generator()
-    elements = []
-    for sample in samples:
-        features, labels = generator(sample)
-        elements.append(
-            ({"image": sample.image, "image_info": sample.image_info, **features}, labels)
-        )
-    return tf.nest.map_structure(lambda *values: tf.stack(values), *elements)
-
-
-def build(experiment: str, size: int) -> Dict[str, np.ndarray]:
-    """The workload.
-
-    Returns:
-      `image` float32 [1, S, S, 3] for inference; `train_image` [2, S, S, 3], and for training
-      `features/...` and `labels/...` of `PanopticFPNTargetGenerator`, the instances being ellipses
-      that fill their `gt_boxes`; `weights/<name>` for each variable.
-    """
-    params = get_params(experiment, size)
-    # Batch norm without memory takes the statistics of the one image that it sees.
-    params.task.model.backbone.override({"norm": "batch", "norm_momentum": 0.0, "frozen_stages": 0})
-    task = task_factory.get_task(params.task)
-    model = task.build_model()
-    image = draw_images(1, size, seed=0)
-    _calibrate(model, params.task.model, tf.constant(image))
-
-    images = draw_images(2, size, seed=1)
-    samples = [draw_sample(images[i], task.dataset_info, seed=2 + i) for i in range(2)]
-    features, labels = make_batch(task, samples)
-    features.pop("image")
-    return {
-        "image": image,
-        "train_image": images,
-        **{f"features/{key}": value.numpy() for key, value in features.items()},
-        **{f"labels/{key}": value.numpy() for key, value in labels.items()},
-        **{f"weights/{w.name}": w.numpy() for w in model.training_network.weights},
-    }
-
-
-def load_weights(model: PanopticModel, workload: Dict[str, np.ndarray]) -> None:
-    """Sets every variable of a model."""
-    for variable in model.training_network.weights:
-        variable.assign(workload[f"weights/{variable.name}"])
-
-
 def _calibrate(model: PanopticModel, config: Any, image: tf.Tensor) -> None:
     """Sets the statistics of batch norm and scales the answers; see the module."""
     parts, layer = model.parts, model.inference_network.get_layer
     stages = parts["backbone"](image, training=True)
-    for level, x in parts["fpn"](stages).items():
-        if int(level) <= 5:
-            _scale(parts["fpn"].outputs[int(level) - 2].conv, 1.0 / np.std(x))
+    pyramid = parts["fpn"](stages)
+    for i, std in enumerate(_LEVEL_STDS):
+        _scale(parts["fpn"].outputs[i].conv, std / np.std(pyramid[str(i + 2)]))
     features = parts["fpn"](stages)
 
     logits, deltas = parts["rpn"](features)
     _scale(parts["rpn"].objectness.conv, 1.0 / _std_of_levels(logits))
     _scale(parts["rpn"].deltas.conv, 0.1 / _std_of_levels(deltas))
     size = image.shape[1:3]
-    anchors = network.build_anchors(config, size)
+    anchors = build_anchors(config, size)
     proposals = layer("proposals")(*parts["rpn"](features), anchors, tf.constant([size]))
     _calibrate_box(parts["box"], layer("box_roi_align")(features, proposals.boxes))
     _calibrate_mask(parts["mask"], layer("mask_roi_align")(features, proposals.boxes[:, :100]))
