@@ -26,6 +26,19 @@ def two_logical_cpus():
 
 
 @pytest.fixture(scope="session")
+def mirrored(two_logical_cpus):
+    """A strategy over two CPUs; one for all tests, as TensorFlow numbers collectives anew for each.
+
+    Those of equal number and another shape would be mixed up.
+    """
+    import tensorflow as tf
+
+    if len(tf.config.list_logical_devices("CPU")) < 2:
+        pytest.skip("TensorFlow was started with one logical CPU")
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+
+@pytest.fixture(scope="session")
 def golden():
     """Loads a recorded case of tests/golden by name: `golden("deeplab_ce")["logits"]`."""
     import numpy as np

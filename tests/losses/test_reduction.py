@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from panoptic_tf.losses.cross_entropy import WeightedBootstrappedCrossEntropy
@@ -12,12 +11,6 @@ def test_sum_over_sum():
     assert reduce_loss(tf.constant([1.0, 5.0]), tf.constant([2.0, 4.0])) == 1.0
     assert reduce_loss(tf.constant([0.0, 0.0]), tf.constant([0.0, 0.0])) == 0.0
     assert reduce_loss(tf.zeros([0]), tf.zeros([0])) == 0.0
-
-
-def two_cpus():
-    if len(tf.config.list_logical_devices("CPU")) < 2:
-        pytest.skip("TensorFlow was started with one logical CPU")
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 def draw():
@@ -56,12 +49,12 @@ def losses_and_gradients(strategy, batches, kernel):
     return [strategy.reduce("SUM", value, axis=None).numpy() for value in outputs]
 
 
-def test_two_replicas_are_one_batch():
+def test_two_replicas_are_one_batch(mirrored):
     arrays = draw()
     kernel = np.random.default_rng(1).normal(size=(2, 3)).astype(np.float32)
     one = losses_and_gradients(tf.distribute.OneDeviceStrategy("CPU:0"), [arrays], kernel)
     halves = [[a[:2] for a in arrays], [a[2:] for a in arrays]]
-    two = losses_and_gradients(two_cpus(), halves, kernel)
+    two = losses_and_gradients(mirrored, halves, kernel)
     assert abs(one[0]) > 0.1 and np.abs(one[2]).max() > 0.01
     for a, b in zip(one, two):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -73,13 +66,11 @@ def test_two_replicas_are_one_batch():
     assert abs(np.mean(alone) - one[0]) > 1e-3
 
 
-def test_a_replica_without_any_weight():
+def test_a_replica_without_any_weight(mirrored):
     arrays = draw()
     arrays[2][:2] = 0.0
     kernel = np.ones((2, 3), np.float32)
     one = losses_and_gradients(tf.distribute.OneDeviceStrategy("CPU:0"), [arrays], kernel)
-    two = losses_and_gradients(
-        two_cpus(), [[a[:2] for a in arrays], [a[2:] for a in arrays]], kernel
-    )
+    two = losses_and_gradients(mirrored, [[a[:2] for a in arrays], [a[2:] for a in arrays]], kernel)
     for a, b in zip(one, two):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

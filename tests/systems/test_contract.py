@@ -300,14 +300,11 @@ class _Step:
 
 
 @pytest.mark.slow
-def test_two_replicas_are_one_device(row):
-    if len(tf.config.list_logical_devices("CPU")) < 2:
-        pytest.skip("TensorFlow was started with one logical CPU")
+def test_two_replicas_are_one_device(row, mirrored):
     # The first replica sees next to no instance, the second many.
     few = [without_instances(draw_sample(0)), all_void(draw_sample(1))]
     many = [draw_sample(2), draw_sample(3)]
     one = _Step(tf.distribute.OneDeviceStrategy("CPU:0"), row, None, [few + many])
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     two = _Step(mirrored, row, one.weights, [few, many])
     np.testing.assert_allclose(two.loss, one.loss, rtol=1e-5)
     assert max(np.abs(g).max() for g in one.gradients) > 1e-2
@@ -347,9 +344,7 @@ def write_shapes_records(folder, sizes):
 
 
 @pytest.mark.slow
-def test_evaluation_over_two_replicas_sees_every_image_once(row, trained, tmp_path):
-    if len(tf.config.list_logical_devices("CPU")) < 2:
-        pytest.skip("TensorFlow was started with one logical CPU")
+def test_evaluation_over_two_replicas_sees_every_image_once(row, trained, mirrored, tmp_path):
     # Three images for replicas that take one each: the last step leaves one without an image.
     write_shapes_records(tmp_path, sizes=[64, 48, 80])
     data = {"input_path": str(tmp_path / "val-*"), "global_batch_size": 2}
@@ -358,7 +353,7 @@ def test_evaluation_over_two_replicas_sees_every_image_once(row, trained, tmp_pa
     results, seen = [], []
     for strategy in (
         tf.distribute.OneDeviceStrategy("CPU:0"),
-        tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]),
+        mirrored,
     ):
         task, names = get_task(params), []
         task.image_listeners.append(lambda truth, *_, n=names: n.append(int(truth["image_id"])))
