@@ -92,6 +92,10 @@ class Prediction:
     DETECTION_MASKS = "detection_masks"  # float32 [B, K, m, m], probabilities over the box
     NUM_DETECTIONS = "num_detections"  # int32 [B]; rows past it are zero
 
+    # Instead of DETECTION_MASKS where the masks were never in a box. Bit i % 32 of plane i // 32:
+    # the pixel belongs to detection i, see `layers.bit_masks`. The boxes are tight around them.
+    DETECTION_BIT_MASKS = "detection_bit_masks"  # int32 [B, H, W, ceil(K / 32)]
+
     PANOPTIC_KEYS = (
         CATEGORY_MASK,
         INSTANCE_MASK,
@@ -108,6 +112,14 @@ class Prediction:
         DETECTION_CATEGORIES,
         DETECTION_SCORES,
         DETECTION_MASKS,
+        NUM_DETECTIONS,
+    )
+
+    BIT_MASK_DETECTION_KEYS = (
+        DETECTION_BOXES,
+        DETECTION_CATEGORIES,
+        DETECTION_SCORES,
+        DETECTION_BIT_MASKS,
         NUM_DETECTIONS,
     )
 

@@ -19,8 +19,12 @@ def test_a_prediction_is_panoptic_and_semantic_and_detected():
         *Prediction.PANOPTIC_KEYS,
         Prediction.SEMANTIC_MASK,
         *Prediction.DETECTION_KEYS,
+        Prediction.DETECTION_BIT_MASKS,
     )
     assert sorted(groups) == sorted(keys(Prediction))
+    masks = {Prediction.DETECTION_MASKS, Prediction.DETECTION_BIT_MASKS}
+    both_kinds = set(Prediction.DETECTION_KEYS) ^ set(Prediction.BIT_MASK_DETECTION_KEYS)
+    assert both_kinds == masks
     assert set(GroundTruth.INSTANCE_KEYS) < set(keys(GroundTruth))
 
 

@@ -1,8 +1,9 @@
-"""Detected instances, whose masks are small and may overlap, as run lengths in the image's frame.
+"""Detected instances, which may overlap, as run lengths in the image's frame.
 
-Masks are pasted as Mask R-CNN's are (detectron2's `paste_masks_in_image`): sampled bilinearly at
-the centers of the image's pixels, zero outside of the box, kept where at least one half. One box
-region at a time, since a hundred masks of the whole image are too much at once.
+Small masks over boxes are pasted as Mask R-CNN's are (detectron2's `paste_masks_in_image`): sampled
+bilinearly at the centers of the image's pixels, zero outside of the box, kept where at least one
+half. One box region at a time, since a hundred masks of the whole image are too much at once.
+Masks of the whole image come as bits, and go to another size by nearest neighbour.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple
 import numpy as np
 
 from panoptic_tf.metrics import instances as instances_lib
+from panoptic_tf.metrics.original_size import restore_original_size
 from panoptic_tf.structures import Prediction
 
 MAX_DETECTIONS = instances_lib.MAX_DETECTIONS
@@ -21,13 +23,20 @@ SCORE_THRESHOLD = 0.05
 _MASK_THRESHOLD = 0.5
 
 
+def has_detections(prediction: Mapping[str, Any]) -> bool:
+    """Whether a prediction holds detections, with masks of one kind or the other."""
+    kinds = (Prediction.DETECTION_KEYS, Prediction.BIT_MASK_DETECTION_KEYS)
+    return any(all(key in prediction for key in keys) for keys in kinds)
+
+
 def detected_instances(
     prediction: Mapping[str, Any], original_size: Sequence[int]
 ) -> instances_lib.Instances:
     """The best detections of one image in the image's own frame.
 
     Args:
-      prediction: `Prediction.DETECTION_KEYS` and `Prediction.IMAGE_SIZE`, no batch dimension.
+      prediction: `Prediction.DETECTION_KEYS` or `Prediction.BIT_MASK_DETECTION_KEYS`, and
+        `Prediction.IMAGE_SIZE`, no batch dimension.
       original_size: (height, width) of the image.
 
     Returns:
@@ -46,13 +55,63 @@ def detected_instances(
     is_there = np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
     best = np.argsort(-scores, kind="stable")
     best = best[is_there[best] & (scores[best] > SCORE_THRESHOLD)][:MAX_DETECTIONS]
-    masks = np.asarray(prediction[Prediction.DETECTION_MASKS], np.float32)[best]
+    if Prediction.DETECTION_BIT_MASKS in prediction:
+        planes = np.asarray(prediction[Prediction.DETECTION_BIT_MASKS])
+        answered = [int(side) for side in prediction[Prediction.IMAGE_SIZE]]
+        rles = encode_bit_masks(planes, best, answered, original_size)
+    else:
+        masks = np.asarray(prediction[Prediction.DETECTION_MASKS], np.float32)[best]
+        rles = paste_masks(masks, boxes[best], original_size)
     return instances_lib.Instances(
-        paste_masks(masks, boxes[best], original_size),
+        rles,
         np.asarray(prediction[Prediction.DETECTION_CATEGORIES])[best],
         scores=scores[best],
         boxes=boxes[best],
     )
+
+
+def encode_bit_masks(
+    planes: np.ndarray,
+    rows: Sequence[int],
+    valid_size: Sequence[int],
+    original_size: Sequence[int],
+) -> List[Dict[str, Any]]:
+    """Run-length encodes some of the masks that integers hold bit by bit.
+
+    Args:
+      planes: int32 [H, W, P]; bit i % 32 of plane i // 32 is mask i.
+      rows: K numbers of masks, each below 32 P.
+      valid_size: (height, width) of the part of [H, W] that the image fills.
+      original_size: (height, width) of the image.
+
+    Returns:
+      K encodings in the image's frame.
+
+    Raises:
+      ValueError: the planes are not int32, or hold fewer masks.
+    """
+    if planes.dtype != np.int32 or planes.ndim != 3:
+        raise ValueError(
+            f"detection_bit_masks must be int32 [H, W, P], got {planes.dtype} {list(planes.shape)}."
+        )
+    if len(rows) and max(rows) >= 32 * planes.shape[2]:
+        raise ValueError(
+            f"detection {max(rows)} has no bit in the {planes.shape[2]} planes of "
+            "detection_bit_masks, which hold 32 each."
+        )
+    planes = restore_original_size(planes, valid_size, original_size)
+    height, width, count = planes.shape
+    # Low bytes first, whatever the machine: bit i % 8 of byte i // 8, and no sign.
+    octets = np.ascontiguousarray(planes, "<i4").view(np.uint8)  # [H, W, 4 P]
+    # -> [4 P, W, H], since runs go down the columns
+    octets = np.ascontiguousarray(octets.reshape(height, width, 4 * count).transpose(2, 1, 0))
+    rles = []
+    for row in rows:
+        is_inside = (octets[row // 8] & np.uint8(1 << row % 8)).reshape(-1) > 0  # [W * H]
+        flat = np.concatenate([[False], is_inside, [False]])
+        edges = np.flatnonzero(flat[1:] != flat[:-1])
+        rles.append(instances_lib.encode_edges(edges, height, width))
+    return rles
 
 
 def paste_masks(

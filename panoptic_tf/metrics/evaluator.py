@@ -13,6 +13,7 @@ import numpy as np
 from panoptic_tf import structures
 from panoptic_tf.metrics import detections, panoptic_quality, segmentation, segments
 from panoptic_tf.metrics import instances as instances_lib
+from panoptic_tf.metrics.original_size import restore_original_size
 
 METRIC_NAMES = (
     *(name + suffix for suffix in ("", "_things", "_stuff") for name in ("PQ", "SQ", "RQ")),
@@ -188,36 +189,6 @@ class PanopticEvaluator:
         self._instances.update(size, instances, found)
 
 
-def restore_original_size(
-    mask: np.ndarray, valid_size: Sequence[int], original_size: Sequence[int]
-) -> np.ndarray:
-    """Cuts a mask of ids to its valid part and resizes that to the original size.
-
-    Nearest neighbour with half-pixel centers: output row i shows input row
-    floor((i + 1/2) * valid height / original height).
-
-    Args:
-      mask: [H, W], ids.
-      valid_size: (height, width) of the top-left part that the image fills.
-      original_size: (height, width) of the result.
-
-    Returns:
-      [original height, original width]; a view where nothing is resized.
-    """
-    (valid_height, valid_width), (height, width) = valid_size, original_size
-    if not (0 < valid_height <= mask.shape[0] and 0 < valid_width <= mask.shape[1]):
-        raise ValueError(
-            f"the valid size must be within the mask's {mask.shape}, "
-            f"got ({valid_height}, {valid_width})."
-        )
-    mask = mask[:valid_height, :valid_width]
-    if mask.shape == (height, width):
-        return mask
-    rows = (2 * np.arange(height) + 1) * int(valid_height) // (2 * int(height))
-    columns = (2 * np.arange(width) + 1) * int(valid_width) // (2 * int(width))
-    return mask[rows[:, None], columns]
-
-
 def _ground_truth_masks(ground_truth: Mapping[str, Any]) -> Dict[str, np.ndarray]:
     """The masks of one image without padding."""
     keys = (_Truth.CATEGORY_MASK, _Truth.INSTANCE_MASK, _Truth.CROWD_MASK)
@@ -248,7 +219,7 @@ def _found_instances(
     prediction: Mapping[str, Any], masks: Mapping[str, np.ndarray], original_size: Sequence[int]
 ) -> Optional[instances_lib.Instances]:
     """The instances that AP is computed of, or None if the prediction has none of any kind."""
-    if all(key in prediction for key in _Prediction.DETECTION_KEYS):
+    if detections.has_detections(prediction):
         return detections.detected_instances(prediction, original_size)
     if any(key not in prediction for key in _TABLE_KEYS):
         return None

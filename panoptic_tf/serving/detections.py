@@ -1,4 +1,4 @@
-"""Masks to look at from a model that only detects (Mask R-CNN without a semantic branch)."""
+"""Masks to look at from a model that only detects (no branch for stuff)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def draw_detections(
     """Paints detections from a score of 0.5 on into one map, the best on top.
 
     Args:
-      arrays: `Prediction.DETECTION_KEYS` and the image size, unbatched.
+      arrays: `Prediction.DETECTION_KEYS` or `Prediction.BIT_MASK_DETECTION_KEYS`, and the image
+        size, unbatched.
       image_size: (height, width).
 
     Returns:
