@@ -68,7 +68,8 @@ def build_backbone(
         of ResNet) or the 3x3 convolution (those of ResNeXt, and PyTorch's).
       input_size: (height, width) for backbones that need it when they are built; others ignore it.
       layer_name: first part of the variables' names.
-      **options: of the backbone itself: `widths`, `num_blocks`, `groups`, `stem_width`, ...
+      **options: of the backbone itself: `widths`, `num_blocks`, `groups`, `stem_width`,
+        `deformable_stages`, ...
 
     Returns:
       A Keras layer: [B, H, W, 3] -> `{'2': [B, H/4, W/4, C], ..., '5'}`, with `output_channels` and
@@ -110,6 +111,7 @@ def _resnet(**defaults: Any) -> Builder:
 _RESNET_OPTIONS = {
     *("block", "num_blocks", "widths", "groups", "width_per_group", "stem", "stem_width"),
     *("output_stride", "multi_grid", "stride_in_1x1", "frozen_stages"),
+    *("deformable_stages", "deformable_version"),
     *("norm", "norm_momentum", "norm_epsilon", "name"),
 }
 

@@ -3,7 +3,8 @@
 Padding is symmetric, the stride sits in the 1x1 or the 3x3 convolution, the deep stem is DeepLab's
 (three 3x3 convolutions), and an output stride of 8 or 16 replaces strides by dilation
 (DeepLabv3, arXiv:1706.05587). ResNeXt (arXiv:1611.05431) groups the 3x3 convolutions of wider
-bottlenecks. No classifier.
+bottlenecks. Deformable ConvNets (arXiv:1703.06211, arXiv:1811.11168) move the taps of the 3x3
+convolutions of some stages. No classifier.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from typing import Any, Dict, Optional, Sequence, Type
 
 import tensorflow as tf
 
-from panoptic_tf.layers import convolution
+from panoptic_tf.layers import convolution, deformable
 
 _STAGES = (2, 3, 4, 5)
+# Versions of the deformable convolution; 0 is an ordinary one.
+_VERSIONS = (1, 2)
 
 
 class Stem(tf.keras.layers.Layer):
@@ -85,6 +88,16 @@ class _Block(tf.keras.layers.Layer):
         return tf.nn.relu(x + inputs)
 
 
+def _conv3x3(
+    filters: int, *, deformable_version: int, groups: int = 1, **options: Any
+) -> tf.keras.layers.Layer:
+    if not deformable_version:
+        return convolution.ConvNormAct(filters, 3, groups=groups, **options)
+    return deformable.DeformableConvNormAct(
+        filters, 3, modulated=deformable_version == 2, **options
+    )
+
+
 class BasicBlock(_Block):
     """Two 3x3 convolutions.
 
@@ -93,6 +106,7 @@ class BasicBlock(_Block):
       strides: of the first convolution.
       dilation_rate: of both.
       has_projection: whether the shortcut is a 1x1 convolution.
+      deformable_version: of the second convolution: 0 (an ordinary one), 1 or 2.
       norm_options: keywords of `ConvNormAct`.
       **kwargs: of the Keras layer.
     """
@@ -106,6 +120,7 @@ class BasicBlock(_Block):
         strides: int = 1,
         dilation_rate: int = 1,
         has_projection: bool = False,
+        deformable_version: int = 0,
         norm_options: Dict[str, Any],
         **kwargs: Any,
     ):
@@ -117,10 +132,10 @@ class BasicBlock(_Block):
             **kwargs,
         )
         options = {"dilation_rate": dilation_rate, **norm_options}
-        conv = convolution.ConvNormAct
+        second = {"deformable_version": deformable_version, "activation": None, **options}
         self.convs = [
-            conv(width, 3, strides=strides, name="conv1", **options),
-            conv(width, 3, activation=None, name="conv2", **options),
+            convolution.ConvNormAct(width, 3, strides=strides, name="conv1", **options),
+            _conv3x3(width, name="conv2", **second),
         ]
 
 
@@ -138,6 +153,7 @@ class BottleneckBlock(_Block):
       dilation_rate: of the 3x3.
       has_projection: whether the shortcut is a 1x1 convolution.
       stride_in_1x1: the first 1x1 strides (MSRA's weights), else the 3x3.
+      deformable_version: of the 3x3: 0 (an ordinary one), 1 or 2; groups must be 1 with the latter.
       norm_options: keywords of `ConvNormAct`.
       **kwargs: of the Keras layer.
     """
@@ -154,6 +170,7 @@ class BottleneckBlock(_Block):
         dilation_rate: int = 1,
         has_projection: bool = False,
         stride_in_1x1: bool = False,
+        deformable_version: int = 0,
         norm_options: Dict[str, Any],
         **kwargs: Any,
     ):
@@ -168,9 +185,10 @@ class BottleneckBlock(_Block):
         inner = groups * (width_per_group * width // 64)
         conv, options = convolution.ConvNormAct, norm_options
         spatial = {"strides": second, "dilation_rate": dilation_rate, "groups": groups}
+        spatial["deformable_version"] = deformable_version
         self.convs = [
             conv(inner, 1, strides=first, name="conv1", **options),
-            conv(inner, 3, name="conv2", **spatial, **options),
+            _conv3x3(inner, name="conv2", **spatial, **options),
             conv(width * self.EXPANSION, 1, activation=None, name="conv3", **options),
         ]
 
@@ -196,6 +214,9 @@ class ResNet(tf.keras.layers.Layer):
       output_stride: 8, 16 or 32.
       multi_grid: dilation of the blocks of stage 5, times what the output stride asks for.
       stride_in_1x1: see `BottleneckBlock`.
+      deformable_stages: stages, of 2 to 5, whose 3x3 convolution (of a basic block the second) is
+        deformable; an ordinary one at first, see `deformable.DeformableConv2D`.
+      deformable_version: 1, or 2 for modulated ones.
       frozen_stages: 0 trains all, 1 freezes the stem, 2 the stem and stage 2, ..., 5 everything.
       norm: a name of `normalization.build_norm`.
       norm_momentum: see `normalization.build_norm`.
@@ -220,6 +241,8 @@ class ResNet(tf.keras.layers.Layer):
         output_stride: int = 32,
         multi_grid: Optional[Sequence[int]] = None,
         stride_in_1x1: bool = False,
+        deformable_stages: Sequence[int] = (),
+        deformable_version: int = 2,
         frozen_stages: int = 0,
         norm: str = "batch",
         norm_momentum: float = 0.9,
@@ -239,6 +262,8 @@ class ResNet(tf.keras.layers.Layer):
             "output_stride": output_stride,
             "multi_grid": tuple(multi_grid) if multi_grid else None,
             "stride_in_1x1": stride_in_1x1,
+            "deformable_stages": tuple(deformable_stages),
+            "deformable_version": deformable_version,
             "frozen_stages": frozen_stages,
             "norm": norm,
             "norm_momentum": norm_momentum,
@@ -273,6 +298,8 @@ class ResNet(tf.keras.layers.Layer):
         block = BLOCKS[settings["block"]]
         names = ("stride_in_1x1", "groups", "width_per_group")
         options = {name: settings[name] for name in names if block is BottleneckBlock}
+        if level in settings["deformable_stages"]:
+            options["deformable_version"] = settings["deformable_version"]
         blocks = []
         for i in range(count):
             first = i == 0
@@ -320,6 +347,8 @@ def _check(
     width_per_group: int,
     output_stride: int,
     multi_grid: Optional[Sequence[int]],
+    deformable_stages: Sequence[int],
+    deformable_version: int,
     frozen_stages: int,
     **_: Any,
 ) -> None:
@@ -346,3 +375,17 @@ def _check(
         )
     if not 0 <= frozen_stages <= 5:
         raise ValueError(f"frozen_stages must be 0 to 5, got {frozen_stages}.")
+    _check_deformable(deformable_stages, deformable_version, groups)
+
+
+def _check_deformable(stages: Sequence[int], version: int, groups: int) -> None:
+    if not set(stages) <= set(_STAGES) or version not in _VERSIONS:
+        raise ValueError(
+            "deformable_stages must be among 2, 3, 4, 5 and deformable_version 1 or 2, got "
+            f"{tuple(stages)} and {version}."
+        )
+    if stages and groups > 1:
+        raise ValueError(
+            f"A grouped convolution cannot be deformable: got groups {groups} with "
+            f"deformable_stages {tuple(stages)}. Set one of them only."
+        )

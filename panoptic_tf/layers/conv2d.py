@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.layers import depthwise
+from panoptic_tf.layers import operators
 
 Convolution = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 Gradients = Tuple[tf.Tensor, tf.Tensor]
@@ -57,7 +57,7 @@ def conv2d(
         padding="SAME" if strides == 1 else "VALID",
         dilations=dilation_rate,
     )
-    on_cpu = training is True and not depthwise._has_accelerator()
+    on_cpu = training is True and not operators.has_accelerator()
     if kernel.shape[2] != inputs.shape[-1]:
         if on_cpu:
             convolve = _with_gradients(convolve, functools.partial(_grouped_gradients, convolve))
@@ -168,6 +168,7 @@ class Conv2D(tf.keras.layers.Layer):
       groups: must divide C and D.
       use_bias: whether there is a bias.
       kernel_initializer: of Keras.
+      bias_initializer: of Keras.
       **kwargs: of the Keras layer.
     """
 
@@ -181,6 +182,7 @@ class Conv2D(tf.keras.layers.Layer):
         groups: int = 1,
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -191,6 +193,7 @@ class Conv2D(tf.keras.layers.Layer):
         self.groups = groups
         self.use_bias = use_bias
         self.kernel_initializer = tf.keras.initializers.get(kernel_initializer)
+        self.bias_initializer = tf.keras.initializers.get(bias_initializer)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the variables.
@@ -212,7 +215,9 @@ class Conv2D(tf.keras.layers.Layer):
         )
         self.bias = None
         if self.use_bias:
-            self.bias = self.add_weight("bias", (self.filters,), initializer="zeros", **options)
+            self.bias = self.add_weight(
+                "bias", (self.filters,), initializer=self.bias_initializer, **options
+            )
         super().build(input_shape)
 
     @tf.autograph.experimental.do_not_convert
@@ -255,4 +260,5 @@ class Conv2D(tf.keras.layers.Layer):
             "groups": self.groups,
             "use_bias": self.use_bias,
             "kernel_initializer": tf.keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": tf.keras.initializers.serialize(self.bias_initializer),
         }

@@ -84,11 +84,37 @@ class _NormAct(tf.keras.layers.Layer):
         return {**super().get_config(), **self._settings}
 
 
-@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
-class ConvNormAct(_NormAct):
-    """Convolution, normalisation, activation; variables `conv/kernel`, `norm/gamma`, ...
+class FoldingNormAct(_NormAct):
+    """With `filters`, and a `conv` that takes `scale` and `shift`; made from `_conv_options`.
 
     A frozen batch norm costs nothing: kernel and bias take it up, in float32.
+    """
+
+    def __init__(self, filters: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self._settings.update(filters=filters)
+        initializer = build_initializer(self._settings["kernel_initializer"])
+        self._conv_options.update(filters=filters, kernel_initializer=initializer)
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the variables of a frozen norm, which is never called."""
+        if isinstance(self.norm, normalization.FrozenBatchNorm):
+            with tf.name_scope(self.norm.name):
+                self.norm.build((self._settings["filters"],))
+        super().build(input_shape)
+
+    @tf.autograph.experimental.do_not_convert
+    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
+        if not isinstance(self.norm, normalization.FrozenBatchNorm):
+            return super().call(inputs, training=training)
+        scale, shift = self.norm.scale_and_shift()
+        return self._activation(self.conv(inputs, training=training, scale=scale, shift=shift))
+
+
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class ConvNormAct(FoldingNormAct):
+    """Convolution, normalisation, activation; variables `conv/kernel`, `norm/gamma`, ...
 
     Args:
       filters: output channels.
@@ -106,29 +132,9 @@ class ConvNormAct(_NormAct):
     """
 
     def __init__(self, filters: int, kernel_size: int = 1, *, groups: int = 1, **kwargs: Any):
-        super().__init__(kernel_size=kernel_size, **kwargs)
-        self._settings.update(filters=filters, groups=groups)
-        self.conv = conv2d.Conv2D(
-            filters,
-            groups=groups,
-            kernel_initializer=build_initializer(self._settings["kernel_initializer"]),
-            **self._conv_options,
-        )
-
-    def build(self, input_shape: tf.TensorShape) -> None:
-        """Creates the variables of a frozen norm, which is never called."""
-        if isinstance(self.norm, normalization.FrozenBatchNorm):
-            with tf.name_scope(self.norm.name):
-                self.norm.build((self._settings["filters"],))
-        super().build(input_shape)
-
-    @tf.autograph.experimental.do_not_convert
-    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
-        if not isinstance(self.norm, normalization.FrozenBatchNorm):
-            return super().call(inputs, training=training)
-        scale, shift = self.norm.scale_and_shift()
-        return self._activation(self.conv(inputs, training=training, scale=scale, shift=shift))
+        super().__init__(filters, kernel_size=kernel_size, **kwargs)
+        self._settings.update(groups=groups)
+        self.conv = conv2d.Conv2D(groups=groups, **self._conv_options)
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")

@@ -11,6 +11,8 @@ from typing import Any, Callable, Optional, Tuple
 
 import tensorflow as tf
 
+from panoptic_tf.layers import operators
+
 _NO_STRIDE = (1, 1, 1, 1)
 
 
@@ -67,14 +69,10 @@ class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
-        if training is not True or not self._is_plain_5x5 or _has_accelerator():
+        if training is not True or not self._is_plain_5x5 or operators.has_accelerator():
             return super().call(inputs)
         kernel = tf.cast(self.depthwise_kernel, inputs.dtype)
         x = depthwise_conv_5x5(inputs, kernel)
         if self.use_bias:
             x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
         return x if self.activation is None else self.activation(x)
-
-
-def _has_accelerator() -> bool:
-    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())

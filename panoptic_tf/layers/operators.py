@@ -1,4 +1,6 @@
-"""Which operators a graph may hold: all of TensorFlow's, or only those that TFLite has built in.
+"""Which operators a graph may hold, and where it runs.
+
+All operators of TensorFlow, or only those that TFLite has built in; on CPU, or on something faster.
 
 Some layers have a fast form that TFLite cannot run and a portable form that computes the same. The
 converter traces the network in `builtin_operators_only`; a layer asks when it is traced.
@@ -9,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from typing import Iterator
+
+import tensorflow as tf
 
 _state = threading.local()
 
@@ -27,3 +31,8 @@ def builtin_operators_only() -> Iterator[None]:
         yield
     finally:
         _state.only_builtin = before
+
+
+def has_accelerator() -> bool:
+    """Whether TensorFlow sees a device that is no CPU."""
+    return any(device.device_type != "CPU" for device in tf.config.list_logical_devices())
