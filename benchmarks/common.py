@@ -7,6 +7,7 @@ import time
 from typing import Any, Dict, Optional
 
 import tensorflow as tf
+from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import hyperparams
 from tqdm import tqdm
@@ -45,6 +46,29 @@ def train_and_score(
     Returns:
       The metrics, with `PQ_ceiling`, `train_seconds` (wall clock) and `train_cpu_seconds`.
     """
+    params = build_params(
+        experiment,
+        train_path=train_path,
+        val_path=val_path,
+        recipe=recipe,
+        overrides=overrides,
+        steps=steps,
+    )
+    model_dir = os.path.join(output_dir, "model")
+    costs = train(params, model_dir)
+    return score(params, model_dir=model_dir, output_dir=output_dir, title=experiment, costs=costs)
+
+
+def build_params(
+    experiment: str,
+    *,
+    train_path: str,
+    val_path: str,
+    recipe: Optional[str] = None,
+    overrides: Optional[Dict[str, Any]] = None,
+    steps: Optional[int] = None,
+) -> cfg.ExperimentConfig:
+    """The config of a run; see `train_and_score` for the arguments."""
     params = exp_factory.get_exp_config(experiment)
     if recipe:
         params = hyperparams.override_params_dict(params, recipe, is_strict=True)
@@ -54,13 +78,52 @@ def train_and_score(
     if steps:
         params.trainer.train_steps = steps
         params.trainer.optimizer_config.learning_rate.get().decay_steps = steps
-    model_dir = os.path.join(output_dir, "model")
+    return params
+
+
+def train(params: cfg.ExperimentConfig, model_dir: str) -> Dict[str, float]:
+    """Trains from the start.
+
+    Args:
+      params: of `build_params`.
+      model_dir: must not hold a run.
+
+    Returns:
+      `train_seconds` (wall clock) and `train_cpu_seconds`.
+
+    Raises:
+      ValueError: `model_dir` holds a run.
+    """
     if tf.train.latest_checkpoint(model_dir):
         raise ValueError(f"{model_dir} holds a run already; its time would be counted in part.")
     wall, cpu = time.monotonic(), time.process_time()
     runner.train(params, mode="train", model_dir=model_dir)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
+    print(f"trained for {wall:.0f} s ({cpu:.0f} CPU-s)")
+    return {"train_seconds": wall, "train_cpu_seconds": cpu}
 
+
+def score(
+    params: cfg.ExperimentConfig,
+    *,
+    model_dir: str,
+    output_dir: str,
+    title: str,
+    costs: Optional[Dict[str, float]] = None,
+) -> Dict[str, Any]:
+    """Evaluates the last checkpoint and writes the report.
+
+    Args:
+      params: of `build_params`.
+      model_dir: holds the checkpoint.
+      output_dir: gets metrics.json, report.html and the COCO result files.
+      title: of the report.
+      costs: of `train`, kept beside the metrics.
+
+    Returns:
+      The metrics, with `PQ_ceiling` and the costs.
+    """
+    val_path = params.task.validation_data.input_path
     task = runner.build_task(params)
     collector = results.ResultCollector(task.dataset_info, output_dir, write_predictions=True)
     total = evaluation.count_records(val_path)
@@ -68,9 +131,8 @@ def train_and_score(
         task.image_listeners[:] = [lambda *_: progress.update(), collector.add]
         metrics = runner.evaluate(params, task, checkpoint_path=model_dir)
     metrics["PQ_ceiling"] = ceiling.evaluate_ceiling(task, val_path)["PQ"]
-    metrics["train_seconds"], metrics["train_cpu_seconds"] = wall, cpu
-    report = collector.finish(metrics, input_path=val_path, title=experiment)
-    print(f"trained for {wall:.0f} s ({cpu:.0f} CPU-s); {report}")
+    metrics.update(costs or {})
+    print(collector.finish(metrics, input_path=val_path, title=title))
     return metrics
 
 

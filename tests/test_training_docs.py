@@ -60,5 +60,8 @@ def test_keys_exist(experiment, key):
     from official.core import exp_factory
 
     # Some are of one system only.
-    others = [exp_factory.get_exp_config("panoptic_fpn_resnet50_coco")]
+    others = [
+        exp_factory.get_exp_config(f"{system}_resnet50_coco")
+        for system in ("panoptic_fpn", "panoptic_fcn")
+    ]
     assert any(has_key(config, key) for config in (experiment, *others)), key

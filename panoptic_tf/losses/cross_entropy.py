@@ -5,7 +5,7 @@ Panoptic-DeepLab (arXiv:1911.10194, section 3.3) after DeeperLab (arXiv:1902.050
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import tensorflow as tf
 
@@ -94,10 +94,22 @@ def pixel_cross_entropy(logits: tf.Tensor, category_mask: tf.Tensor) -> tf.Tenso
       logits: [B, H, W, N], channel c is category c + 1.
       category_mask: int32 [B, H, W], 0 is void.
     """
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(
-        labels=tf.maximum(category_mask - 1, 0), logits=tf.cast(logits, tf.float32)
-    )
-    return tf.where(category_mask == VOID, 0.0, losses)
+
+    # The gradient in closed form: TensorFlow's operator computes it on the way forward, slowly.
+    @tf.custom_gradient
+    def cross_entropy(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        probabilities = tf.nn.softmax(x)
+        own = tf.gather(x, tf.maximum(category_mask - 1, 0), axis=3, batch_dims=3)  # [B, H, W]
+        # log sum exp(x) = max x - log max p; a probability itself may be too small for its log.
+        total = tf.reduce_max(x, axis=-1) - tf.math.log(tf.reduce_max(probabilities, axis=-1))
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            upstream = tf.where(category_mask == VOID, 0.0, upstream)[..., tf.newaxis]
+            return (probabilities - tf.one_hot(category_mask - 1, tf.shape(x)[3])) * upstream
+
+        return tf.where(category_mask == VOID, 0.0, total - own), gradient
+
+    return cross_entropy(tf.cast(logits, tf.float32))
 
 
 def largest_mask(values: tf.Tensor, k: tf.Tensor) -> tf.Tensor:

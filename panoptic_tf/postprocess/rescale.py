@@ -112,6 +112,28 @@ def output_scale(image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
     return answered / _scaled_size(image_info)
 
 
+def positions_in_network(
+    image_info: tf.Tensor, output_size: Size, axis: int, *, count: int
+) -> tf.Tensor:
+    """Where output pixels 0..count - 1 lie in the network's frame along one axis, in its pixels.
+
+    Args:
+      image_info: float32 [B, 4, 2].
+      output_size: static (height, width).
+      axis: 0 for y, 1 for x.
+      count: static.
+
+    Returns:
+      float32 [B, count], from the first to the last pixel of the image.
+    """
+    answered = tf.cast(size_in_output(image_info, output_size), tf.float32)
+    answered = answered[:, axis, tf.newaxis]  # [B, 1]
+    scaled = _scaled_size(image_info)[:, axis, tf.newaxis]
+    index = tf.range(count, dtype=tf.float32)[tf.newaxis, :]
+    in_network = (index + 0.5) * scaled / answered - 0.5
+    return tf.clip_by_value(in_network, 0.0, scaled - 1.0)
+
+
 def _scaled_size(image_info: tf.Tensor) -> tf.Tensor:
     original = image_info[:, ImageInfo.ORIGINAL_SIZE]
     return tf.maximum(tf.round(original * image_info[:, ImageInfo.SCALE]), 1.0)
@@ -119,13 +141,8 @@ def _scaled_size(image_info: tf.Tensor) -> tf.Tensor:
 
 def _positions(image_info: tf.Tensor, output_size: Size, axis: int, map_length: int) -> tf.Tensor:
     """Where output pixels lie on the map along one axis, in map pixels: float32 [B, length]."""
-    answered = tf.cast(size_in_output(image_info, output_size), tf.float32)
-    answered = answered[:, axis, tf.newaxis]  # [B, 1]
-    scaled = _scaled_size(image_info)[:, axis, tf.newaxis]
+    in_network = positions_in_network(image_info, output_size, axis, count=output_size[axis])
     network = image_info[:, ImageInfo.NETWORK_SIZE, axis, tf.newaxis]
-    index = tf.range(output_size[axis], dtype=tf.float32)[tf.newaxis, :]
-    in_network = (index + 0.5) * scaled / answered - 0.5
-    in_network = tf.clip_by_value(in_network, 0.0, scaled - 1.0)
     on_map = (in_network + 0.5) * (float(map_length) / network) - 0.5
     return tf.clip_by_value(on_map, 0.0, float(map_length - 1))
 

@@ -55,9 +55,37 @@ def merge_by_score(
       K thing rows, area 0 where dropped, then N rows, row K + c - 1 of category c, of which only
       stuff can be valid. The score of stuff is the mean of `stuff_probability` over its pixels.
     """
-    count = scores.shape[1]
     candidate = tf.logical_and(valid, scores >= score_threshold)
-    owner = _paint(mask_of, candidate, overlap_threshold, tuple(stuff_mask.shape[1:]))
+    return merge_painted(
+        _paint(mask_of, candidate, overlap_threshold, tuple(stuff_mask.shape[1:])),
+        scores=scores,
+        categories=categories,
+        stuff_mask=stuff_mask,
+        stuff_probability=stuff_probability,
+        thing_ids=thing_ids,
+        num_categories=num_categories,
+        stuff_area=stuff_area,
+    )
+
+
+def merge_painted(
+    owner: tf.Tensor,
+    *,
+    scores: tf.Tensor,
+    categories: tf.Tensor,
+    stuff_mask: tf.Tensor,
+    stuff_probability: Optional[tf.Tensor],
+    thing_ids: Sequence[int],
+    num_categories: int,
+    stuff_area: int = 4096,
+) -> Merged:
+    """The second half of `merge_by_score`: stuff on the pixels that no instance took.
+
+    Args:
+      owner: int32 [B, H, W], the instance that takes each pixel, 0..K - 1; -1 where free.
+      Others: see `merge_by_score`, as for what is returned.
+    """
+    count = scores.shape[1]
     stuff_row = tf.where(stuff_mask > 0, count + stuff_mask - 1, count + num_categories)
     row_map = tf.where(owner >= 0, owner, stuff_row)
     return Merged(

@@ -109,6 +109,47 @@ ROWS = (
             "weight_decay": 0.1,
         },
     ),
+    Row(
+        system="panoptic_fcn",
+        experiment="panoptic_fcn_shapes",
+        overrides={
+            "model": {
+                "train_size": [64, 64],
+                "input_size": [64, 64],
+                "backbone": {
+                    "options": {
+                        "block": "basic",
+                        "num_blocks": [1, 1, 1, 1],
+                        "widths": [16, 16, 16, 16],
+                        "stem": "deep",
+                        "stem_width": 8,
+                    }
+                },
+                "fpn": {"filters": 32},
+                # Two channels in each group of the norm: levels 6 and 7 have one cell.
+                "position_head": {"num_convs": 1, "filters": 64},
+                "kernel_head": {"num_convs": 1, "filters": 64},
+                "encoder": {"num_convs": 1, "filters": 16, "semantic_filters": 32},
+                "selector": {"top_k": 8},
+                "postprocessor": {
+                    "max_instances": 8,
+                    "stuff_area": 16,
+                    "output_detections": False,
+                },
+            },
+            "targets": {"max_instances": 8},
+        },
+        without_norm={
+            "model": {
+                "backbone": {"norm": "none"},
+                "fpn": {"norm": "none"},
+                "position_head": {"norm": "none"},
+                "kernel_head": {"norm": "none"},
+                "encoder": {"norm": "none", "semantic_norm": "none"},
+            },
+            "weight_decay": 0.1,
+        },
+    ),
 )
 
 # Shrunk to where only the shapes of activations differ, not those of variables.
@@ -119,6 +160,8 @@ SNAPSHOTS: Dict[str, Dict[str, Any]] = {
     },
     "panoptic_fpn_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "panoptic_fpn_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "panoptic_fcn_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "panoptic_fcn_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
 }
 
 

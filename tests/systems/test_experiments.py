@@ -32,8 +32,22 @@ EXPERIMENTS = (
         for dataset in ("coco", "coco_3x", "cityscapes")
     ]
     + [
+        f"panoptic_fcn_{backbone}_{dataset}"
+        for backbone in ("resnet50", "resnet101", "dcn101")
+        for dataset in (
+            *("coco", "coco_3x", "coco_400_3x", "coco_512_3x", "coco_600_3x", "cityscapes"),
+            *("enhanced_coco_3x", "enhanced_cityscapes"),
+        )
+    ]
+    + [
         f"{name}_shapes"
-        for name in ("panoptic_deeplab", "panoptic_fpn", "mask_rcnn", "semantic_fpn")
+        for name in (
+            "panoptic_deeplab",
+            "panoptic_fpn",
+            "panoptic_fcn",
+            "mask_rcnn",
+            "semantic_fpn",
+        )
     ]
 )
 
@@ -47,7 +61,8 @@ def test_every_experiment_gives_its_config(name):
     assert info.num_categories in (10, 19, 133)
     assert task.train_data.is_training and not task.validation_data.is_training
     assert params.trainer.train_steps > 0
-    assert task.model.has_instance_branch == (not name.startswith(SEMANTIC_ONLY))
+    if hasattr(task.model, "has_instance_branch"):
+        assert task.model.has_instance_branch == (not name.startswith(SEMANTIC_ONLY))
     assert exp_factory.get_exp_config(name).as_dict() == params.as_dict()
     # The text that `params.yaml` holds gives the same config.
     again = exp_factory.get_exp_config(name)

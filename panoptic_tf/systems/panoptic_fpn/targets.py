@@ -86,25 +86,15 @@ class PanopticFPNTargetGenerator:
         return features, labels
 
     def _instances(self, sample: PanopticSample) -> Tensors:
-        categories, areas, extents, is_crowd = _measure(sample)
-        things = tf.constant(self._thing_ids, tf.int32)
-        is_thing = tf.reduce_any(categories[:, tf.newaxis] == things, axis=1)
-        usable = tf.logical_and(is_thing, tf.logical_and(areas > 0, tf.logical_not(is_crowd)))
-        order = tf.argsort(tf.where(usable, areas, 0), direction="DESCENDING", stable=True)
-        chosen = order[: tf.reduce_sum(tf.cast(usable, tf.int32))][: self._max_instances]
-        missing = self._max_instances - tf.size(chosen)
-        classes = tf.argmax(tf.gather(categories, chosen)[:, tf.newaxis] == things, axis=1)
-
-        def padded(values: tf.Tensor) -> tf.Tensor:
-            values = tf.pad(values, [[0, missing]] + [[0, 0]] * (values.shape.rank - 1))
-            return tf.ensure_shape(values, [self._max_instances, *values.shape[1:]])
-
+        chosen = instances.choose_instances(
+            sample, thing_ids=self._thing_ids, max_instances=self._max_instances
+        )
         annotated = tf.reduce_any(sample.category_mask > 0)
         return {
-            "gt_boxes": padded(tf.gather(extents, chosen)),
-            "gt_classes": padded(tf.cast(classes, tf.int32)),
-            "gt_valid": padded(tf.ones_like(chosen, tf.bool)),
-            "gt_masks": self._pack(sample, chosen),
+            "gt_boxes": chosen.boxes,
+            "gt_classes": chosen.classes,
+            "gt_valid": chosen.valid,
+            "gt_masks": self._pack(sample, chosen.rows),
             "is_annotated": tf.cast(annotated, tf.float32),
             "sampling_seed": _seed(sample),
         }
@@ -114,10 +104,7 @@ class PanopticFPNTargetGenerator:
         if sample.instances is not None:
             masks = tf.gather(sample.instances.masks, chosen)
             return bit_masks.pack_masks(masks, num_planes=planes)
-        rows = tf.fill([tf.maximum(tf.reduce_max(sample.instance_mask), 0) + 1], -1)
-        rows = tf.tensor_scatter_nd_update(
-            rows, chosen[:, tf.newaxis] + 1, tf.range(tf.size(chosen))
-        )
+        rows = instances.row_of_id(sample.instance_mask, chosen)
         return bit_masks.pack_instance_ids(sample.instance_mask, rows, num_planes=planes)
 
     def _sample_anchors(self, features: Tensors, image_size: tf.Tensor) -> Tensors:
@@ -154,36 +141,6 @@ class PanopticFPNTargetGenerator:
 def num_planes(max_instances: int) -> int:
     """Planes of `gt_masks`."""
     return -(-max_instances // bit_masks.BITS_PER_PLANE)
-
-
-def _measure(sample: PanopticSample) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Categories [K], areas [K], boxes [K, 4] and crowd flags [K] of the instances."""
-    if sample.instances is None:
-        table = instances.instance_table(
-            sample.instance_mask, sample.category_mask, sample.crowd_mask
-        )
-        return table.categories, table.areas, table.boxes, table.is_crowd
-    masks = sample.instances.masks  # uint8 [K, H, W]
-    rows, columns = tf.reduce_max(masks, axis=2) > 0, tf.reduce_max(masks, axis=1) > 0
-    # One mask at a time: together they would be hundreds of megabytes as integers.
-    areas = tf.map_fn(
-        lambda mask: tf.math.count_nonzero(mask, dtype=tf.int32),
-        masks,
-        fn_output_signature=tf.TensorSpec([], tf.int32),
-    )
-    first_row, last_row = _extent(rows)
-    first_column, last_column = _extent(columns)
-    extents = tf.stack([first_row, first_column, last_row, last_column], axis=-1)
-    return sample.instances.categories, areas, extents, sample.instances.is_crowd
-
-
-def _extent(occupied: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """First occupied position and the one after the last, of bool [K, L]: float32 [K] each."""
-    length = tf.shape(occupied)[1]
-    positions = tf.range(length)[tf.newaxis]
-    first = tf.reduce_min(tf.where(occupied, positions, length), axis=1)
-    last = tf.reduce_max(tf.where(occupied, positions + 1, 0), axis=1)
-    return tf.cast(first, tf.float32), tf.cast(last, tf.float32)
 
 
 def _seed(sample: PanopticSample) -> tf.Tensor:

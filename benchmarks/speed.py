@@ -1,0 +1,120 @@
+"""What the speed benchmarks share: two commands in turns, medians of CPU-seconds, their table.
+
+Both sides get the same workload, a file of arrays, and run in turn in processes of their own. A
+reference command prints JSON that ends its output:
+`{"seconds": {<part>: ..., ...}, "counts": {<what was done>: ..., ...}}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Callable, Dict, List, Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+from absl import app, flags
+
+Workload = Dict[str, np.ndarray]
+Turns = Dict[str, List[Dict[str, Any]]]
+
+_THREADS = flags.DEFINE_integer("threads", 1, "Threads of an operation.")
+_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Of each measurement; the median counts.")
+_ROUNDS = flags.DEFINE_integer("rounds", 1, "How often both sides take their turn.")
+_REFERENCE = flags.DEFINE_string(
+    "reference_command",
+    None,
+    "Measures another implementation; {workload}, {threads} and {repetitions} are filled in.",
+)
+_WORKLOAD = flags.DEFINE_string(
+    "workload", None, "File of a workload: measure ours on it and print JSON. For the turns."
+)
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    title: str,
+    build: Callable[[], Workload],
+    measure: Callable[[Workload], Dict[str, Any]],
+    rows: Mapping[str, Sequence[str]],
+) -> None:
+    """The `main` of a benchmark.
+
+    Args:
+      argv: of `main`; the script starts itself again for its own turns.
+      title: of the table.
+      build: makes the workload.
+      measure: measures ours on it, in this process; `seconds` and `counts`.
+      rows: parts whose seconds a row of the table sums, by the row's name.
+    """
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if _WORKLOAD.value:
+        tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+        print(json.dumps(measure(dict(np.load(_WORKLOAD.value)))))
+        return
+    commands = {"ours": [sys.executable, os.path.abspath(argv[0]), *sys.argv[1:]]}
+    if _REFERENCE.value:
+        commands["reference"] = shlex.split(_REFERENCE.value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "workload.npz")
+        np.savez(path, **build())
+        commands["ours"].append(f"--workload={path}")
+        settings = {"workload": path, "threads": _THREADS.value, "repetitions": _REPETITIONS.value}
+        turns: Turns = {side: [] for side in commands}
+        for _ in range(_ROUNDS.value):
+            for side, command in commands.items():
+                turns[side].append(_run([part.format(**settings) for part in command]))
+    print(f"{title}, {_THREADS.value} thread(s); CPU-seconds")
+    _print_table(turns, rows)
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """Median of process time; a call that traces and one that warms up do not count."""
+    found = []
+    for _ in range(_REPETITIONS.value + 2):
+        start = time.process_time()
+        tf.nest.map_structure(lambda x: x.numpy(), function())
+        found.append(time.process_time() - start)
+    return statistics.median(found[2:])
+
+
+def select_tensors(workload: Workload, prefix: str) -> Dict[str, tf.Tensor]:
+    """Arrays of a workload whose names start with a prefix, without it."""
+    found = {key: value for key, value in workload.items() if key.startswith(prefix)}
+    return {key[len(prefix) :]: tf.constant(value) for key, value in found.items()}
+
+
+def _run(command: List[str]) -> Dict[str, Any]:
+    """Runs a command that prints JSON last, in one line or in many."""
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    start = output.rfind('{"seconds"')
+    if start < 0:
+        raise ValueError(f"{command[:3]} printed no seconds: {output[-300:]!r}")
+    return json.loads(output[start:])
+
+
+def _print_table(turns: Turns, rows: Mapping[str, Sequence[str]]) -> None:
+    print("".join(f"{title:>24}" for title in ["", *turns, "ratio"]))
+    for name, parts in rows.items():
+        medians = []
+        for found in turns.values():
+            # A reference that computes the targets inside the step has none of its own.
+            values = [sum(one["seconds"].get(part, 0.0) for part in parts) for one in found]
+            medians.append(statistics.median(values))
+        ratio = f"{medians[0] / medians[1]:.2f}" if len(medians) > 1 and medians[1] else "-"
+        cells = [name, *(f"{value:.3f}" for value in medians), ratio]
+        print("".join(f"{cell:>24}" for cell in cells))
+    counts = {side: found[0]["counts"] for side, found in turns.items()}
+    for side, found in counts.items():
+        print(f"{side}: {found}")
+    if any(found != counts["ours"] for found in counts.values()):
+        print("The sides did not do the same work.")

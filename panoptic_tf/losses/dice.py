@@ -1,0 +1,49 @@
+"""Weighted dice loss: several masks predicted for each object (Panoptic FCN, arXiv:2012.00720)."""
+
+from __future__ import annotations
+
+from typing import Callable, Tuple
+
+import tensorflow as tf
+
+_EPSILON = 1e-8
+
+
+def weighted_dice_loss(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """L = sum over k of w_k (1 - 2 <p_k, t> / max(<p_k, p_k> + <t, t>, 1e-8)), p = sigmoid(x).
+
+    Section 3.4, equation 8, with the squared denominator of V-Net (arXiv:1606.04797), which is what
+    the authors' implementation has.
+
+    Args:
+      logits: float32 [B, P, k, N], k masks of N cells for each of P objects.
+      targets: float32 [B, P, N], 0..1; they get no gradient.
+      weights: float32 [B, P, k], shares of the k masks.
+
+    Returns:
+      float32 [B, P].
+    """
+    return tf.reduce_sum(weights * _dice(logits, tf.stop_gradient(targets)), axis=-1)
+
+
+def _dice(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+    """The loss of every mask, [B, P, k]."""
+
+    @tf.custom_gradient
+    def dice(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        p = tf.sigmoid(x)
+        t = targets[:, :, tf.newaxis]  # [B, P, 1, N]
+        overlap = tf.matmul(p, t, transpose_b=True)  # [B, P, k, 1]
+        area = tf.reduce_sum(tf.square(p), axis=-1, keepdims=True)
+        area += tf.reduce_sum(tf.square(t), axis=-1, keepdims=True)
+        norm = 1.0 / tf.maximum(area, _EPSILON)
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            scale = 2.0 * upstream[..., tf.newaxis] * norm
+            # Where the denominator is clipped it has no derivative.
+            of_area = tf.where(area > _EPSILON, 2.0 * overlap * norm, 0.0)
+            return tf.raw_ops.SigmoidGrad(y=p, dy=scale * (of_area * p - t))
+
+        return 1.0 - 2.0 * overlap[..., 0] * norm[..., 0], gradient
+
+    return dice(logits)

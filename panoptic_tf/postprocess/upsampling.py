@@ -1,0 +1,220 @@
+"""Maps of a fixed stride in the frame of the image, rows of the output band by band.
+
+Panoptic FCN (arXiv:2012.00720) goes from its maps to the image in two steps: bilinearly to the
+pixels of the network's input, cut to the image, then bilinearly to the size of the answer. Both
+steps are linear in rows and columns apart, so here they are one matrix for each. Between bands of
+rows and rows of a map that matrix is narrow.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.postprocess import rescale
+
+Size = Tuple[int, int]
+
+_ROWS_OF_BAND = 32
+
+
+class Upsampling(NamedTuple):
+    """Weights from maps [h, w] to N bands of R rows; 0 beyond the image.
+
+    Attributes:
+      columns: float32 [B, w, W], W being the width of the output rounded up.
+      bands: float32 [B, N, R, c], weights of c rows of the map, c dynamic; N * R is the height of
+        the output rounded up.
+      first: int32 [B, N], the first of these rows; they may end beyond the map.
+    """
+
+    columns: tf.Tensor
+    bands: tf.Tensor
+    first: tf.Tensor
+
+
+class _Taps(NamedTuple):
+    """Positions on the map that output pixels lie between, float32 [B, n], and the share of `high`.
+
+    Attributes:
+      low, high: of the nearest pixels of the network's frame.
+      share: of `high`.
+      inside: 1 where the output pixel belongs to the image.
+    """
+
+    low: tf.Tensor
+    high: tf.Tensor
+    share: tf.Tensor
+    inside: tf.Tensor
+
+
+def build_upsampling(
+    image_info: tf.Tensor,
+    output_size: Size,
+    *,
+    map_size: Size,
+    stride: int,
+    width_multiple: int = 1,
+) -> Upsampling:
+    """Weights for the images of a batch.
+
+    Args:
+      image_info: float32 [B, 4, 2].
+      output_size: static (height, width).
+      map_size: static (h, w) of the maps; they begin where the network's frame begins.
+      stride: pixels of the network's frame per cell.
+      width_multiple: what W is a multiple of.
+    """
+    height, width = map_size
+    rows_of_band = min(_ROWS_OF_BAND, output_size[0])
+    count = -(-output_size[0] // rows_of_band)
+    rows = _taps(image_info, output_size, 0, count * rows_of_band, height, stride)
+    rows = _Taps(*(tf.reshape(x, [-1, count, rows_of_band]) for x in rows))
+    first = tf.floor(rows.low[..., 0])  # [B, N]
+    last = tf.minimum(tf.floor(rows.high[..., -1]) + 1.0, height - 1.0)
+    most = tf.reduce_max(last - first) + 1.0
+    row = first[:, :, tf.newaxis] + tf.range(most)  # [B, N, c]
+
+    wide = -(-output_size[1] // width_multiple) * width_multiple
+    columns = _taps(image_info, output_size, 1, wide, width, stride)
+    column = tf.range(width, dtype=tf.float32)
+    return Upsampling(
+        columns=tf.transpose(_weights(columns, column), [0, 2, 1]),
+        bands=_weights(rows, row),
+        first=tf.cast(first, tf.int32),
+    )
+
+
+def band_range(
+    upsampling: Upsampling, is_row_used: tf.Tensor, image: tf.Tensor
+) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Bands that read any of some rows of a map.
+
+    Args:
+      upsampling: of B images.
+      is_row_used: bool [h], of one map.
+      image: int32 [], the image of that map.
+
+    Returns:
+      Bands [start, end), int32 [] each; at least one band.
+    """
+    height = is_row_used.shape[0]
+    first = upsampling.first[image]  # [N]
+    after = first + tf.shape(upsampling.bands)[-1]
+    row = tf.range(height)
+    low = tf.reduce_min(tf.where(is_row_used, row, height - 1))
+    high = tf.reduce_max(tf.where(is_row_used, row, 0))
+    start = tf.reduce_sum(tf.cast(after <= low, tf.int32))
+    start = tf.minimum(start, first.shape[0] - 1)
+    end = tf.reduce_sum(tf.cast(first <= high, tf.int32))
+    return start, tf.maximum(end, start + 1)
+
+
+def upsample_bands(
+    upsampling: Upsampling, one_map: tf.Tensor, image: tf.Tensor, start: tf.Tensor, end: tf.Tensor
+) -> tf.Tensor:
+    """A part of one map in the frame of its image.
+
+    Args:
+      upsampling: of B images.
+      one_map: float32 [h, w].
+      image: int32 [], in [0, B).
+      start, end: int32 [], the bands.
+
+    Returns:
+      float32 [end - start, R, W].
+    """
+    first = upsampling.first[image, start:end]  # [n]
+    bands = upsampling.bands[image, start:end]  # [n, R, c]
+    row = first[:, tf.newaxis] + tf.range(tf.shape(bands)[-1])
+    top, bottom = first[0], tf.minimum(row[-1, -1] + 1, one_map.shape[0])
+    row = tf.minimum(row, bottom - 1) - top
+    # [rows, w] x [w, W] -> [rows, W]
+    wide = tf.matmul(one_map[top:bottom], upsampling.columns[image])
+    # [n, R, c] x [n, c, W] -> [n, R, W]
+    return tf.matmul(bands, tf.gather(wide, row))
+
+
+def best_of_maps(
+    upsampling: Upsampling, maps: tf.Tensor, valid: tf.Tensor
+) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Which map is largest at each pixel of the image.
+
+    Args:
+      upsampling: of B images.
+      maps: float32 [B, S, h, w], positive.
+      valid: bool [B, S]; other maps are never the largest.
+
+    Returns:
+      int32 [B, N * R, W], 0..S - 1, the first of equals, -1 beyond the image or where no map is
+      valid; and float32 [B, N * R, W], the largest value, 0 there.
+    """
+    count = maps.shape[1]
+    ranks = tf.where(valid, tf.range(count, 0, -1), 0)
+    ranks, order = tf.math.top_k(ranks, k=count)  # [B, S], valid ones first and rising
+    most = tf.reduce_max(tf.reduce_sum(tf.cast(valid, tf.int32), axis=1))
+    rows = upsampling.bands.shape[1] * upsampling.bands.shape[2]
+    shape = [tf.shape(maps)[0], rows, upsampling.columns.shape[2]]
+
+    def compare(i: tf.Tensor, best: tf.Tensor, index: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+        one = tf.gather(maps, order[:, i], axis=1, batch_dims=1)  # [B, h, w]
+        one = tf.where(ranks[:, i, tf.newaxis, tf.newaxis] > 0, one, 0.0)
+        values = tf.reshape(_upsample(upsampling, one), shape)
+        number = tf.cast(order[:, i] + 1, tf.float32)[:, tf.newaxis, tf.newaxis]
+        # Numbers rise, so the last that was larger is the largest of them.
+        index = tf.maximum(index, tf.cast(values > best, tf.float32) * number)
+        return i + 1, tf.maximum(best, values), index
+
+    _, best, index = tf.while_loop(
+        lambda i, *_: i < most,
+        compare,
+        [tf.constant(0), tf.zeros(shape), tf.zeros(shape)],
+        parallel_iterations=1,
+    )
+    return tf.cast(index, tf.int32) - 1, best
+
+
+def _upsample(upsampling: Upsampling, maps: tf.Tensor) -> tf.Tensor:
+    """One map [B, h, w] of each image: [B, N, R, W]."""
+    wide = tf.matmul(maps, upsampling.columns)  # [B, h, W]
+    row = upsampling.first[..., tf.newaxis] + tf.range(tf.shape(upsampling.bands)[-1])
+    row = tf.minimum(row, maps.shape[1] - 1)  # [B, N, c]
+    return tf.matmul(upsampling.bands, tf.gather(wide, row, axis=1, batch_dims=1))
+
+
+def _taps(
+    image_info: tf.Tensor,
+    output_size: Size,
+    axis: int,
+    count: int,
+    map_length: int,
+    stride: int,
+) -> _Taps:
+    """Of pixels 0..count - 1 of the output along an axis."""
+    in_network = rescale.positions_in_network(image_info, output_size, axis, count=count)
+    low = tf.floor(in_network)
+    high = tf.math.ceil(in_network)  # in the image, as `in_network` is
+    size = rescale.size_in_output(image_info, output_size)[:, axis, tf.newaxis]
+
+    def on_map(pixel: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value((pixel + 0.5) / stride - 0.5, 0.0, map_length - 1.0)
+
+    return _Taps(
+        low=on_map(low),
+        high=on_map(high),
+        share=in_network - low,
+        inside=tf.cast(tf.range(count) < size, tf.float32),
+    )
+
+
+def _weights(taps: _Taps, cells: tf.Tensor) -> tf.Tensor:
+    """Bilinear weights of cells [..., c] for taps [..., n]: [..., n, c]."""
+
+    def near(position: tf.Tensor) -> tf.Tensor:
+        distance = tf.abs(position[..., tf.newaxis] - cells[..., tf.newaxis, :])
+        return tf.nn.relu(1.0 - distance)
+
+    share = taps.share[..., tf.newaxis]
+    weights = near(taps.low) * (1.0 - share) + near(taps.high) * share
+    return weights * taps.inside[..., tf.newaxis]

@@ -1,0 +1,202 @@
+"""Config of Panoptic FCN; dataclass defaults are the paper's values (arXiv:2012.00720)."""
+
+import dataclasses
+from typing import List
+
+from official.core import config_definitions as cfg
+from official.modeling import hyperparams
+
+from panoptic_tf.systems import config
+
+
+@dataclasses.dataclass
+class FeaturePyramid(hyperparams.Config):
+    """The FPN: levels 2 to 5 of the backbone and two more by convolutions.
+
+    Attributes:
+      filters: channels of every level.
+      norm: of its convolutions.
+    """
+
+    filters: int = 256
+    norm: str = "none"
+
+
+@dataclasses.dataclass
+class PositionHead(hyperparams.Config):
+    """Object centers and stuff regions on levels 3 to 7 (section 3.1).
+
+    Attributes:
+      num_convs: 3x3 convolutions before the two predictors.
+      filters: channels of each.
+      norm: of each.
+      deformable: whether they are modulated deformable convolutions (arXiv:1811.11168).
+      coordinates: whether the head starts with coordinates.
+    """
+
+    num_convs: int = 3
+    filters: int = 256
+    norm: str = "group"
+    deformable: bool = True
+    coordinates: bool = False
+
+
+@dataclasses.dataclass
+class KernelHead(hyperparams.Config):
+    """Kernel weights of every cell of levels 3 to 7 (section 3.1).
+
+    Attributes:
+      num_convs: 3x3 convolutions before the predictor.
+      filters: channels of each, and of a kernel before it is embedded.
+      norm: of each.
+      deformable: whether they are modulated deformable convolutions.
+      coordinates: whether the head starts with coordinates (coord_w in the paper).
+    """
+
+    num_convs: int = 3
+    filters: int = 256
+    norm: str = "group"
+    deformable: bool = False
+    coordinates: bool = True
+
+
+@dataclasses.dataclass
+class FeatureEncoder(hyperparams.Config):
+    """The map that kernels are convolved with (section 3.3).
+
+    Attributes:
+      feature: what is encoded at stride 4: `semantic_fpn` (the sum of all levels, each ascended by
+        convolutions, arXiv:1901.02446), `sum` (levels 2 to 5, resized) or `level_2`.
+      semantic_filters: channels of the semantic FPN.
+      semantic_norm: of its convolutions.
+      num_convs: 3x3 convolutions.
+      filters: channels of each, and of an embedded kernel.
+      norm: of each.
+      deformable: whether they are modulated deformable convolutions.
+      coordinates: whether the encoder starts with coordinates (coord_f in the paper).
+    """
+
+    feature: str = "semantic_fpn"
+    semantic_filters: int = 256
+    semantic_norm: str = "group"
+    num_convs: int = 3
+    filters: int = 64
+    norm: str = "none"
+    deformable: bool = False
+    coordinates: bool = True
+
+
+@dataclasses.dataclass
+class Selector(hyperparams.Config):
+    """Arguments of `KernelSelector`, which documents them."""
+
+    center_threshold: float = 0.05
+    stuff_threshold: float = 0.05
+    top_k: int = 50
+    smoothing_sizes: List[int] = dataclasses.field(default_factory=lambda: [3, 3, 3, 5, 5])
+
+
+@dataclasses.dataclass
+class PostProcessor(hyperparams.Config):
+    """Arguments of `PanopticFCNPostProcessor`, which documents them."""
+
+    fuse_kernels: bool = True
+    similarity_threshold: float = 0.9
+    class_aware: bool = True
+    matrix_nms: bool = False
+    mask_threshold: float = 0.4
+    min_score: float = 0.05
+    max_instances: int = 100
+    score_threshold: float = 0.2
+    overlap_threshold: float = 0.5
+    stuff_area: int = 4096
+    output_detections: bool = True
+
+
+@dataclasses.dataclass
+class Sampler(hyperparams.Config):
+    """Arguments of `KernelSampler`, which documents them."""
+
+    num_positives: int = 7
+    weighted: bool = True
+    trim: bool = True
+
+
+@dataclasses.dataclass
+class Model(hyperparams.Config):
+    """The network.
+
+    Attributes:
+      train_size: (height, width) of a training crop.
+      input_size: (height, width) that images are fitted into for inference.
+      output_size: (height, width) of the predicted masks; empty is `input_size`.
+      backbone: see `config.Backbone`.
+      thing_channel: whether all things together are one more class of stuff.
+      fpn, position_head, kernel_head, encoder, sampler, selector, postprocessor: see these classes.
+    """
+
+    train_size: List[int] = dataclasses.field(default_factory=lambda: [1024, 1024])
+    input_size: List[int] = dataclasses.field(default_factory=lambda: [1344, 1344])
+    output_size: List[int] = dataclasses.field(default_factory=list)
+    backbone: config.Backbone = dataclasses.field(default_factory=config.Backbone)
+    thing_channel: bool = True
+    fpn: FeaturePyramid = dataclasses.field(default_factory=FeaturePyramid)
+    position_head: PositionHead = dataclasses.field(default_factory=PositionHead)
+    kernel_head: KernelHead = dataclasses.field(default_factory=KernelHead)
+    encoder: FeatureEncoder = dataclasses.field(default_factory=FeatureEncoder)
+    sampler: Sampler = dataclasses.field(default_factory=Sampler)
+    selector: Selector = dataclasses.field(default_factory=Selector)
+    postprocessor: PostProcessor = dataclasses.field(default_factory=PostProcessor)
+
+
+@dataclasses.dataclass
+class Targets(hyperparams.Config):
+    """Arguments of `PanopticFCNTargetGenerator`, which documents them.
+
+    Attributes:
+      min_scales, max_scales: of levels 3 to 7; together they are its `instance_scales`.
+    """
+
+    max_instances: int = 100
+    min_scales: List[int] = dataclasses.field(default_factory=lambda: [1, 32, 64, 128, 256])
+    max_scales: List[int] = dataclasses.field(default_factory=lambda: [64, 128, 256, 512, 2048])
+    center_type: str = "mass"
+    min_overlap: float = 0.7
+    sigma_factor: float = 3.0
+
+
+@dataclasses.dataclass
+class Losses(hyperparams.Config):
+    """Arguments of `PanopticFCNLoss`, which documents them; the weights are the paper's lambdas."""
+
+    position_weight: float = 1.0
+    segment_weight: float = 3.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+
+@dataclasses.dataclass
+class PanopticFCNTaskConfig(cfg.TaskConfig):
+    """The task.
+
+    Attributes:
+      dataset_info: a built-in data set or the path of a `dataset_info.json`.
+      init_checkpoint_modules: `all` of the model or only its `backbone`.
+      weight_decay: L2 regularisation of all but normalisation, added to the gradients; 0 leaves
+        decay to the optimiser.
+    """
+
+    model: Model = dataclasses.field(default_factory=Model)
+    train_data: config.DataConfig = dataclasses.field(
+        default_factory=lambda: config.DataConfig(is_training=True)
+    )
+    validation_data: config.DataConfig = dataclasses.field(
+        default_factory=lambda: config.DataConfig(drop_remainder=False)
+    )
+    dataset_info: str = "coco_panoptic"
+    init_checkpoint_modules: str = "all"
+    weight_decay: float = 0.0
+    normalization: config.Normalization = dataclasses.field(default_factory=config.Normalization)
+    targets: Targets = dataclasses.field(default_factory=Targets)
+    losses: Losses = dataclasses.field(default_factory=Losses)
+    evaluation: config.Evaluation = dataclasses.field(default_factory=config.Evaluation)

@@ -1,0 +1,135 @@
+"""The loss of Panoptic FCN (arXiv:2012.00720, section 3.4).
+
+L = lambda_pos (L_things + L_stuff) + lambda_seg (Dice_things + Dice_stuff), each with the published
+normaliser, taken over the global batch.
+"""
+
+from __future__ import annotations
+
+from typing import Mapping
+
+import tensorflow as tf
+
+from panoptic_tf.losses.dice import weighted_dice_loss
+from panoptic_tf.losses.focal import sigmoid_focal_loss
+from panoptic_tf.losses.reduction import reduce_loss
+from panoptic_tf.structures import Tensors
+
+THING_LOSSES = ("loss/position_things", "loss/segment_things")
+STUFF_LOSSES = ("loss/position_stuff", "loss/segment_stuff")
+
+
+class PanopticFCNLoss:
+    """The losses of things and of stuff, of those that are there.
+
+    Recorded behaviour: the authors' implementation. The centers' focal loss is a sum over all cells
+    and classes, divided by the number of (instance, level) pairs; that of stuff a mean over the
+    cells of a level, summed over classes and levels and divided by the number of images; dice
+    losses are divided by the number of (instance, level) and (category, level) pairs.
+
+    Departures: cells in the padding of the frame and images without any annotated pixel cost
+    nothing and are not counted.
+    """
+
+    def __init__(
+        self,
+        *,
+        position_weight: float = 1.0,
+        segment_weight: float = 3.0,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+    ):
+        """See the class.
+
+        Args:
+          position_weight: lambda_pos.
+          segment_weight: lambda_seg.
+          alpha, gamma: see `sigmoid_focal_loss`.
+        """
+        self._position_weight = position_weight
+        self._segment_weight = segment_weight
+        self._focal = {"alpha": alpha, "gamma": gamma}
+
+    def __call__(self, labels: Tensors, outputs: Tensors) -> Tensors:
+        """Computes the losses.
+
+        Args:
+          labels: what `PanopticFCNTargetGenerator` makes, batched.
+          outputs: `center_logits`, `stuff_logits`: {level: float32 [B, h, w, n]}, what
+            `KernelSampler` returns and `sampled_thing_logits` [B, P, k, h4, w4],
+            `sampled_stuff_logits` [B, Q, h4, w4].
+
+        Returns:
+          `loss` and its parts, float32 []; see `reduce_loss`.
+        """
+        losses = {}
+        if "center_logits" in outputs:
+            losses["loss/position_things"] = self._position_weight * self._centers(labels, outputs)
+            losses["loss/segment_things"] = self._segment_weight * _thing_masks(labels, outputs)
+        if "stuff_logits" in outputs:
+            losses["loss/position_stuff"] = self._position_weight * self._regions(labels, outputs)
+            losses["loss/segment_stuff"] = self._segment_weight * _stuff_masks(labels, outputs)
+        return {"loss": tf.add_n(list(losses.values())), **losses}
+
+    def _centers(self, labels: Tensors, outputs: Tensors) -> tf.Tensor:
+        total = sum(self._sums(labels, outputs["center_logits"], "center_heatmap").values())
+        is_annotated = labels["is_annotated"]
+        # Divided by 1 where the global batch has no pair: its cells are background all the same.
+        scale = reduce_loss(tf.ones([1]), labels["num_pairs"] * is_annotated)
+        return tf.reduce_sum(total * is_annotated) * tf.where(scale > 0.0, scale, 1.0)
+
+    def _regions(self, labels: Tensors, outputs: Tensors) -> tf.Tensor:
+        sums = self._sums(labels, outputs["stuff_logits"], "stuff_scores")
+        means = [
+            tf.math.divide_no_nan(total, tf.reduce_sum(labels[f"valid_{level}"], axis=[1, 2]))
+            for level, total in sums.items()
+        ]
+        is_annotated = labels["is_annotated"]
+        return reduce_loss(tf.add_n(means) * is_annotated, is_annotated)
+
+    def _sums(
+        self, labels: Tensors, logits: Mapping[str, tf.Tensor], targets: str
+    ) -> Mapping[str, tf.Tensor]:
+        """Focal loss of each image, summed over classes and valid cells: {level: [B]}."""
+        sums = {}
+        for level, x in logits.items():
+            cells = sigmoid_focal_loss(x, labels[f"{targets}_{level}"], **self._focal)
+            cells = tf.reduce_sum(cells, axis=-1) * labels[f"valid_{level}"]  # [B, h, w]
+            sums[level] = tf.reduce_sum(cells, axis=[1, 2])
+        return sums
+
+
+def _thing_masks(labels: Tensors, outputs: Tensors) -> tf.Tensor:
+    return _dice(
+        labels,
+        outputs["sampled_thing_logits"],
+        outputs["sampled_masks"],
+        outputs["sampled_weights"],
+        outputs["sampled_valid"],
+    )
+
+
+def _stuff_masks(labels: Tensors, outputs: Tensors) -> tf.Tensor:
+    valid = outputs["sampled_stuff_valid"]  # [B, Q]
+    return _dice(
+        labels,
+        outputs["sampled_stuff_logits"][:, :, tf.newaxis],  # one kernel for each pair
+        outputs["sampled_stuff_masks"],
+        tf.ones_like(valid)[..., tf.newaxis],
+        valid,
+    )
+
+
+def _dice(
+    labels: Tensors, logits: tf.Tensor, masks: tf.Tensor, weights: tf.Tensor, valid: tf.Tensor
+) -> tf.Tensor:
+    """[B, P, k, h4, w4], [B, P, h4, w4], [B, P, k], [B, P] -> mean over valid pairs."""
+    shape = tf.shape(logits)
+    cells = shape[3] * shape[4]
+    losses = weighted_dice_loss(
+        tf.reshape(logits, [shape[0], shape[1], shape[2], cells]),
+        tf.reshape(masks, [shape[0], shape[1], cells]),
+        weights,
+    )
+    valid *= labels["is_annotated"][:, tf.newaxis]
+    return reduce_loss(tf.reduce_sum(losses * valid, axis=1), tf.reduce_sum(valid, axis=1))

@@ -1,0 +1,286 @@
+"""From embedded kernels and the encoded feature to a panoptic prediction, in the graph.
+
+Panoptic FCN (arXiv:2012.00720, sections 3.3 and 3.4). Recorded behaviour: the authors'
+implementation, whose numbers of kernels vary; here they are static, with validity masks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.inputs import geometry
+from panoptic_tf.layers import dynamic_conv
+from panoptic_tf.layers.operators import only_builtin_operators
+from panoptic_tf.postprocess import (
+    kernel_fusion,
+    lanes,
+    painting,
+    rescale,
+    score_order,
+    segments,
+    upsampling,
+)
+from panoptic_tf.postprocess import matrix_nms as matrix_nms_lib
+from panoptic_tf.structures import ImageInfo, Prediction, Tensors
+from panoptic_tf.systems.panoptic_fcn import assignment
+
+_STRIDE = 4
+
+
+class _Instances(NamedTuple):
+    """M instances of each image by descending score, valid ones first.
+
+    Attributes:
+      maps: float32 [B, M, h4, w4], probabilities.
+      scores: float32 [B, M], 0 where not valid.
+      categories: int32 [B, M], contiguous ids, 0 where not valid.
+      valid: bool [B, M].
+    """
+
+    maps: tf.Tensor
+    scores: tf.Tensor
+    categories: tf.Tensor
+    valid: tf.Tensor
+
+
+class _Stuff(NamedTuple):
+    """Category ids, 0 for none, and their probability: int32 and float32 [B, H, W]."""
+
+    mask: tf.Tensor
+    probability: Optional[tf.Tensor]
+
+
+class PanopticFCNPostProcessor(tf.keras.layers.Layer):
+    """Fuses kernels, convolves and rescores, and merges in the image's own frame."""
+
+    def __init__(
+        self,
+        *,
+        output_size: Tuple[int, int],
+        thing_ids: Sequence[int],
+        num_categories: int,
+        stuff_categories: Sequence[int],
+        fuse_kernels: bool = True,
+        similarity_threshold: float = 0.9,
+        class_aware: bool = True,
+        matrix_nms: bool = False,
+        mask_threshold: float = 0.4,
+        min_score: float = 0.05,
+        max_instances: int = 100,
+        score_threshold: float = 0.2,
+        overlap_threshold: float = 0.5,
+        stuff_area: int = 4096,
+        output_detections: bool = True,
+        name: str = "postprocessor",
+    ):
+        """See the class.
+
+        Args:
+          output_size: static (height, width) of the masks.
+          thing_ids: contiguous ids of the thing categories.
+          num_categories: N.
+          stuff_categories: category id of each stuff channel, 0 for the class of all things.
+          fuse_kernels: average similar kernels before they are convolved.
+          similarity_threshold: cosine from which kernels are similar.
+          class_aware: kernels of different classes are never fused, nor suppressed by matrix NMS.
+          matrix_nms: let scores decay where masks overlap (SOLOv2, arXiv:2003.10152).
+          mask_threshold: largest probability outside of a mask.
+          min_score: from which an instance counts at all.
+          max_instances: most instances of an image.
+          score_threshold: from which an instance takes part in the merge.
+          overlap_threshold: share of an instance's pixels that higher ones may have taken.
+          stuff_area: smallest area of a stuff segment, pixels of the output.
+          output_detections: answer the instances before the merge as well, which mask AP is
+            measured on.
+          name: of the layer.
+        """
+        super().__init__(name=name, dtype=tf.float32, trainable=False)
+        self._output_size = tuple(output_size)
+        self._thing_ids = tuple(thing_ids)
+        self._num_categories = num_categories
+        self._stuff_categories = tuple(stuff_categories)
+        self._fuse_kernels = fuse_kernels
+        self._similarity_threshold = similarity_threshold
+        self._class_aware = class_aware
+        self._matrix_nms = matrix_nms
+        self._mask_threshold = mask_threshold
+        self._min_score = min_score
+        self._max_instances = max_instances
+        self._score_threshold = score_threshold
+        self._overlap_threshold = overlap_threshold
+        self._stuff_area = stuff_area
+        self._output_detections = output_detections
+
+    @tf.autograph.experimental.do_not_convert
+    def call(
+        self, outputs: Tensors, image_info: tf.Tensor, training: Optional[bool] = None
+    ) -> Tensors:
+        """Computes the prediction.
+
+        Args:
+          outputs: what `KernelSelector` answers, with embedded kernels: `thing_kernels` float32
+            [B, K, C], `thing_scores` [B, K], `thing_classes`, `thing_valid`; `stuff_kernels`
+            [B, S, C], `stuff_valid` [B, S]; either half may be absent. And `encoded` float32
+            [B, h4, w4, C], of stride 4.
+          image_info: float32 [B, 4, 2].
+
+        Returns:
+          The panoptic keys of `structures.Prediction` and, with things, those of
+          `BIT_MASK_DETECTION_KEYS`. No semantic mask: things are one class of it at most.
+        """
+        del training
+        prediction = {Prediction.IMAGE_SIZE: rescale.size_in_output(image_info, self._output_size)}
+        encoded = outputs["encoded"]
+        to_image = upsampling.build_upsampling(
+            image_info,
+            self._output_size,
+            map_size=tuple(encoded.shape[1:3]),
+            stride=_STRIDE,
+            width_multiple=lanes.WIDTH_MULTIPLE,
+        )
+        batch = tf.shape(encoded)[0]
+        owner = tf.fill([batch, *self._output_size], -1)
+        scores, categories = tf.zeros([batch, 1]), tf.zeros([batch, 1], tf.int32)
+        if "thing_kernels" in outputs:
+            instances = self._instances(outputs, image_info)
+            scores, categories = instances.scores, instances.categories
+            painted = self._paint(instances, to_image)
+            owner = painted.owner
+            if self._output_detections:
+                prediction.update(_detections(instances, painted))
+        stuff = self._stuff(outputs, to_image)
+        merged = score_order.merge_painted(
+            owner,
+            scores=scores,
+            categories=categories,
+            stuff_mask=stuff.mask,
+            stuff_probability=stuff.probability,
+            thing_ids=self._thing_ids,
+            num_categories=self._num_categories,
+            stuff_area=self._stuff_area,
+        )
+        prediction.update(segments.build_segments(merged.row_map, merged.rows))
+        return prediction
+
+    def _instances(self, outputs: Tensors, image_info: tf.Tensor) -> _Instances:
+        candidates = kernel_fusion.Kernels(
+            *(outputs[f"thing_{name}"] for name in kernel_fusion.Kernels._fields)
+        )
+        if self._fuse_kernels:
+            candidates = kernel_fusion.fuse_kernels(
+                *candidates,
+                similarity_threshold=self._similarity_threshold,
+                class_aware=self._class_aware,
+            )
+        else:
+            candidates = kernel_fusion.best_first(candidates)
+        kept = _cut(candidates)
+        logits = dynamic_conv.mask_logits(kept.kernels, outputs["encoded"])
+        maps = tf.sigmoid(logits)  # [B, n, h4, w4]
+        scores = self._rescore(kept, maps, _valid_cells(maps, image_info))
+        most = min(self._max_instances, candidates.valid.shape[1])
+        scores = tf.where(tf.logical_and(kept.valid, scores >= self._min_score), scores, -1.0)
+        missing = tf.maximum(most - tf.shape(scores)[1], 0)
+        scores = tf.pad(scores, [[0, 0], [0, missing]], constant_values=-1.0)
+        scores, row = tf.math.top_k(scores, k=most)  # [B, M]
+        valid = scores >= 0.0
+        row = tf.where(valid, row, 0)
+        classes = tf.gather(kept.classes, row, axis=1, batch_dims=1)
+        categories = tf.gather(tf.constant(self._thing_ids, tf.int32), classes)
+        return _Instances(
+            maps=tf.gather(maps, row, axis=1, batch_dims=1),
+            scores=tf.where(valid, scores, 0.0),
+            categories=tf.where(valid, categories, 0),
+            valid=valid,
+        )
+
+    def _rescore(
+        self, kept: kernel_fusion.Kernels, maps: tf.Tensor, in_image: tf.Tensor
+    ) -> tf.Tensor:
+        """Scores times the mean probability inside of the mask: float32 [B, n]."""
+        maps = _flat(maps)  # [B, n, h4 * w4]
+        is_inside = maps > self._mask_threshold
+        inside = tf.cast(is_inside, tf.float32)
+        # [B, n, h4 * w4] x [B, h4 * w4, 1] -> [B, n, 1]
+        area = tf.matmul(inside, in_image)
+        total = tf.matmul(tf.where(is_inside, maps, 0.0), in_image)
+        scores = kept.scores * tf.math.divide_no_nan(total, area)[..., 0]
+        if not self._matrix_nms:
+            return scores
+        masks = inside * in_image[:, tf.newaxis, :, 0]
+        ordered, order = tf.math.top_k(scores, k=tf.shape(scores)[1])
+        classes, valid, masks = (
+            tf.gather(x, order, axis=1, batch_dims=1) for x in (kept.classes, kept.valid, masks)
+        )
+        decayed = matrix_nms_lib.matrix_nms(
+            masks, ordered, classes, valid, class_aware=self._class_aware
+        )
+        return tf.gather(decayed, _inverse(order), axis=1, batch_dims=1)
+
+    def _paint(self, instances: _Instances, to_image: upsampling.Upsampling) -> painting.Painted:
+        takes_part = instances.scores >= self._score_threshold
+        return painting.paint_by_score(
+            instances.maps,
+            to_image,
+            output_size=self._output_size,
+            valid=instances.valid,
+            takes_part=tf.logical_and(instances.valid, takes_part),
+            mask_threshold=self._mask_threshold,
+            overlap_threshold=self._overlap_threshold,
+            with_masks=self._output_detections,
+        )
+
+    def _stuff(self, outputs: Tensors, to_image: upsampling.Upsampling) -> _Stuff:
+        """The most probable stuff of each pixel; 0 for things, beyond the image, without stuff."""
+        if "stuff_kernels" not in outputs:
+            blank = tf.zeros([tf.shape(outputs["encoded"])[0], *self._output_size], tf.int32)
+            return _Stuff(blank, None)
+        logits = dynamic_conv.mask_logits(outputs["stuff_kernels"], outputs["encoded"])
+        channel, probability = upsampling.best_of_maps(
+            to_image, tf.sigmoid(logits), outputs["stuff_valid"]
+        )
+        height, width = self._output_size
+        categories = tf.constant([0, *self._stuff_categories], tf.int32)
+        category = tf.gather(categories, channel[:, :height, :width] + 1)
+        return _Stuff(category, probability[:, :height, :width])
+
+
+def _cut(candidates: kernel_fusion.Kernels) -> kernel_fusion.Kernels:
+    """As many of the candidates as the fullest image of the batch needs, at least one."""
+    if only_builtin_operators():
+        return candidates
+    count = tf.reduce_max(tf.reduce_sum(tf.cast(candidates.valid, tf.int32), axis=1))
+    count = tf.maximum(count, 1)
+    return kernel_fusion.Kernels(*(x[:, :count] for x in candidates))
+
+
+def _valid_cells(maps: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
+    """1 on the cells of [B, n, h, w] that show the image: float32 [B, h * w, 1]."""
+    share = tf.cast(geometry.valid_size(image_info), tf.float32)
+    share /= image_info[:, ImageInfo.NETWORK_SIZE]
+    size = tuple(maps.shape[2:])
+    valid = assignment.valid_cells(share, level_size=size, network_size=(1, 1))
+    return tf.reshape(valid, [-1, size[0] * size[1], 1])
+
+
+def _flat(maps: tf.Tensor) -> tf.Tensor:
+    """[B, n, h, w] -> [B, n, h * w]."""
+    shape = tf.shape(maps)
+    return tf.reshape(maps, [shape[0], shape[1], maps.shape[2] * maps.shape[3]])
+
+
+def _inverse(order: tf.Tensor) -> tf.Tensor:
+    """Where each entry of a permutation [B, n] went."""
+    return tf.math.top_k(-order, k=tf.shape(order)[1]).indices
+
+
+def _detections(instances: _Instances, painted: painting.Painted) -> Tensors:
+    return {
+        Prediction.DETECTION_BOXES: painted.boxes,
+        Prediction.DETECTION_CATEGORIES: instances.categories,
+        Prediction.DETECTION_SCORES: instances.scores,
+        Prediction.DETECTION_BIT_MASKS: painted.bit_masks,
+        Prediction.NUM_DETECTIONS: tf.reduce_sum(tf.cast(instances.valid, tf.int32), axis=1),
+    }

@@ -1,0 +1,202 @@
+"""Panoptic FCN: parameters, ablations, and what is peculiar to its network."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+from official.core import exp_factory
+from small_systems import (
+    ROWS,
+    SNAPSHOTS,
+    draw_sample,
+    get_params,
+    get_task,
+    make_batch,
+    row_task,
+    without_instances,
+)
+
+from panoptic_tf import experiments
+from panoptic_tf.structures import Prediction
+
+COCO = "panoptic_fcn_resnet50_coco"
+RECIPES = pathlib.Path(experiments.__file__).parent / "recipes" / "panoptic_fcn"
+ABLATIONS = sorted(path.stem for path in (RECIPES / "ablations").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def row():
+    return next(row for row in ROWS if row.system == "panoptic_fcn")
+
+
+def count_parameters(layer):
+    """Weights as the reference counts them: what a frozen batch norm holds is none."""
+    frozen = ("moving_mean", "moving_variance", "gamma", "beta")
+    is_backbone = layer.name == "backbone"
+    return sum(
+        w.shape.num_elements()
+        for w in layer.weights
+        if not (is_backbone and any(name in w.name for name in frozen))
+    )
+
+
+@pytest.fixture(scope="module")
+def coco_model():
+    return get_task(get_params(COCO, SNAPSHOTS[COCO])).build_model()
+
+
+def test_parameters_of_resnet50_on_coco(coco_model):
+    counts = {part: count_parameters(layer) for part, layer in coco_model.parts.items()}
+    assert counts.pop("backbone") + counts.pop("fpn") == 27_979_456
+    assert counts == {
+        "semantic_fpn": 4_132_352,
+        "position_head": 2_266_583,
+        "kernel_head": 2_365_696,
+        "feature_encoder": 222_528,
+        "thing_embedding": 16_448,
+        "stuff_embedding": 16_448,
+    }
+    assert sum(count_parameters(layer) for layer in coco_model.parts.values()) == 36_999_511
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name,millions",
+    [("resnet50_enhanced_coco_3x", 38.838), ("dcn101_coco_3x", None)],
+)
+def test_parameters_of_other_experiments(name, millions):
+    params = get_params(f"panoptic_fcn_{name}", SNAPSHOTS[COCO])
+    parts = get_task(params).build_model().parts
+    total = sum(count_parameters(layer) for layer in parts.values())
+    if millions is not None:
+        assert round(total / 1e6, 3) == millions
+        return
+    # ResNet-101 has 17 more blocks in stage 4; each of the 30 deformable convolutions of stages 3
+    # to 5 predicts two offsets and a modulation for each of nine taps.
+    more = 17 * (1024 * 256 + 9 * 256 * 256 + 256 * 1024)
+    offsets = sum(n * (9 * width * 27 + 27) for n, width in ((4, 128), (23, 256), (3, 512)))
+    assert total == 36_999_511 + more + offsets
+
+
+def flatten(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, x in tree.items() for k, v in flatten(x, f"{prefix}.{key}").items()}
+
+
+SWITCHES = {
+    "convs": {
+        ".model.position_head.num_convs",
+        ".model.position_head.deformable",
+        ".model.kernel_head.num_convs",
+    },
+    "coordinates": {".model.kernel_head.coordinates", ".model.encoder.coordinates"},
+    "fusion": {".model.postprocessor.similarity_threshold", ".model.postprocessor.class_aware"},
+    "duplicates": {".model.postprocessor.fuse_kernels", ".model.postprocessor.matrix_nms"},
+    "channels": {".model.encoder.filters"},
+    "feature": {".model.encoder.feature"},
+    "dice": {".model.sampler.weighted", ".model.sampler.num_positives"},
+}
+ROWS_OF_TABLES = {
+    "convs": 5,
+    "coordinates": 4,
+    "fusion": 6,
+    "duplicates": 4,
+    "channels": 4,
+    "feature": 3,
+    "dice": 6,
+}
+
+
+def test_every_row_of_every_table_is_there():
+    counts = {table: sum(n.startswith(table + "_") for n in ABLATIONS) for table in SWITCHES}
+    assert counts == ROWS_OF_TABLES and sum(counts.values()) == len(ABLATIONS)
+
+
+def ablation(name):
+    return yaml.safe_load((RECIPES / "ablations" / f"{name}.yaml").read_text())
+
+
+def test_rows_of_a_table_differ_from_each_other():
+    settings = [str(sorted(flatten(ablation(name)).items())) for name in ABLATIONS]
+    assert len(set(settings)) == len(ABLATIONS)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_its_switch_and_trains(row, name):
+    override = ablation(name)
+    before = flatten(exp_factory.get_exp_config(COCO).task.as_dict())
+    params = exp_factory.get_exp_config(COCO)
+    params.override(override, is_strict=True)
+    after = flatten(params.task.as_dict())
+    changed = {key for key in before if before[key] != after[key]}
+    stated = set(flatten(override["task"]))
+    assert set(override) == {"task"}
+    assert changed <= stated <= SWITCHES[name.split("_")[0]]
+
+    # The same switch on the small network; its widths stay small.
+    switch = ablation(name)["task"]
+    channels = switch["model"].get("encoder", {}).pop("filters", None)
+    small = {"model": {"encoder": {"filters": channels}}} if channels else {}
+    task = row_task(row, switch, small)
+    model = task.build_model()
+    optimizer = tf.keras.optimizers.SGD(0.01)
+    batch = make_batch(task, [draw_sample(0)])
+    before = [w.numpy() for w in model.trainable_variables]
+    loss = task.train_step(batch, model, optimizer)[task.loss]
+    assert np.isfinite(loss) and loss > 0
+    assert any(np.any(a != w.numpy()) for a, w in zip(before, model.trainable_variables))
+    assert all(np.isfinite(w.numpy()).all() for w in model.trainable_variables)
+
+
+def test_the_fast_variant_is_an_override():
+    params = exp_factory.get_exp_config(COCO)
+    params.override(yaml.safe_load((RECIPES / "fast.yaml").read_text()), is_strict=True)
+    selector = params.task.model.selector
+    assert (selector.center_threshold, selector.stuff_threshold) == (0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    "side,positives", [("", 7), ("_3x", 7), ("_600_3x", 5), ("_512_3x", 3), ("_400_3x", 3)]
+)
+def test_positives_follow_the_size(side, positives):
+    params = exp_factory.get_exp_config(COCO + side)
+    assert params.task.model.sampler.num_positives == positives
+
+
+def test_an_unknown_feature_is_refused(row):
+    with pytest.raises(ValueError, match="encoder.feature.*'level_3'"):
+        row_task(row, {"model": {"encoder": {"feature": "level_3"}}}).build_model()
+
+
+def test_detections_of_a_network(row):
+    """Instances before the merge, as bits, where they are asked for."""
+    task = row_task(
+        row, {"model": {"postprocessor": {"output_detections": True, "min_score": 0.0}}}
+    )
+    model = task.build_model()
+    features, _ = make_batch(task, [draw_sample(0), draw_sample(1)])
+    prediction = model({key: features[key] for key in ("image", "image_info")}, training=False)
+    assert prediction[Prediction.DETECTION_BIT_MASKS].shape == (2, 64, 64, 1)
+    assert prediction[Prediction.DETECTION_SCORES].shape == (2, 8)
+    assert Prediction.DETECTION_MASKS not in prediction
+
+
+def test_a_crowded_image_keeps_the_largest(row):
+    """More instances than the targets and the prediction hold: losses stay finite."""
+    sample = draw_sample(0)
+    cells = tf.reshape(tf.range(1, 257), [16, 16])
+    instances = tf.repeat(tf.repeat(cells, 4, axis=0), 4, axis=1)  # 256 squares of 4x4 pixels
+    sample = sample._replace(
+        instance_mask=instances,
+        category_mask=1 + instances % 6,
+        crowd_mask=tf.zeros_like(instances, tf.bool),
+    )
+    task = row_task(row, {"targets": {"max_instances": 100}})
+    model = task.build_model()
+    features, labels = make_batch(task, [sample, without_instances(draw_sample(1))])
+    assert labels["num_pairs"].numpy().tolist() == [100.0, 0.0]
+    losses = task.build_loss()(labels, model(features, training=True))
+    assert all(np.isfinite(value) for value in losses.values())
