@@ -3,8 +3,8 @@
 The network and the training step run on weights as they are initialised, but for two things that
 their speed depends on: frozen batch norm has the statistics of the image, and the offsets of the
 deformable convolutions vary by `OFFSET_STD` cells. Random weights find no objects, so what the
-post-processing gets is drawn: `OBJECTS` ellipses, most of them found on two levels with one kernel,
-over stuff. Any implementation that is given these does the same work.
+post-processing gets is drawn: `OBJECTS`, most of them found on two levels with one kernel, over
+stuff. Any implementation that is given these does the same work.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ OFFSET_STD = 1.0
 OBJECTS = (
     (20, ("3",), (16, 32)),
     (30, ("3", "4"), (32, 64)),
-    (20, ("4", "5"), (64, 128)),
-    (20, ("5", "6"), (128, 256)),
-    (10, ("6", "7"), (256, 384)),
+    (20, ("4", "5"), (48, 96)),
+    (20, ("5", "6"), (64, 128)),
+    (10, ("6", "7"), (128, 256)),
 )
 """How many, the levels that find them, the range of their sides in an image of 512 pixels."""
 VISIBLE_CLASSES = 10
 
 _REGIONS = 4
-_COORDINATES = 5
+_NODES = 24  # rows, and columns, that the shape of an object is given on; linear between
+_SHAPE = 2 * _NODES + 1
 _DRAWN_SIZE = 512
-_SHARPNESS = 4.0  # mask logit in the center of an ellipse; 0 on its border
-_SCALE = 1000.0  # of the encoded coordinates: kernels are of the order of 1
+_DEEP = 8.0  # outside an object, the part of each axis to the mask logit is -8
 _QUIET, _LOUD = -6.0, 4.0  # logits of what is not there and of what is
 
 
@@ -88,9 +88,9 @@ def build(experiment: str, size: int) -> Dict[str, np.ndarray]:
 def draw_outputs(model: PanopticModel, size: int, *, seed: int) -> Dict[str, np.ndarray]:
     """Outputs of the heads for one image with `OBJECTS` and `VISIBLE_CLASSES` classes of stuff.
 
-    The encoded feature holds 1, y, x, y^2 and x^2, from which a kernel makes an ellipse; a channel
-    for each class of stuff; the rest is silent, but kernels differ there, so that only the two of
-    one object are similar. Where an object is found does not depend on where it is.
+    The encoded feature holds where a cell lies between `_NODES` rows and between as many columns, a
+    constant, and a channel for each class of stuff; a kernel is a mask's profile along both axes.
+    Where an object is found does not depend on where it is.
 
     Args:
       model: its embeddings map the kernels.
@@ -121,7 +121,7 @@ def draw_outputs(model: PanopticModel, size: int, *, seed: int) -> Dict[str, np.
         centers = np.full([cells, cells, classes["centers"]], _QUIET)
         wished = np.zeros([cells, cells, 2 * channels])
         # The kernel of a class is its cells' sum divided by all cells.
-        first = channels + _COORDINATES
+        first = channels + _SHAPE
         wished[..., first : first + VISIBLE_CLASSES] = _REGIONS**2 * np.eye(VISIBLE_CLASSES)[stuff]
         places = generator.permutation(cells * cells)
         for place, (category, score, kernel) in zip(places, objects[level]):
@@ -142,17 +142,13 @@ def _draw_objects(
     found: Dict[str, List] = {level: [] for level in ("3", "4", "5", "6", "7")}
     drawn = [(levels, sides) for count, levels, sides in OBJECTS for _ in range(count)]
     for i, (levels, sides) in enumerate(drawn):
-        # Coordinates are -1 to 1.
-        radii = generator.uniform(*sides, 2) / _DRAWN_SIZE
-        y, x = generator.uniform(radii - 1.0, 1.0 - radii)
-        # s * (1 - (y' - y)^2 / ry^2 - (x' - x)^2 / rx^2) by the powers of y' and x'
-        a, b = radii**-2
-        ellipse = np.array([1.0 - a * y * y - b * x * x, 2 * a * y, 2 * b * x, -a, -b])
-        kernel = generator.normal(size=channels)
-        kernel[:_COORDINATES] = _SHARPNESS / _SCALE * ellipse
-        kernel[_COORDINATES : _COORDINATES + VISIBLE_CLASSES] = 0.0
-        silent = kernel[_COORDINATES + VISIBLE_CLASSES :]
-        silent *= np.linalg.norm(kernel[:_COORDINATES]) / np.linalg.norm(silent)
+        radii = generator.uniform(*sides, 2) / 2 / _DRAWN_SIZE * (_NODES - 1)
+        centers = generator.randint(0, _NODES, 2)
+        kernel = np.zeros(channels)
+        # 4 * (1 - (y' - y)^2 / ry^2 - (x' - x)^2 / rx^2), each of both squares bounded
+        distances = (np.arange(_NODES) - centers[:, np.newaxis]) / radii[:, np.newaxis]  # [2, N]
+        kernel[: 2 * _NODES] = np.ravel(np.maximum(_DEEP + 2.0 - 4.0 * distances**2, 0.0))
+        kernel[2 * _NODES] = -2.0
         for level in levels:
             found[level].append((i % num_classes, generator.uniform(1.0, _LOUD), kernel))
     return found
@@ -160,11 +156,14 @@ def _draw_objects(
 
 def _encode(region_classes: np.ndarray, cells: int, channels: int) -> np.ndarray:
     """Encoded feature [cells, cells, C]; see `draw_outputs`."""
-    y, x = np.mgrid[:cells, :cells] * 2.0 / (cells - 1) - 1.0
+    places = np.linspace(0, _NODES - 1, cells)[:, np.newaxis]
+    shares = np.maximum(1.0 - np.abs(places - np.arange(_NODES)), 0.0)  # [cells, N]
     encoded = np.zeros([cells, cells, channels])
-    encoded[..., :_COORDINATES] = _SCALE * np.stack([np.ones_like(y), y, x, y * y, x * x], axis=-1)
+    encoded[..., :_NODES] = shares[:, np.newaxis]
+    encoded[..., _NODES : 2 * _NODES] = shares
+    encoded[..., 2 * _NODES] = _DEEP
     is_class = np.eye(VISIBLE_CLASSES)[_classify_cells(region_classes, cells)]
-    encoded[..., _COORDINATES : _COORDINATES + VISIBLE_CLASSES] = _LOUD * (2.0 * is_class - 1.0)
+    encoded[..., _SHAPE : _SHAPE + VISIBLE_CLASSES] = _LOUD * (2.0 * is_class - 1.0)
     return encoded
 
 

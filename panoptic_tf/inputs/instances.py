@@ -157,33 +157,16 @@ def row_of_id(instance_mask: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(rows, chosen[:, tf.newaxis] + 1, tf.range(tf.size(chosen)))
 
 
-def _measure(sample: PanopticSample) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Categories [K], areas [K], boxes [K, 4] and crowd flags [K] of the instances."""
-    if sample.instances is None:
-        table = instance_table(sample.instance_mask, sample.category_mask, sample.crowd_mask)
-        return table.categories, table.areas, table.boxes, table.is_crowd
-    masks = sample.instances.masks  # uint8 [K, H, W]
-    counts = _column_counts(masks)
-    first_row, last_row = _extent(tf.reduce_max(masks, axis=2) > 0)
-    first_column, last_column = _extent(counts > 0)
-    extents = tf.stack([first_row, first_column, last_row, last_column], axis=-1)
-    areas = tf.reduce_sum(counts, axis=1)
-    return sample.instances.categories, areas, extents, sample.instances.is_crowd
-
-
-def _runs(ids: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Runs of equal ids in the rows of [H, W]: int64 [R, 2], where they start, and lengths [R]."""
-    is_start = tf.pad(ids[:, 1:] != ids[:, :-1], [[0, 0], [1, 0]], constant_values=True)
-    starts = tf.where(is_start)
-    height, width = tf.unstack(tf.shape(ids, out_type=tf.int64))
-    flat = starts[:, 0] * width + starts[:, 1]
-    return starts, tf.concat([flat[1:], [height * width]], axis=0) - flat
-
-
-def _column_counts(masks: tf.Tensor) -> tf.Tensor:
-    """Pixels in each column of masks uint8 {0, 1} [K, H, W]: int32 [K, W].
+def column_counts(masks: tf.Tensor) -> tf.Tensor:
+    """Counts the pixels in each column of masks.
 
     Four columns at once, as the bytes of an integer, so block by block of rows.
+
+    Args:
+      masks: uint8 {0, 1} [K, H, W]; H, W static.
+
+    Returns:
+      int32 [K, W].
     """
     height, width = masks.shape[1:]
     words = -(-width // _BYTES)
@@ -203,3 +186,26 @@ def _extent(occupied: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
     first = tf.reduce_min(tf.where(occupied, positions, length), axis=1)
     last = tf.reduce_max(tf.where(occupied, positions + 1, 0), axis=1)
     return tf.cast(first, tf.float32), tf.cast(last, tf.float32)
+
+
+def _measure(sample: PanopticSample) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Categories [K], areas [K], boxes [K, 4] and crowd flags [K] of the instances."""
+    if sample.instances is None:
+        table = instance_table(sample.instance_mask, sample.category_mask, sample.crowd_mask)
+        return table.categories, table.areas, table.boxes, table.is_crowd
+    masks = sample.instances.masks  # uint8 [K, H, W]
+    counts = column_counts(masks)
+    first_row, last_row = _extent(tf.reduce_max(masks, axis=2) > 0)
+    first_column, last_column = _extent(counts > 0)
+    extents = tf.stack([first_row, first_column, last_row, last_column], axis=-1)
+    areas = tf.reduce_sum(counts, axis=1)
+    return sample.instances.categories, areas, extents, sample.instances.is_crowd
+
+
+def _runs(ids: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Runs of equal ids in the rows of [H, W]: int64 [R, 2], where they start, and lengths [R]."""
+    is_start = tf.pad(ids[:, 1:] != ids[:, :-1], [[0, 0], [1, 0]], constant_values=True)
+    starts = tf.where(is_start)
+    height, width = tf.unstack(tf.shape(ids, out_type=tf.int64))
+    flat = starts[:, 0] * width + starts[:, 1]
+    return starts, tf.concat([flat[1:], [height * width]], axis=0) - flat

@@ -45,9 +45,9 @@ def deform_conv2d(
     out_height, out_width = _sizes(offsets)[1:3]
     samples = kernel.shape[0] ** 2 * deformable_groups
     y, x = _positions(offsets, kernel.shape[0], strides, dilation_rate, deformable_groups)
-    index, weight = deformable_sampling.find_corners(y, x, height, width)
     if modulation is not None:
-        weight *= _by_tap(modulation, deformable_groups)[..., tf.newaxis]
+        modulation = _by_tap(modulation, deformable_groups)
+    index, weight = deformable_sampling.find_corners(y, x, height, width, modulation)
     first = tf.range(batch)[:, tf.newaxis, tf.newaxis, tf.newaxis] * (height * width)
     index = tf.reshape(index, [batch, out_height * out_width, samples, 4]) + first
     if deformable_groups > 1:

@@ -9,7 +9,7 @@ so that what lies between them stays in the cache and nothing of it is kept for 
 from __future__ import annotations
 
 import math
-from typing import Any, List, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import tensorflow as tf
 
@@ -23,7 +23,7 @@ _HIGH_WORD = 1 << 32
 
 
 def find_corners(
-    y: tf.Tensor, x: tf.Tensor, height: Size, width: Size
+    y: tf.Tensor, x: tf.Tensor, height: Size, width: Size, factor: Optional[tf.Tensor] = None
 ) -> Tuple[tf.Tensor, tf.Tensor]:
     """The four cells around each position, and what each weighs.
 
@@ -36,13 +36,16 @@ def find_corners(
       x: float32 [...].
       height: of the map.
       width: of the map.
+      factor: float32 [...], of the weights.
 
     Returns:
-      int32 [..., 4], index of the cell in the map, 0 for a cell outside it or another one near;
-      float32 [..., 4].
+      int32 [..., 4], index of the cell in the map, of one on the border if it lies outside; float32
+      [..., 4], weight.
     """
     top, bottom = _along_axis(y, height)
     left, right = _along_axis(x, width)
+    if factor is not None:
+        top, bottom = ((cell, share * factor) for cell, share in (top, bottom))
     pairs = [(row, column) for row in (top, bottom) for column in (left, right)]
     index = tf.stack([row[0] * width + column[0] for row, column in pairs], axis=-1)
     weight = tf.stack([row[1] * column[1] for row, column in pairs], axis=-1)
@@ -68,7 +71,7 @@ def sampled_product(
     weight: tf.Tensor,
     kernel: tf.Tensor,
     *,
-    training: Any = None,
+    training: Optional[bool] = None,
 ) -> tf.Tensor:
     """Samples of a map, those of an output cell side by side, times a matrix.
 

@@ -95,19 +95,20 @@ def pixel_cross_entropy(logits: tf.Tensor, category_mask: tf.Tensor) -> tf.Tenso
       category_mask: int32 [B, H, W], 0 is void.
     """
 
-    # The gradient in closed form: TensorFlow's operator computes it on the way forward, slowly.
+    # TensorFlow's own operator takes more than twice as long on a CPU.
     @tf.custom_gradient
     def cross_entropy(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         probabilities = tf.nn.softmax(x)
         own = tf.gather(x, tf.maximum(category_mask - 1, 0), axis=3, batch_dims=3)  # [B, H, W]
-        # log sum exp(x) = max x - log max p; a probability itself may be too small for its log.
-        total = tf.reduce_max(x, axis=-1) - tf.math.log(tf.reduce_max(probabilities, axis=-1))
+        # -log p[own] by way of the largest p, which cannot be too small for a logarithm.
+        losses = tf.reduce_max(x, axis=-1) - own
+        losses -= tf.math.log(tf.reduce_max(probabilities, axis=-1))
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
             upstream = tf.where(category_mask == VOID, 0.0, upstream)[..., tf.newaxis]
             return (probabilities - tf.one_hot(category_mask - 1, tf.shape(x)[3])) * upstream
 
-        return tf.where(category_mask == VOID, 0.0, total - own), gradient
+        return tf.where(category_mask == VOID, 0.0, losses), gradient
 
     return cross_entropy(tf.cast(logits, tf.float32))
 

@@ -12,8 +12,8 @@ _EPSILON = 1e-8
 def weighted_dice_loss(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """L = sum over k of w_k (1 - 2 <p_k, t> / max(<p_k, p_k> + <t, t>, 1e-8)), p = sigmoid(x).
 
-    Section 3.4, equation 8, with the squared denominator of V-Net (arXiv:1606.04797), which is what
-    the authors' implementation has.
+    The article's weighted dice (section 3.4); its denominator is that of V-Net (arXiv:1606.04797),
+    of squares, as in the authors' implementation.
 
     Args:
       logits: float32 [B, P, k, N], k masks of N cells for each of P objects.

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 _MIN_NORM = 1e-8
+# Equal kernels have a similarity of 1, however it is rounded.
+_ROUNDING = 1e-6
 
 
 class Kernels(NamedTuple):
@@ -55,7 +57,7 @@ def fuse_kernels(
     count = kernels.shape[1]
     unit = kernels / tf.maximum(tf.norm(kernels, axis=-1, keepdims=True), _MIN_NORM)
     # [B, K, C] x [B, K, C] -> [B, K (earlier), K]
-    similar = tf.matmul(unit, unit, transpose_b=True) >= similarity_threshold
+    similar = tf.matmul(unit, unit, transpose_b=True) >= similarity_threshold - _ROUNDING
     if class_aware:
         same_class = tf.equal(classes[:, :, tf.newaxis], classes[:, tf.newaxis, :])
         similar = tf.logical_and(similar, same_class)

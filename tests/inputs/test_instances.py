@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.inputs.instances import instance_table, instances_of_id_map
+from panoptic_tf.inputs.instances import (
+    choose_instances,
+    column_counts,
+    instance_table,
+    instances_of_id_map,
+    row_of_id,
+)
+from panoptic_tf.structures import InstanceAnnotations
 
 
 def expected_table(ids, categories, crowd):
@@ -94,3 +101,81 @@ def test_masks_of_an_id_map():
         assert found.is_crowd.numpy().tolist() == [False, True]
     nothing = instances_of_id_map(tf.zeros([2, 3], tf.int32), categories, is_crowd)
     assert nothing.masks.shape == (0, 2, 3) and nothing.categories.shape == (0,)
+
+
+def test_the_largest_instances_of_an_id_map(make_sample):
+    # Id 1 has five pixels, 2 is gone, 3 has three, 4 five, 5 is a crowd and 6 stuff.
+    ids = np.array(
+        [
+            [1, 1, 1, 4, 4],
+            [1, 1, 0, 4, 4],
+            [3, 3, 3, 4, 0],
+            [5, 5, 5, 5, 5],
+            [5, 6, 6, 6, 6],
+        ],
+        np.int32,
+    )
+    sample = make_sample(5, 5)._replace(
+        category_mask=tf.constant(np.array([8, 7, 0, 2, 2, 7, 8], np.int32)[ids]),
+        instance_mask=tf.constant(ids),
+        crowd_mask=tf.constant(ids == 5),
+    )
+    chosen = choose_instances(sample, thing_ids=(2, 7), max_instances=4)
+    assert chosen.rows.numpy().tolist() == [0, 3, 2]
+    assert chosen.classes.numpy().tolist() == [1, 0, 0, 0]
+    assert chosen.valid.numpy().tolist() == [True, True, True, False]
+    boxes = [[0, 0, 2, 3], [0, 3, 3, 5], [2, 0, 3, 3], [0, 0, 0, 0]]
+    np.testing.assert_array_equal(chosen.boxes, boxes)
+    rows = row_of_id(sample.instance_mask, chosen.rows)
+    assert rows.numpy().tolist() == [-1, 0, -1, 2, 1, -1, -1]
+
+    fewer = choose_instances(sample, thing_ids=(2, 7), max_instances=2)
+    assert fewer.rows.numpy().tolist() == [0, 3] and fewer.valid.numpy().all()
+
+
+def test_no_instance_is_chosen(make_sample):
+    sample = make_sample(5, 6)._replace(instance_mask=tf.zeros([5, 6], tf.int32))
+    record = InstanceAnnotations(
+        tf.zeros([0, 5, 6], tf.uint8), tf.zeros([0], tf.int32), tf.zeros([0], tf.bool)
+    )
+    for instances in (None, record):
+        chosen = choose_instances(
+            sample._replace(instances=instances), thing_ids=(1, 2), max_instances=3
+        )
+        assert chosen.rows.shape == (0,) and chosen.boxes.shape == (3, 4)
+        assert not chosen.valid.numpy().any()
+    assert row_of_id(sample.instance_mask, chosen.rows).numpy().tolist() == [-1]
+
+
+@pytest.mark.parametrize("size", [(40, 64), (31, 37), (7, 1)])
+def test_the_largest_instances_of_a_record(make_sample, size):
+    rng = np.random.default_rng(0)
+    masks = rng.random((9, *size)) < rng.uniform(0, 0.5, (9, 1, 1))
+    masks[3] = False  # cropped away
+    masks[:, :2] = masks[:4, :, 1:3] = False
+    masks[8, size[0] // 2, 0] = True
+    categories = np.array([1, 2, 3, 1, 2, 1, 2, 1, 2], np.int32)  # 3 is stuff
+    is_crowd = np.arange(9) == 5
+    sample = make_sample(*size)._replace(
+        instances=InstanceAnnotations(
+            tf.constant(masks.astype(np.uint8)), tf.constant(categories), tf.constant(is_crowd)
+        )
+    )
+    usable = [i for i in (0, 1, 4, 6, 7, 8) if masks[i].any()]
+    expected = sorted(usable, key=lambda i: -masks[i].sum())
+    chosen = choose_instances(sample, thing_ids=(1, 2), max_instances=8)
+    assert chosen.rows.numpy().tolist() == expected
+    assert chosen.valid.numpy().sum() == len(expected)
+    for row, i in enumerate(expected):
+        assert chosen.classes[row] == categories[i] - 1
+        ys, xs = np.nonzero(masks[i])
+        box = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1]
+        np.testing.assert_array_equal(chosen.boxes[row], box)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (13, 9), (127, 8), (254, 3), (1000, 5)])
+def test_pixels_in_columns(size):
+    masks = (np.random.default_rng(0).random((3, *size)) < 0.9).astype(np.uint8)
+    masks[2] = 1
+    np.testing.assert_array_equal(column_counts(tf.constant(masks)), masks.sum(axis=1, dtype=int))
+    assert column_counts(tf.zeros([0, *size], tf.uint8)).shape == (0, size[1])

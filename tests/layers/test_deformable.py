@@ -153,8 +153,8 @@ def test_gradients_equal_the_recorded_ones(golden, training, form):
 
 
 def test_a_whole_offset_has_the_gradient_towards_larger_ones(form):
-    # Two cells, 3 and 5, and 0 around. Their samples, a cell above, left, in place, or below, rise
-    # to the right by 3 - 0 = 3, 5 - 3 = 2, ... where both ends are cells of the row or just before.
+    # A row of two cells, 3 and 5, with 0 around them: read from the left it rises by 3, by 2, and
+    # falls by 5. Both output cells read dx cells to their right; below the row there is nothing.
     inputs = tf.constant([3.0, 5.0], shape=[1, 1, 2, 1])
     kernel = tf.ones([1, 1, 1, 1])
     for dx, values, slopes in (
@@ -170,7 +170,7 @@ def test_a_whole_offset_has_the_gradient_towards_larger_ones(form):
         gradient = tape.gradient(outputs, offsets)
         assert outputs.numpy().ravel().tolist() == values
         assert gradient[0, 0, :, 1].numpy().tolist() == slopes
-        assert gradient[0, 0, :, 0].numpy().tolist() == [-x for x in values]  # nothing below
+        assert gradient[0, 0, :, 0].numpy().tolist() == [-x for x in values]
 
 
 def test_offsets_that_are_not_finite_read_zero(form):

@@ -74,11 +74,12 @@ def oracle(
         kernels, scores, labels = fuse_centers(
             centers,
             embeddings["thing"],
-            similarity_threshold=similarity_threshold if fuse_kernels else np.inf,
+            similarity_threshold=similarity_threshold if fuse_kernels else 2.0,
             class_aware=class_aware,
         )
         soft_masks = [sigmoid(encoded @ kernel) for kernel in kernels]
-        best = rescore(soft_masks, scores, mask_threshold, min_score)[:max_instances]
+        inside = [image_cells(soft, image_size, frame) for soft in soft_masks]
+        best = rescore(inside, scores, mask_threshold, min_score)[:max_instances]
         for row, score in best:
             soft = sample(soft_masks[row][..., np.newaxis])[..., 0]
             mask, is_near = soft > mask_threshold, np.abs(soft - mask_threshold) <= NEAR
@@ -155,7 +156,7 @@ def find_stuff(logits_by_level, kernels_by_level, threshold):
 
 
 def image_cells(values, image_size, frame):
-    """Cuts off the cells that begin in the padding of the frame: [h, w, N] -> [h', w', N].
+    """Cuts off the cells that begin in the padding of the frame: [h, w, ...] -> [h', w', ...].
 
     Published: they count like others, but a frame there is hardly larger than its image.
     """
@@ -201,17 +202,13 @@ def find_clusters(kernels, labels, similarity_threshold, class_aware):
 
     A kernel goes to the first kernel before it that is similar. Where that one has itself gone to
     another, the kernel is dropped: it is in no cluster.
-
-    A kernel is always similar to itself. Published: rounding decides about that at 1.0.
     """
-    lengths = np.maximum(np.linalg.norm(kernels, axis=1), 1e-8)
     clusters = {}
     for j in range(len(kernels)):
         first = j
         for i in range(j):
-            similarity = kernels[i] @ kernels[j] / (lengths[i] * lengths[j])
             may_fuse = labels[i] == labels[j] or not class_aware
-            if may_fuse and similarity >= similarity_threshold:
+            if may_fuse and cosine(kernels[i], kernels[j]) >= similarity_threshold:
                 first = i
                 break
         if first == j:
@@ -219,6 +216,13 @@ def find_clusters(kernels, labels, similarity_threshold, class_aware):
         elif first in clusters:
             clusters[first].append(j)
     return clusters
+
+
+def cosine(a, b):
+    """Cosine similarity; exactly 1 for equal kernels (published: rounding decides)."""
+    if np.array_equal(a, b):
+        return 1.0
+    return a @ b / (max(np.linalg.norm(a), 1e-8) * max(np.linalg.norm(b), 1e-8))
 
 
 def average_by_category(found, embedding):

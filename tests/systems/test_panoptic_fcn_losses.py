@@ -320,15 +320,13 @@ def test_static_shapes_without_trim():
     features, _, image_info = make_targets([draw_image(0)])
     arrays = draw_arrays(batch=1)
     outputs = {head: {level: arrays[f"{head}/{level}"] for level in LEVELS} for head in HEADS}
-    shapes = {}
-
-    @tf.function
-    def function(outputs, features, image_info):
-        sampled = KernelSampler(trim=False)(outputs, features, image_info)
-        shapes.update({key: x.shape.as_list()[1:] for key, x in sampled.items()})
-        return sampled
-
-    function(outputs, features, image_info)
+    sample = tf.function(KernelSampler(trim=False).call).get_concrete_function
+    outputs, features, image_info = tf.nest.map_structure(
+        tf.TensorSpec.from_tensor,
+        (tf.nest.map_structure(tf.constant, outputs), features, image_info),
+    )
+    sampled = sample(outputs, features, image_info).structured_outputs
+    shapes = {key: spec.shape.as_list()[1:] for key, spec in sampled.items()}
     assert shapes["thing_kernels"] == [50, 7, 6] and shapes["stuff_kernels"] == [20, 6]
     assert shapes["sampled_masks"] == [50, 16, 16]
     assert shapes["sampled_stuff_masks"] == [20, 16, 16]
@@ -337,6 +335,36 @@ def test_static_shapes_without_trim():
 def test_wrong_argument():
     with pytest.raises(ValueError, match="num_positives.*0"):
         KernelSampler(num_positives=0)
+
+
+def test_stuff_kernels_are_means_over_the_image():
+    channels = np.full((64, 64), 255)
+    channels[:40, :48] = 2
+    image = (np.zeros((0, 64, 64)), [], channels)
+    features, _, image_info = make_targets([image], num_things=0, image_size=(40, 48))
+    arrays = draw_arrays(batch=1)
+    outputs = {"kernels": {level: arrays[f"kernels/{level}"] for level in LEVELS}}
+    sampled = KernelSampler()(outputs, features, image_info)
+    # Cells that begin in the image: 5x6, 3x3, 2x2, 1x1, 1x1. Of level 5 the second row is covered
+    # by less than one half; its kernels do not count, its cells do.
+    covered, counts = ((5, 6), (3, 3), (1, 2), (1, 1), (1, 1)), (30, 9, 4, 1, 1)
+    for i, (height, width) in enumerate(covered):
+        total = arrays[f"kernels/{LEVELS[i]}"][0, :height, :width].sum(axis=(0, 1))
+        kernel = sampled["stuff_kernels"][0, i]
+        np.testing.assert_allclose(kernel, total / counts[i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(50, 62), (20, 33)])
+def test_frames_that_levels_do_not_divide(size):
+    channels = np.zeros(size, int)
+    masks = np.zeros((2, *size), np.uint8)
+    masks[0, 3:18, 4:30], masks[1, :9, 20:] = 1, 1
+    targets = make_targets([(masks, [0, 2], channels)], **EVERY_LEVEL)
+    losses, gradients = losses_and_gradients(
+        KernelSampler(), targets, draw_arrays(batch=1, size=size)
+    )
+    assert_finite(losses, gradients)
+    assert all(value > 0 for value in losses.values())
 
 
 def replica_step(targets, arrays):
@@ -351,38 +379,30 @@ def test_two_replicas_are_one_batch(mirrored):
     images = [draw_image(seed, count) for seed, count in enumerate((5, 4, 1, 0))]
     images[3][2][:] = 1  # one category of stuff
     targets, arrays = make_targets(images), draw_arrays(batch=4)
-    shared = ("thing", "stuff")
-    one_losses, one_gradients = tf.function(replica_step)(targets, arrays)
+    pairs = targets[1]["num_pairs"].numpy()
+    assert pairs[:2].sum() > pairs[2:].sum() > 0
+    embeddings = {name: arrays.pop(name) for name in ("thing", "stuff")}
+    batch = (targets, arrays)
+    losses, gradients = tf.function(replica_step)(targets, {**arrays, **embeddings})
 
-    def half(i):
-        part = slice(2 * i, 2 * i + 2)
-        return (
-            tf.nest.map_structure(lambda x: x[part], targets),
-            {k: tf.constant(a if k in shared else a[part]) for k, a in arrays.items()},
-        )
-
-    def of_replica(get):
+    def of_replica(array):
         return mirrored.experimental_distribute_values_from_function(
-            lambda context: get(half(context.replica_id_in_sync_group))
+            lambda context: tf.split(array, 2)[context.replica_id_in_sync_group]
         )
-
-    flat = [
-        of_replica(lambda v, i=i: tf.nest.flatten(v)[i])
-        for i in range(len(tf.nest.flatten(half(0))))
-    ]
-    structure = half(0)
 
     @tf.function
     def step(*flat):
-        return mirrored.run(lambda *v: replica_step(*tf.nest.pack_sequence_as(structure, v)), flat)
+        def run(*values):
+            targets, arrays = tf.nest.pack_sequence_as(batch, values)
+            return replica_step(targets, {**arrays, **embeddings})
 
-    losses, gradients = step(*flat)
-    for name, value in losses.items():
-        total = mirrored.reduce("SUM", value, axis=None)
-        np.testing.assert_allclose(total, one_losses[name], rtol=1e-5, err_msg=name)
-    for name, value in gradients.items():
-        parts = mirrored.experimental_local_results(value)
-        total = sum(parts) if name in shared else np.concatenate(parts)
-        np.testing.assert_allclose(total, one_gradients[name], rtol=1e-5, atol=1e-6, err_msg=name)
-    pairs = targets[1]["num_pairs"].numpy()
-    assert pairs[:2].sum() != pairs[2:].sum() > 0
+        return mirrored.run(run, args=flat)
+
+    of_losses, of_gradients = step(*(of_replica(array) for array in tf.nest.flatten(batch)))
+    for name, values in of_losses.items():
+        total = mirrored.reduce("SUM", values, axis=None)
+        np.testing.assert_allclose(total, losses[name], rtol=1e-5, err_msg=name)
+    for name, values in of_gradients.items():
+        values = mirrored.experimental_local_results(values)
+        value = sum(values) if name in embeddings else np.concatenate(values)
+        np.testing.assert_allclose(value, gradients[name], rtol=1e-5, atol=1e-6, err_msg=name)

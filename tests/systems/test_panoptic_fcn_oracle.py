@@ -1,10 +1,13 @@
 """Panoptic FCN's inference: the oracle against recorded behaviour, ours against the oracle."""
 
+import functools
+
 import numpy as np
 import panoptic_fcn_oracle as oracle_lib
 import pytest
 import tensorflow as tf
 
+from panoptic_tf.postprocess import kernel_fusion
 from panoptic_tf.structures import Prediction
 from panoptic_tf.systems.panoptic_fcn.kernel_selector import KernelSelector
 from panoptic_tf.systems.panoptic_fcn.postprocessor import PanopticFCNPostProcessor
@@ -213,8 +216,10 @@ def sampling(size, output_size, frame):
     return sample
 
 
-def predict(images, embeddings, infos, *, output_size, stuff_categories, **options):
-    """Our layers on a batch: {key: [B, ...]}."""
+@functools.cache
+def build(output_size, stuff_categories, options):
+    """Our layers as one graph; building it is what takes time."""
+    options = dict(options)
     selecting = {name: options.pop(name) for name in SELECTOR_OPTIONS if name in options}
     selector = KernelSelector(**selecting)
     postprocessor = PanopticFCNPostProcessor(
@@ -226,17 +231,23 @@ def predict(images, embeddings, infos, *, output_size, stuff_categories, **optio
     )
 
     @tf.function
-    def run(raw, encoded, image_info):
+    def run(raw, encoded, image_info, embeddings):
         chosen = selector(raw, image_info)
         for kind, (weight, bias) in embeddings.items():
             key = f"{kind}_kernels"
-            if key in chosen:
-                chosen[key] = tf.einsum("bkd,dc->bkc", chosen[key], weight) + bias
+            chosen[key] = tf.einsum("bkd,dc->bkc", chosen[key], weight) + bias
         return postprocessor({**chosen, "encoded": encoded}, image_info)
 
-    stack = lambda *trees: tf.stack(trees)  # noqa: E731
-    raw = tf.nest.map_structure(stack, *(raw for raw, _ in images))
-    answer = run(raw, tf.stack([encoded for _, encoded in images]), tf.stack(infos))
+    return run
+
+
+def predict(images, embeddings, infos, *, output_size, stuff_categories, **options):
+    """Our layers on a batch: {key: [B, ...]}."""
+    run = build(output_size, stuff_categories, tuple(sorted(options.items())))
+    raw = tf.nest.map_structure(lambda *maps: tf.stack(maps), *(raw for raw, _ in images))
+    encoded = tf.stack([encoded for _, encoded in images])
+    embeddings = tf.nest.map_structure(tf.constant, embeddings)
+    answer = run(raw, encoded, tf.stack(infos), embeddings)
     return {key: value.numpy() for key, value in answer.items()}
 
 
@@ -465,7 +476,40 @@ def test_without_kernel_fusion(seed):
 
 @pytest.mark.parametrize("class_aware", [True, False])
 @pytest.mark.parametrize("similarity", [0.8, 0.85, 0.9, 0.95, 1.0])
-def test_kernel_fusion_by_similarity(similarity, class_aware):
+def test_kernel_fusion_alone(similarity, class_aware):
+    rng = np.random.default_rng(0)
+    counts = np.array([40, 39, 38, 20, 1, 0])
+    valid = np.arange(40) < counts[:, np.newaxis]
+    originals = rng.normal(0, 1, (4, 8))
+    kernels = originals[rng.integers(0, 4, valid.shape)] + rng.normal(0, 0.25, (*valid.shape, 8))
+    kernels[:, 25:30] = kernels[:, 5:10]  # the same twice
+    kernels = to_float32(kernels)
+    classes = rng.integers(0, 2, valid.shape, np.int32)
+    scores = to_float32(-np.sort(-rng.random(valid.shape)))
+    ours = kernel_fusion.fuse_kernels(
+        *(tf.constant(x) for x in (kernels, scores, classes, valid)),
+        similarity_threshold=similarity,
+        class_aware=class_aware,
+    )
+    num_dropped = 0
+    for i, count in enumerate(counts):
+        clusters = oracle_lib.find_clusters(
+            kernels[i, :count].astype(np.float64), classes[i], similarity, class_aware
+        )
+        first = list(clusters)
+        fused, kept_scores, kept_classes, kept = (x[i].numpy() for x in ours)
+        assert kept.tolist() == [True] * len(first) + [False] * (40 - len(first))
+        expected = [kernels[i, members].mean(axis=0) for members in clusters.values()]
+        np.testing.assert_allclose(fused[kept], np.reshape(expected, [-1, 8]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(kept_scores[kept], scores[i, first])
+        np.testing.assert_array_equal(kept_classes[kept], classes[i, first])
+        num_dropped += count - sum(len(members) for members in clusters.values())
+    if similarity < 0.95:
+        assert num_dropped > 0  # similar to one that is itself in another's cluster
+
+
+@pytest.mark.parametrize("similarity, class_aware", [(0.8, False), (0.85, True), (1.0, False)])
+def test_other_kernel_fusion(similarity, class_aware):
     images, embeddings = draw_batch(42)
     compare(
         images,

@@ -24,7 +24,7 @@ class FeaturePyramid(hyperparams.Config):
 
 @dataclasses.dataclass
 class PositionHead(hyperparams.Config):
-    """Object centers and stuff regions on levels 3 to 7 (section 3.1).
+    """Object centers and stuff regions on several levels (section 3.1).
 
     Attributes:
       num_convs: 3x3 convolutions before the two predictors.
@@ -43,7 +43,7 @@ class PositionHead(hyperparams.Config):
 
 @dataclasses.dataclass
 class KernelHead(hyperparams.Config):
-    """Kernel weights of every cell of levels 3 to 7 (section 3.1).
+    """Kernel weights of every cell of the same levels (section 3.1).
 
     Attributes:
       num_convs: 3x3 convolutions before the predictor.
@@ -131,6 +131,7 @@ class Model(hyperparams.Config):
       input_size: (height, width) that images are fitted into for inference.
       output_size: (height, width) of the predicted masks; empty is `input_size`.
       backbone: see `config.Backbone`.
+      min_level: finest level of position and kernel head, 2 or 3; level 7 is the coarsest.
       thing_channel: whether all things together are one more class of stuff.
       fpn, position_head, kernel_head, encoder, sampler, selector, postprocessor: see these classes.
     """
@@ -139,6 +140,7 @@ class Model(hyperparams.Config):
     input_size: List[int] = dataclasses.field(default_factory=lambda: [1344, 1344])
     output_size: List[int] = dataclasses.field(default_factory=list)
     backbone: config.Backbone = dataclasses.field(default_factory=config.Backbone)
+    min_level: int = 3
     thing_channel: bool = True
     fpn: FeaturePyramid = dataclasses.field(default_factory=FeaturePyramid)
     position_head: PositionHead = dataclasses.field(default_factory=PositionHead)
@@ -154,7 +156,7 @@ class Targets(hyperparams.Config):
     """Arguments of `PanopticFCNTargetGenerator`, which documents them.
 
     Attributes:
-      min_scales, max_scales: of levels 3 to 7; together they are its `instance_scales`.
+      min_scales, max_scales: of the heads' levels; together they are its `instance_scales`.
     """
 
     max_instances: int = 100

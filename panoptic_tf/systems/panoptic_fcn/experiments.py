@@ -129,23 +129,26 @@ def panoptic_fcn_shapes() -> cfg.ExperimentConfig:
         input_size=size,
         backbone=shapes_experiment.build_backbone_config(output_stride=32),
         fpn=config.FeaturePyramid(filters=64, norm="batch"),
-        position_head=config.PositionHead(num_convs=2, filters=64),
-        kernel_head=config.KernelHead(num_convs=2, filters=64),
+        position_head=config.PositionHead(num_convs=1, filters=64),
+        kernel_head=config.KernelHead(num_convs=1, filters=64),
         encoder=config.FeatureEncoder(semantic_filters=64, filters=32, norm="batch"),
-        selector=config.Selector(top_k=32),
-        postprocessor=config.PostProcessor(max_instances=32, stuff_area=64),
+        min_level=2,
+        selector=config.Selector(
+            stuff_threshold=0.35, top_k=32, smoothing_sizes=[3, 3, 3, 3, 3, 3]
+        ),
+        postprocessor=config.PostProcessor(max_instances=32, score_threshold=0.15, stuff_area=64),
     )
     task = config.PanopticFCNTaskConfig(
         dataset_info="shapes",
         model=model,
         targets=config.Targets(
             max_instances=32,
-            # Boxes are 10 to 80 pixels large; half of the published ranges and closer together.
-            min_scales=[1, 32, 48, 80, 128],
-            max_scales=[40, 64, 96, 160, 2048],
+            # Boxes are 10 to 80 pixels large.
+            min_scales=[1, 16, 32, 64, 96, 160],
+            max_scales=[24, 48, 80, 128, 192, 2048],
         ),
     )
-    return shapes_experiment.build_experiment(task, train_steps=7_000, validation_interval=3500)
+    return shapes_experiment.build_experiment(task, train_steps=8_000, validation_interval=4000)
 
 
 def _task(

@@ -17,9 +17,7 @@ from panoptic_tf.systems.panoptic_fcn.kernel_selector import KernelSelector
 from panoptic_tf.systems.panoptic_fcn.postprocessor import PanopticFCNPostProcessor
 from panoptic_tf.systems.panoptic_fcn.sampling import KernelSampler
 
-LEVELS = ("3", "4", "5", "6", "7")
-"""Pyramid levels that things and stuff are found on."""
-
+_MAX_LEVEL = 7
 _ENCODED_LEVELS = ("2", "3", "4", "5")
 
 
@@ -80,6 +78,24 @@ def build_networks(
     )
 
 
+def head_levels(config: fcn_config.Model) -> List[str]:
+    """Pyramid levels that things and stuff are found on.
+
+    Raises:
+      ValueError: there is no such level, or not one smoothing size for each.
+    """
+    if config.min_level not in (2, 3):
+        raise ValueError(f"task.model.min_level must be 2 or 3, got {config.min_level}.")
+    levels = [str(level) for level in range(config.min_level, _MAX_LEVEL + 1)]
+    sizes = config.selector.smoothing_sizes
+    if len(sizes) != len(levels):
+        raise ValueError(
+            f"task.model.selector.smoothing_sizes must have {len(levels)} entries, one for each of "
+            f"levels {', '.join(levels)} (task.model.min_level), got {list(sizes)}."
+        )
+    return levels
+
+
 def stuff_categories(config: fcn_config.Model, dataset_info: DatasetInfo) -> List[int]:
     """Category id of each stuff channel; 0 is the class of all things."""
     if not dataset_info.stuff_ids:
@@ -115,6 +131,7 @@ class _Trunk:
     """Backbone, FPN, heads and encoder."""
 
     def __init__(self, config: fcn_config.Model, *, num_things: int, num_stuff: int):
+        self._levels = head_levels(config)
         self._backbone = base_config.build_backbone(config.backbone, config.train_size)
         self._fpn = FPN(
             config.fpn.filters, extra_levels="convolutions", norm=config.fpn.norm, name="fpn"
@@ -129,7 +146,7 @@ class _Trunk:
     def __call__(self, image: tf.Tensor) -> Tensors:
         """Nested outputs of the heads by level, and `encoded`."""
         pyramid = self._fpn(self._backbone(image))
-        levels = {level: pyramid[level] for level in LEVELS}
+        levels = {level: pyramid[level] for level in self._levels}
         feature = self._feature({level: pyramid[level] for level in _ENCODED_LEVELS})
         return {
             **self._position_head(levels),
@@ -172,12 +189,13 @@ def _truth_inputs(
     config: fcn_config.Model, names: Sequence[str], *, max_instances: int, num_stuff: int
 ) -> Dict[str, tf.keras.Input]:
     height, width = (-(-length // 4) for length in config.train_size)
+    num_levels = len(head_levels(config))
     shapes = {
         "thing": {
             "gt_classes": ([max_instances], tf.int32),
             "gt_masks": ([height, width, max_instances], tf.uint8),
-            "gt_levels": ([max_instances, len(LEVELS)], tf.bool),
-            "gt_centers": ([max_instances, len(LEVELS)], tf.int32),
+            "gt_levels": ([max_instances, num_levels], tf.bool),
+            "gt_centers": ([max_instances, num_levels], tf.int32),
         },
         "stuff": {"gt_stuff": ([height, width, num_stuff], tf.uint8)},
     }

@@ -154,7 +154,8 @@ class KernelSampler(tf.keras.layers.Layer):
             cells = tf.reshape(maps[level], [-1, height * width, depth])
             # [B, h * w, s] x [B, h * w, D] -> [B, s, D]
             total = tf.matmul(region, cells, transpose_a=True)
-            kernels.append(total / tf.reduce_sum(counts, axis=[1, 2])[:, tf.newaxis, tf.newaxis])
+            num_cells = tf.reduce_sum(counts, axis=[1, 2])[:, tf.newaxis, tf.newaxis]
+            kernels.append(total / num_cells)
             is_assigned.append(tf.reduce_any(region > 0.0, axis=1))
         order, valid = self._pairs(tf.stack(is_assigned, axis=-1))
         return {
@@ -167,8 +168,8 @@ class KernelSampler(tf.keras.layers.Layer):
         """How many rows of bool [B, M] to take, at least 1, so that all that are used are there."""
         if not self._trim:
             return None
-        used = tf.where(is_used, tf.range(1, tf.shape(is_used)[1] + 1), 1)
-        return tf.reduce_max(used)
+        rows = tf.range(1, tf.shape(is_used)[1] + 1)
+        return tf.maximum(tf.reduce_max(tf.where(is_used, rows, 0)), 1)
 
     def _present(self, masks: tf.Tensor) -> tf.Tensor:
         """The channels of uint8 [B, h4, w4, S] that any image of the batch has, at least one."""

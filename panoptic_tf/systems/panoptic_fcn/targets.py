@@ -5,13 +5,15 @@ Recorded behaviour: the authors' ground truth generator, instance by instance th
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import Mapping, Sequence, Tuple
 
 import tensorflow as tf
 
 from panoptic_tf.inputs import geometry, instances
 from panoptic_tf.structures import PanopticSample, Tensors
 from panoptic_tf.systems.panoptic_fcn import assignment
+
+_Sizes = Mapping[str, assignment.Size]
 
 _STRIDE = 4
 _CENTER_TYPES = ("mass", "box")
@@ -123,33 +125,27 @@ class PanopticFCNTargetGenerator:
             labels.update(thing_labels)
         return features, labels
 
-    def _things(self, sample: PanopticSample, network_size, sizes) -> Tuple[Tensors, Tensors]:
+    def _things(
+        self, sample: PanopticSample, network_size: assignment.Size, sizes: _Sizes
+    ) -> Tuple[Tensors, Tensors]:
         chosen = instances.choose_instances(
             sample, thing_ids=self._thing_ids, max_instances=self._max_instances
         )
         masks = self._masks(sample, chosen.rows)
         centers = self._centers(masks, chosen.boxes)  # [M, 2], cells at stride 4
-        extents = chosen.boxes[:, 2:] - chosen.boxes[:, :2]  # [M, 2], pixels
-        scales = tf.constant(self._instance_scales, tf.float32)  # [L, 2]
-        size = tf.sqrt(extents[:, :1] * extents[:, 1:])
-        is_assigned = tf.logical_and(size >= scales[:, 0], size <= scales[:, 1])
-        is_assigned = tf.logical_and(is_assigned, chosen.valid[:, tf.newaxis])
-
-        cells, labels = [], {"num_pairs": tf.reduce_sum(tf.cast(is_assigned, tf.float32))}
-        for i, (level, (height, width)) in enumerate(sizes.items()):
-            ratios = tf.constant([height / masks.shape[0], width / masks.shape[1]], tf.float64)
+        is_assigned = self._assign(chosen)
+        labels = {"num_pairs": tf.reduce_sum(tf.cast(is_assigned, tf.float32))}
+        cells = []
+        for i, (level, size) in enumerate(sizes.items()):
+            ratios = tf.constant(_ratios(size, masks.shape), tf.float64)
             center = tf.cast(centers * ratios, tf.int32)  # truncated
-            cells.append(center[:, 0] * width + center[:, 1])
-            ratios = [height / network_size[0], width / network_size[1]]
-            radius = assignment.gaussian_radius(
-                extents[:, 0] * ratios[0], extents[:, 1] * ratios[1], min_overlap=self._min_overlap
-            )
+            cells.append(center[:, 0] * size[1] + center[:, 1])
             labels[f"center_heatmap_{level}"] = assignment.gaussian_heatmap(
                 center,
-                tf.cast(radius, tf.int32),
+                self._radius(chosen.boxes, _ratios(size, network_size)),
                 chosen.classes,
                 is_assigned[:, i],
-                size=(height, width),
+                size=size,
                 num_classes=len(self._thing_ids),
                 sigma_factor=self._sigma_factor,
             )
@@ -161,7 +157,22 @@ class PanopticFCNTargetGenerator:
         }
         return features, labels
 
+    def _assign(self, chosen: instances.ChosenInstances) -> tf.Tensor:
+        """Bool [M, L], whether a level's range of sizes has the instance."""
+        height, width = _extents(chosen.boxes)
+        size = tf.sqrt(height * width)[:, tf.newaxis]
+        scales = tf.constant(self._instance_scales, tf.float32)  # [L, 2]
+        in_range = tf.logical_and(size >= scales[:, 0], size <= scales[:, 1])
+        return tf.logical_and(in_range, chosen.valid[:, tf.newaxis])
+
+    def _radius(self, boxes: tf.Tensor, ratios: Tuple[float, float]) -> tf.Tensor:
+        """Int32 [M] of boxes in pixels, cells; `ratios`: cells per pixel."""
+        height, width = (extent * ratio for extent, ratio in zip(_extents(boxes), ratios))
+        radius = assignment.gaussian_radius(height, width, min_overlap=self._min_overlap)
+        return tf.cast(radius, tf.int32)  # truncated
+
     def _masks(self, sample: PanopticSample, chosen: tf.Tensor) -> tf.Tensor:
+        """`gt_masks`."""
         if sample.instances is None:
             rows = instances.row_of_id(sample.instance_mask, chosen) + 1
             return _count_channels(sample.instance_mask, rows, self._max_instances)
@@ -171,20 +182,32 @@ class PanopticFCNTargetGenerator:
         return tf.ensure_shape(counts, [*counts.shape[:2], self._max_instances])
 
     def _centers(self, masks: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
+        """Float64 [M, 2], in cells at stride 4."""
         boxes = tf.cast(boxes, tf.float64)
-        middle = (boxes[:, :2] + boxes[:, 2:]) / (2.0 * _STRIDE)  # [M, 2]
+        middle = (boxes[:, :2] + boxes[:, 2:]) / (2.0 * _STRIDE)
         if self._center_type == "box":
             return middle
-        occupied = tf.cast(masks > 0, tf.int32)
-        counts = [tf.reduce_sum(occupied, axis=axis) for axis in (1, 0)]  # [h4, M], [w4, M]
-        area = tf.reduce_sum(counts[0], axis=0)  # [M]
+        height, width, count = masks.shape
+        occupied = tf.minimum(masks, 1)
+        in_rows = instances.column_counts(occupied)  # [h4, M]
+        occupied = tf.reshape(occupied, [1, height, width * count])
+        in_columns = tf.reshape(instances.column_counts(occupied), [width, count])  # [w4, M]
+        areas = tf.cast(tf.reduce_sum(in_rows, axis=0), tf.float64)[:, tf.newaxis]
         totals = [
-            tf.reduce_sum(count * tf.range(tf.shape(count)[0])[:, tf.newaxis], axis=0)
-            for count in counts
+            tf.linalg.matvec(cells, tf.range(length), transpose_a=True)
+            for cells, length in ((in_rows, height), (in_columns, width))
         ]
         totals = tf.cast(tf.stack(totals, axis=-1), tf.float64)  # [M, 2]
-        mean = tf.math.divide_no_nan(totals, tf.cast(area, tf.float64)[:, tf.newaxis])
-        return tf.where(area[:, tf.newaxis] > 0, mean, middle)
+        return tf.where(areas > 0, tf.math.divide_no_nan(totals, areas), middle)
+
+
+def _extents(boxes: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Heights and widths of [M, 4]: float32 [M] each."""
+    return boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+
+
+def _ratios(size: Sequence[int], other: Sequence[int]) -> Tuple[float, float]:
+    return size[0] / other[0], size[1] / other[1]
 
 
 def _count_channels(ids: tf.Tensor, channel_of_id: tf.Tensor, num_channels: int) -> tf.Tensor:
@@ -198,25 +221,32 @@ def _count_channels(ids: tf.Tensor, channel_of_id: tf.Tensor, num_channels: int)
     Returns:
       uint8 [h4, w4, N], 0..4.
     """
-    height, width = (-(-length // _STRIDE) for length in ids.shape)
-    ids = tf.pad(ids, [[0, -length % _STRIDE] for length in ids.shape])
-    middle = [ids[y::_STRIDE, x::_STRIDE] for y in (1, 2) for x in (1, 2)]  # [h4, w4] each
-    channels = tf.gather(channel_of_id, tf.reshape(tf.stack(middle), [4, -1]))  # [4, P]
+    cells = _in_cells(ids[tf.newaxis])[0]
+    rows = [tf.reshape(cells[:, y], [-1, _STRIDE]) for y in (1, 2)]  # [P, 4] each
+    middle = [row[:, x] for row in rows for x in (1, 2)]  # [P] each
     one_hot = tf.eye(num_channels + 1, dtype=tf.uint8)[:, 1:]
-    counts = tf.gather(4 * one_hot, channels[0])  # [P, N], right wherever all four are equal
-    mixed = tf.where(tf.reduce_any(channels[1:] != channels[0], axis=0))  # [Q, 1]
-    parts = [tf.gather(one_hot, tf.gather_nd(channel, mixed)) for channel in tf.unstack(channels)]
+    one_hot = tf.gather(one_hot, channel_of_id)  # [ids, N]
+    # Right wherever all four are equal, which is nearly everywhere.
+    counts = tf.gather(4 * one_hot, middle[0])  # [P, N]
+    mixed = tf.where(tf.reduce_any(tf.stack(middle[1:]) != middle[0], axis=0))  # [Q, 1]
+    parts = [tf.gather(one_hot, tf.gather_nd(pixel, mixed)) for pixel in middle]
     counts = tf.tensor_scatter_nd_update(counts, mixed, tf.add_n(parts))
-    return tf.reshape(counts, [height, width, num_channels])
+    return tf.reshape(counts, [cells.shape[0], cells.shape[2] // _STRIDE, num_channels])
 
 
 def _count_masks(masks: tf.Tensor) -> tf.Tensor:
     """How many of a cell's four middle pixels a mask has: uint8 [K, H, W] -> [K, h4, w4], 0..4."""
-    height, width = (-(-length // _STRIDE) for length in masks.shape[1:])
-    if (height * _STRIDE, width * _STRIDE) != tuple(masks.shape[1:]):
-        around = [[0, -length % _STRIDE] for length in masks.shape[1:]]
-        masks = tf.pad(masks, [[0, 0], *around])
-    # Whole rows first: the strided read of single pixels is the slower one.
-    masks = tf.reshape(masks, [-1, height, _STRIDE, width * _STRIDE])
-    rows = tf.reshape(masks[:, :, 1] + masks[:, :, 2], [-1, height, width, _STRIDE])
+    cells = _in_cells(masks)
+    # Whole rows first: reading every fourth pixel is slow.
+    rows = cells[:, :, 1] + cells[:, :, 2]
+    rows = tf.reshape(rows, [-1, cells.shape[1], cells.shape[3] // _STRIDE, _STRIDE])
     return rows[..., 1] + rows[..., 2]
+
+
+def _in_cells(values: tf.Tensor) -> tf.Tensor:
+    """[K, H, W] -> [K, h4, 4, 4 * w4], 0 past the frame."""
+    height, width = (-(-length // _STRIDE) for length in values.shape[1:])
+    missing = height * _STRIDE - values.shape[1], width * _STRIDE - values.shape[2]
+    if any(missing):
+        values = tf.pad(values, [[0, 0], [0, missing[0]], [0, missing[1]]])
+    return tf.reshape(values, [-1, height, _STRIDE, width * _STRIDE])

@@ -33,14 +33,20 @@ class PanopticFCNTask(task.PanopticTask):
     def build_target_generator(self) -> pipeline.TargetGenerator:
         """See base class."""
         model = self.task_config.model
+        levels = network.head_levels(model)
         options = self.task_config.targets.as_dict()
-        scales = zip(options.pop("min_scales"), options.pop("max_scales"))
+        scales = [options.pop("min_scales"), options.pop("max_scales")]
+        if any(len(of_levels) != len(levels) for of_levels in scales):
+            raise ValueError(
+                "task.targets.min_scales and max_scales must have one entry for each of levels "
+                f"{', '.join(levels)} (task.model.min_level), got {scales[0]} and {scales[1]}."
+            )
         return targets_lib.PanopticFCNTargetGenerator(
             thing_ids=self.dataset_info.thing_ids,
             stuff_channel_of_category=network.channel_of_category(model, self.dataset_info),
             num_stuff_channels=len(network.stuff_categories(model, self.dataset_info)),
-            levels=network.LEVELS,
-            instance_scales=list(scales),
+            levels=levels,
+            instance_scales=list(zip(*scales)),
             **options,
         )
 
