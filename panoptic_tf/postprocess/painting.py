@@ -1,8 +1,8 @@
 """Painting overlapping instances, given as maps of probabilities, in the order of score.
 
 It is the overlap rule of `score_order` for masks that have no box (Panoptic FCN, arXiv:2012.00720):
-each of them is interpolated once, in the bands of rows where it may be, and everything that is
-asked of it is taken from there.
+each of them is interpolated once, in the bands of rows where it may be, and all that is asked of it
+is taken from there.
 """
 
 from __future__ import annotations
@@ -32,24 +32,6 @@ class Painted(NamedTuple):
     boxes: Optional[tf.Tensor] = None
 
 
-class _State(NamedTuple):
-    """What the loop carries, R' rows of W' pixels for an image; see `lanes`.
-
-    Attributes:
-      free: [B * R', w], 1 where no instance is.
-      owner: [B * R', w], k + 1 where instance k is.
-      bits: [B * G * R', w], the bits of a group of instances of one image.
-      in_row: float32 [B * K * R', 1], 1 on rows where an instance has pixels.
-      in_column: float32 [B * K, W'], number of an instance's pixels.
-    """
-
-    free: tf.Tensor
-    owner: tf.Tensor
-    bits: tf.Tensor
-    in_row: tf.Tensor
-    in_column: tf.Tensor
-
-
 def paint_by_score(
     maps: tf.Tensor,
     upsampling: upsampling_lib.Upsampling,
@@ -68,155 +50,184 @@ def paint_by_score(
 
     Args:
       maps: float32 [B, K, h, w], probabilities, by descending score; K < 65536.
-      upsampling: from these to the output, with a width of whole `lanes`.
+      upsampling: from these to the output, whose width is a multiple of `lanes.WIDTH_MULTIPLE`.
       output_size: static (height, width).
-      valid: bool [B, K], which there are.
-      takes_part: bool [B, K], those of them that may take pixels.
+      valid: bool [B, K], which there are: the first ones.
+      takes_part: bool [B, K], which of them may take pixels: the first ones.
       mask_threshold: largest probability outside of a mask, at least 0.
       overlap_threshold: see above.
       with_masks: whether to answer masks and boxes.
     """
-    painter = _Painter(maps, upsampling, with_masks)
+    count = maps.shape[1]
+    painter = _Painter(count, upsampling, mask_threshold, overlap_threshold, with_masks)
+    is_used = tf.reduce_max(maps, axis=3) > mask_threshold  # [B, K, h]
     drawn = valid if with_masks else takes_part
-    takes_part = tf.reshape(takes_part, [-1])
-    order, count = _true_first(tf.reshape(drawn, [-1]))
-    lanes = painter.lanes
-
-    def paint(i: tf.Tensor, state: _State) -> Tuple[tf.Tensor, _State]:
-        found = painter.find(order[i], mask_threshold)
-        visible = lanes.both(found.mask, state.free[found.row : found.row + found.rows])
-        area = tf.reduce_sum(found.columns)
-        visible_area = tf.reduce_sum(painter.column_sums(visible))
-        overlap = tf.math.divide_no_nan(area - visible_area, area)
-        keep = tf.logical_and(overlap <= overlap_threshold, takes_part[order[i]])
-        taken = visible * tf.cast(keep, lanes.dtype)
-        state = state._replace(
-            free=lanes.add(state.free, found.row, -taken),
-            owner=lanes.add(state.owner, found.row, taken * tf.cast(found.k + 1, lanes.dtype)),
-        )
-        return i + 1, painter.write_mask(state, found) if with_masks else state
-
-    _, state = tf.while_loop(
-        lambda i, _: i < count, paint, [tf.constant(0), painter.state()], parallel_iterations=1
+    arguments = (
+        maps,
+        upsampling_lib.band_range(upsampling, is_used),
+        tf.reduce_sum(tf.cast(drawn, tf.int32), axis=1),
+        takes_part,
+        upsampling,
     )
-    return painter.results(state, output_size)
+    if maps.shape[0] == 1:
+        first = tf.nest.map_structure(lambda x: x[0], arguments)
+        canvas = tf.nest.map_structure(lambda x: x[tf.newaxis], painter.paint_image(*first))
+    else:
+        canvas = tf.map_fn(
+            lambda image: painter.paint_image(*image),
+            arguments,
+            fn_output_signature=painter.signature(),
+            parallel_iterations=1,
+        )
+    return painter.results(canvas, output_size)
 
 
-class _Found(NamedTuple):
-    """The mask of one instance in the bands where it may be.
+class _Canvas(NamedTuple):
+    """What is known of one image when it is painted, R rows of W pixels; see `lanes`.
 
     Attributes:
-      pair: int32 [], image * K + k.
-      image, k: int32 [].
-      row: int32 [], where the bands begin among the rows of all images.
-      rows: int32 [], of the bands.
-      mask: lanes [rows, w].
-      columns: float32 [W'], pixels of the mask by column.
+      owner: lanes [R, w], k + 1 where instance k is.
+      bits: lanes [G, R, w], the masks of some instances in the bits of each lane.
+      in_row: float32 [K, R], not 0 where an instance has pixels.
+      in_column: float32 [K, W], likewise.
     """
 
-    pair: tf.Tensor
-    image: tf.Tensor
-    k: tf.Tensor
-    row: tf.Tensor
-    rows: tf.Tensor
-    mask: tf.Tensor
-    columns: tf.Tensor
+    owner: tf.Tensor
+    bits: tf.Tensor
+    in_row: tf.Tensor
+    in_column: tf.Tensor
 
 
 class _Painter:
-    """Shapes and tensors that stay the same in all steps of the loop."""
+    """Shapes and options, and the loop over the instances of one image."""
 
-    def __init__(self, maps: tf.Tensor, upsampling: upsampling_lib.Upsampling, with_masks: bool):
-        self._batch, self._count = tf.shape(maps)[0], maps.shape[1]
-        self._maps = tf.reshape(maps, [-1, *maps.shape[2:]])  # [B * K, h, w]
-        self._upsampling = upsampling
+    def __init__(
+        self,
+        count: int,
+        upsampling: upsampling_lib.Upsampling,
+        mask_threshold: float,
+        overlap_threshold: float,
+        with_masks: bool,
+    ):
+        self._count = count
+        _, bands, self._rows_of_band, _ = upsampling.bands.shape
+        self._height, self._width = bands * self._rows_of_band, upsampling.columns.shape[2]
+        self._lanes = lanes_lib.Lanes(count)
+        self._mask_threshold = mask_threshold
+        self._overlap_threshold = overlap_threshold
         self._with_masks = with_masks
-        self._rows_of_band = upsampling.bands.shape[2]
-        self._height = upsampling.bands.shape[1] * self._rows_of_band
-        self._width = upsampling.columns.shape[2]
-        self.lanes = lanes_lib.Lanes(self._count)
-        self._groups = -(-self._count // _BITS_OF_PLANE) * (_BITS_OF_PLANE // self.lanes.bits)
-
-    def state(self) -> _State:
-        """Before the first instance."""
-        rows, lanes = self._batch * self._height, self.lanes
-        groups = rows * self._groups if self._with_masks else 1
-        pairs = self._batch * self._count if self._with_masks else 1
-        return _State(
-            free=lanes.ones(rows, self._width),
-            owner=lanes.zeros(rows, self._width),
-            bits=lanes.zeros(groups, self._width),
-            in_row=tf.zeros([pairs * self._height, 1]),
-            in_column=tf.zeros([pairs, self._width]),
+        groups = -(-count // _BITS_OF_PLANE) * (_BITS_OF_PLANE // self._lanes.bits)
+        lanes = (self._height, self._width // self._lanes.pixels)
+        # What masks are written to; nothing where they are not asked for.
+        self._shapes = (
+            (groups if with_masks else 0, *lanes),
+            (count if with_masks else 0, self._height),
+            (count if with_masks else 0, self._width),
         )
 
-    def find(self, pair: tf.Tensor, threshold: float) -> _Found:
-        """Computes the mask of a pair of image and instance."""
-        image, one_map = pair // self._count, self._maps[pair]
-        is_used = tf.reduce_max(one_map, axis=1) > threshold
-        start, end = upsampling_lib.band_range(self._upsampling, is_used, image)
-        values = upsampling_lib.upsample_bands(self._upsampling, one_map, image, start, end)
-        mask = self.lanes.pack(tf.reshape(values > threshold, [-1, self._width]))
-        return _Found(
-            pair=pair,
-            image=image,
-            k=pair % self._count,
-            row=image * self._height + start * self._rows_of_band,
-            rows=tf.shape(mask)[0],
-            mask=mask,
-            columns=self.column_sums(mask),
+    def signature(self) -> _Canvas:
+        """Of `paint_image`."""
+        bits, in_row, in_column = self._shapes
+        return _Canvas(
+            tf.TensorSpec(bits[1:], self._lanes.dtype),
+            tf.TensorSpec(bits, self._lanes.dtype),
+            tf.TensorSpec(in_row, tf.float32),
+            tf.TensorSpec(in_column, tf.float32),
         )
 
-    def column_sums(self, mask: tf.Tensor) -> tf.Tensor:
-        """Pixels of a mask [rows, w] by column: float32 [W']."""
+    def paint_image(
+        self,
+        maps: tf.Tensor,
+        band_range: upsampling_lib.BandRange,
+        end: tf.Tensor,
+        takes_part: tf.Tensor,
+        upsampling: upsampling_lib.Upsampling,
+    ) -> _Canvas:
+        """Paints instances 0..end - 1 of one image."""
+        lanes = self._lanes
+        free = lanes.ones(self._height, self._width)
+        owner = lanes.zeros(self._height, self._width)
+
+        def paint(k, free, owner, written):
+            values = upsampling_lib.upsample_bands(upsampling, maps[k], band_range, k)
+            mask = lanes.pack(tf.reshape(values > self._mask_threshold, [-1, self._width]))
+            row = band_range.start[k] * self._rows_of_band
+            last = band_range.end[k] * self._rows_of_band
+            visible = lanes.both(mask, free[row:last])
+            columns = self._column_sums(mask)
+            area, visible_area = (tf.reduce_sum(x) for x in (columns, self._column_sums(visible)))
+            overlap = tf.math.divide_no_nan(area - visible_area, area)
+            keep = tf.logical_and(overlap <= self._overlap_threshold, takes_part[k])
+            taken = visible * tf.cast(keep, lanes.dtype)
+            free = _add(free, row, last, -taken)
+            owner = _add(owner, row, last, taken * tf.cast(k + 1, lanes.dtype))
+            if self._with_masks:
+                written = self._write(written, k, row, last, mask, columns)
+            return k + 1, free, owner, written
+
+        _, _, owner, written = tf.while_loop(
+            lambda k, *_: k < end,
+            paint,
+            [tf.constant(0), free, owner, self._blank()],
+            parallel_iterations=1,
+        )
+        return _Canvas(owner, *(x.stack() for x in written))
+
+    def _blank(self) -> Tuple[tf.TensorArray, ...]:
+        """`bits`, `in_row` and `in_column` of a `_Canvas`, all 0."""
+        dtypes = (self._lanes.dtype, tf.float32, tf.float32)
+        return tuple(
+            tf.TensorArray(dtype, shape[0], element_shape=shape[1:], clear_after_read=False)
+            for dtype, shape in zip(dtypes, self._shapes)
+        )
+
+    def _write(self, written, k, row, last, mask, columns) -> Tuple[tf.TensorArray, ...]:
+        """Adds one mask, lanes [last - row, w]."""
+        bits, in_row, in_column = written
+        group, bit = k // self._lanes.bits, k % self._lanes.bits
+        weights = tf.constant([1 << i for i in range(self._lanes.bits)], self._lanes.dtype)
+        bits = bits.write(group, _add(bits.read(group), row, last, mask * weights[bit]))
+        rows = tf.cast(tf.reduce_any(tf.not_equal(mask, 0), axis=1), tf.float32)
+        rows = tf.pad(rows, [[row, self._height - last]])
+        return bits, in_row.write(k, rows), in_column.write(k, columns)
+
+    def _column_sums(self, mask: tf.Tensor) -> tf.Tensor:
+        """Pixels of a mask [rows, w] by column: float32 [W]."""
         bands = tf.reshape(mask, [-1, self._rows_of_band, mask.shape[-1]])
-        return tf.reduce_sum(self.lanes.column_sums(bands), axis=0)
+        return tf.reduce_sum(self._lanes.column_sums(bands), axis=0)
 
-    def write_mask(self, state: _State, found: _Found) -> _State:
-        """Adds one mask to the bits, and its extent."""
-        lanes = self.lanes
-        group, bit = found.k // lanes.bits, found.k % lanes.bits
-        weight = tf.gather(tf.constant([1 << i for i in range(lanes.bits)], lanes.dtype), bit)
-        above = (found.image * (self._groups - 1) + group) * self._height
-        row = found.row - found.image * self._height + found.pair * self._height
-        in_row = tf.cast(tf.reduce_any(tf.not_equal(found.mask, 0), axis=1), tf.float32)
-        return state._replace(
-            bits=lanes.add(state.bits, found.row + above, found.mask * weight),
-            in_row=lanes.add(state.in_row, row, in_row[:, tf.newaxis]),
-            in_column=lanes.add(state.in_column, found.pair, found.columns[tf.newaxis]),
-        )
-
-    def results(self, state: _State, output_size: Tuple[int, int]) -> Painted:
-        """Reads the last state."""
+    def results(self, canvas: _Canvas, output_size: Tuple[int, int]) -> Painted:
+        """Reads the canvases of a batch."""
         height, width = output_size
-        owner = self._pixels(state.owner, 1)[:, 0, :height, :width] - 1
+        owner = self._pixels(canvas.owner[:, tf.newaxis])[:, 0, :height, :width] - 1
         if not self._with_masks:
             return Painted(owner)
-        groups = self._pixels(state.bits, self._groups)[:, :, :height, :width]
-        in_row = tf.reshape(state.in_row, [-1, self._count, self._height])
-        in_column = tf.reshape(state.in_column, [-1, self._count, self._width])
-        (top, bottom), (left, right) = _extent(in_row), _extent(in_column)
+        (top, bottom), (left, right) = _extent(canvas.in_row), _extent(canvas.in_column)
+        planes = self._planes(self._pixels(canvas.bits))  # [B, P, R, W]
         return Painted(
             owner=owner,
-            bit_masks=_planes(groups, self.lanes.bits),
+            bit_masks=tf.transpose(planes, [0, 2, 3, 1])[:, :height, :width],
             boxes=tf.stack([top, left, bottom, right], axis=-1),
         )
 
-    def _pixels(self, lanes: tf.Tensor, groups: int) -> tf.Tensor:
-        values = self.lanes.unpack(lanes)
-        return tf.reshape(values, [-1, groups, self._height, self._width])
+    def _pixels(self, lanes: tf.Tensor) -> tf.Tensor:
+        """Lanes [B, G, R, w] to int32 [B, G, R, W]."""
+        values = self._lanes.unpack(tf.reshape(lanes, [-1, lanes.shape[-1]]))
+        return tf.reshape(values, [-1, lanes.shape[1], self._height, self._width])
 
-
-def _planes(groups: tf.Tensor, bits: int) -> tf.Tensor:
-    """Joins int32 [B, G, H, W] of few bits each to int32 [B, H, W, P]."""
-    of_plane = _BITS_OF_PLANE // bits
-    planes = []
-    for first in range(0, groups.shape[1], of_plane):
-        plane = groups[:, first]
+    def _planes(self, groups: tf.Tensor) -> tf.Tensor:
+        """Joins int32 [B, G, R, W] of a few bits each to int32 [B, P, R, W]."""
+        of_plane = _BITS_OF_PLANE // self._lanes.bits
+        planes = groups[:, ::of_plane]
         for i in range(1, of_plane):
-            plane += groups[:, first + i] * tf.constant(_as_int32(1 << bits * i), tf.int32)
-        planes.append(plane)
-    return tf.stack(planes, axis=-1)
+            planes += groups[:, i::of_plane] * _as_int32(1 << self._lanes.bits * i)
+        return planes
+
+
+def _add(canvas: tf.Tensor, row: tf.Tensor, last: tf.Tensor, lanes: tf.Tensor) -> tf.Tensor:
+    """Adds to rows [row, last)."""
+    added = tf.concat([canvas[:row], canvas[row:last] + lanes, canvas[last:]], axis=0)
+    return tf.ensure_shape(added, canvas.shape)
 
 
 def _as_int32(value: int) -> int:
@@ -224,16 +235,9 @@ def _as_int32(value: int) -> int:
 
 
 def _extent(is_there: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """First and one past the last non-zero of [B, K, n]: float32 [B, K] each, 0 if there is none."""
+    """First and one past the last non-zero of [B, K, n]: float32 [B, K] each, 0 if none."""
     count = is_there.shape[-1]
     index = tf.range(count, dtype=tf.float32)
     end = tf.reduce_max(tf.where(is_there > 0, index + 1.0, 0.0), axis=-1)
     start = tf.reduce_min(tf.where(is_there > 0, index, float(count)), axis=-1)
     return tf.minimum(start, end), end
-
-
-def _true_first(flags: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Indices of [n], those of true ones first and rising, and the number of these."""
-    count = tf.shape(flags)[0]
-    ranks = tf.cast(flags, tf.int32) * count - tf.range(count)
-    return tf.math.top_k(ranks, k=count).indices, tf.reduce_sum(tf.cast(flags, tf.int32))

@@ -26,12 +26,21 @@ class Upsampling(NamedTuple):
       columns: float32 [B, w, W], W being the width of the output rounded up.
       bands: float32 [B, N, R, c], weights of c rows of the map, c dynamic; N * R is the height of
         the output rounded up.
-      first: int32 [B, N], the first of these rows; they may end beyond the map.
+      rows: int32 [B, N, c], these rows.
     """
 
     columns: tf.Tensor
     bands: tf.Tensor
-    first: tf.Tensor
+    rows: tf.Tensor
+
+
+class BandRange(NamedTuple):
+    """Bands [start, end) of each of K maps, and rows [top, bottom) that they read: int32 [B, K]."""
+
+    start: tf.Tensor
+    end: tf.Tensor
+    top: tf.Tensor
+    bottom: tf.Tensor
 
 
 class _Taps(NamedTuple):
@@ -82,58 +91,52 @@ def build_upsampling(
     return Upsampling(
         columns=tf.transpose(_weights(columns, column), [0, 2, 1]),
         bands=_weights(rows, row),
-        first=tf.cast(first, tf.int32),
+        rows=tf.cast(tf.minimum(row, height - 1.0), tf.int32),
     )
 
 
-def band_range(
-    upsampling: Upsampling, is_row_used: tf.Tensor, image: tf.Tensor
-) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Bands that read any of some rows of a map.
+def band_range(upsampling: Upsampling, is_row_used: tf.Tensor) -> BandRange:
+    """The bands that read any of some rows of a map, at least one.
 
     Args:
       upsampling: of B images.
-      is_row_used: bool [h], of one map.
-      image: int32 [], the image of that map.
-
-    Returns:
-      Bands [start, end), int32 [] each; at least one band.
+      is_row_used: bool [B, K, h], of K maps of each image.
     """
-    height = is_row_used.shape[0]
-    first = upsampling.first[image]  # [N]
-    after = first + tf.shape(upsampling.bands)[-1]
+    height = is_row_used.shape[-1]
+    first, last = (upsampling.rows[:, tf.newaxis, :, i] for i in (0, -1))  # [B, 1, N]
     row = tf.range(height)
-    low = tf.reduce_min(tf.where(is_row_used, row, height - 1))
-    high = tf.reduce_max(tf.where(is_row_used, row, 0))
-    start = tf.reduce_sum(tf.cast(after <= low, tf.int32))
-    start = tf.minimum(start, first.shape[0] - 1)
-    end = tf.reduce_sum(tf.cast(first <= high, tf.int32))
-    return start, tf.maximum(end, start + 1)
+    low = tf.reduce_min(tf.where(is_row_used, row, height - 1), axis=-1, keepdims=True)
+    high = tf.reduce_max(tf.where(is_row_used, row, 0), axis=-1, keepdims=True)
+    start = tf.reduce_sum(tf.cast(last < low, tf.int32), axis=-1)
+    start = tf.minimum(start, first.shape[-1] - 1)
+    end = tf.maximum(tf.reduce_sum(tf.cast(first <= high, tf.int32), axis=-1), start + 1)
+    return BandRange(
+        start=start,
+        end=end,
+        top=tf.gather(first[:, 0], start, axis=1, batch_dims=1),
+        bottom=tf.gather(last[:, 0], end - 1, axis=1, batch_dims=1) + 1,
+    )
 
 
 def upsample_bands(
-    upsampling: Upsampling, one_map: tf.Tensor, image: tf.Tensor, start: tf.Tensor, end: tf.Tensor
+    upsampling: Upsampling, one_map: tf.Tensor, bands: BandRange, k: tf.Tensor
 ) -> tf.Tensor:
-    """A part of one map in the frame of its image.
+    """A part of one map, in the frame of its image.
 
     Args:
-      upsampling: of B images.
+      upsampling: of one image, without the dimension of the batch.
       one_map: float32 [h, w].
-      image: int32 [], in [0, B).
-      start, end: int32 [], the bands.
+      bands: of all maps of this image, without the dimension of the batch.
+      k: int32 [], which it is of them.
 
     Returns:
       float32 [end - start, R, W].
     """
-    first = upsampling.first[image, start:end]  # [n]
-    bands = upsampling.bands[image, start:end]  # [n, R, c]
-    row = first[:, tf.newaxis] + tf.range(tf.shape(bands)[-1])
-    top, bottom = first[0], tf.minimum(row[-1, -1] + 1, one_map.shape[0])
-    row = tf.minimum(row, bottom - 1) - top
+    start, end, top, bottom = (x[k] for x in bands)
     # [rows, w] x [w, W] -> [rows, W]
-    wide = tf.matmul(one_map[top:bottom], upsampling.columns[image])
+    wide = tf.matmul(one_map[top:bottom], upsampling.columns)
     # [n, R, c] x [n, c, W] -> [n, R, W]
-    return tf.matmul(bands, tf.gather(wide, row))
+    return tf.matmul(upsampling.bands[start:end], tf.gather(wide, upsampling.rows[start:end] - top))
 
 
 def best_of_maps(
@@ -178,9 +181,7 @@ def best_of_maps(
 def _upsample(upsampling: Upsampling, maps: tf.Tensor) -> tf.Tensor:
     """One map [B, h, w] of each image: [B, N, R, W]."""
     wide = tf.matmul(maps, upsampling.columns)  # [B, h, W]
-    row = upsampling.first[..., tf.newaxis] + tf.range(tf.shape(upsampling.bands)[-1])
-    row = tf.minimum(row, maps.shape[1] - 1)  # [B, N, c]
-    return tf.matmul(upsampling.bands, tf.gather(wide, row, axis=1, batch_dims=1))
+    return tf.matmul(upsampling.bands, tf.gather(wide, upsampling.rows, axis=1, batch_dims=1))
 
 
 def _taps(

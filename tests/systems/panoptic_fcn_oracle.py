@@ -19,7 +19,6 @@ def oracle(
     *,
     image_size,
     output_size,
-    sample=None,
     stuff_labels=None,
     center_threshold=0.05,
     stuff_threshold=0.05,
@@ -44,8 +43,6 @@ def oracle(
       encoded: [h4, w4, C], stride 4 of the network's frame.
       image_size: (height, width) of the image in the network's frame, the rest is padding.
       output_size: (height, width) of the answer.
-      sample: [h4, w4, N] -> [height, width, N]; default as published: to stride 1, cut to the
-        image, to the output's size.
       stuff_labels: label of each stuff channel, 0 is "things"; default 0..S-1.
       Others: see the system's configuration.
 
@@ -58,7 +55,6 @@ def oracle(
       "semantic": int [height, width], stuff label, 0 where things or nothing.
       "is_certain": bool [height, width], False where rounding decides about the answer.
     """
-    sample = sample or published_sampling(image_size, output_size)
     frame = tuple(4 * side for side in np.shape(encoded)[:2])
     num_cells = {level: np.prod(np.shape(x)[:2]) for level, x in raw["kernels"].items()}
     raw = {
@@ -81,7 +77,7 @@ def oracle(
         inside = [image_cells(soft, image_size, frame) for soft in soft_masks]
         best = rescore(inside, scores, mask_threshold, min_score)[:max_instances]
         for row, score in best:
-            soft = sample(soft_masks[row][..., np.newaxis])[..., 0]
+            soft = to_image(soft_masks[row][..., np.newaxis], image_size, output_size)[..., 0]
             mask, is_near = soft > mask_threshold, np.abs(soft - mask_threshold) <= NEAR
             instances.append(
                 {"score": score, "label": labels[row], "mask": mask, "is_near": is_near}
@@ -94,7 +90,7 @@ def oracle(
         found = find_stuff(raw["stuff_logits"], raw["kernels"], stuff_threshold)
         if found:
             channels, kernels = average_by_category(found, embeddings["stuff"])
-            soft = sample(sigmoid(encoded @ kernels.T))  # [H, W, N]
+            soft = to_image(sigmoid(encoded @ kernels.T), image_size, output_size)  # [H, W, N]
             labels = channels if stuff_labels is None else np.asarray(stuff_labels)[channels]
             semantic = labels[np.argmax(soft, axis=-1)]
             steps = np.diff(np.sort(soft, axis=-1))  # [H, W, N - 1], from the lowest up
@@ -247,15 +243,11 @@ def rescore(soft_masks, scores, mask_threshold, min_score):
     return sorted(kept, key=lambda pair: -pair[1])
 
 
-def published_sampling(image_size, output_size):
-    """Bilinear by four, cut to the image, bilinear to the output."""
-
-    def sample(maps):
-        height, width = maps.shape[:2]
-        maps = resize(maps, (4 * height, 4 * width))[: image_size[0], : image_size[1]]
-        return resize(maps, output_size)
-
-    return sample
+def to_image(maps, image_size, output_size):
+    """Bilinear by four, cut to the image, bilinear to the output: [h4, w4, N] -> [H, W, N]."""
+    height, width = maps.shape[:2]
+    maps = resize(maps, (4 * height, 4 * width))[: image_size[0], : image_size[1]]
+    return resize(maps, output_size)
 
 
 def resize(maps, size):

@@ -81,7 +81,13 @@ def compute_losses(sampler, targets, tensors, **loss_options):
         if f"{name}_kernels" in sampled:
             kernels = tf.einsum("...d,dc->...c", sampled[f"{name}_kernels"], tensors[name])
             sampled[f"sampled_{name}_logits"] = mask_logits(kernels, tensors["encoded"])
-    return PanopticFCNLoss(**loss_options)(labels, {**outputs, **sampled})
+    logits = {
+        f"{head}_{level}": x
+        for head, levels in outputs.items()
+        if head != "kernels"
+        for level, x in levels.items()
+    }
+    return PanopticFCNLoss(**loss_options)(labels, {**logits, **sampled})
 
 
 def losses_and_gradients(sampler, targets, arrays, **loss_options):

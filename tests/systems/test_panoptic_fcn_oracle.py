@@ -197,25 +197,6 @@ def fit(original, frame):
     return np.float32([original, frame, (scale, scale), (0, 0)]), size
 
 
-def sampling(size, output_size, frame):
-    """Once from stride 4 to the output's pixels, none of which reads outside of the image."""
-
-    def sample(maps):
-        for axis in (0, 1):
-            length, count = size[axis], output_size[axis]
-            pixel = (np.arange(count) + 0.5) * length / count - 0.5
-            pixel = np.clip(pixel, 0, length - 1)
-            cells = maps.shape[axis]
-            position = np.clip((pixel + 0.5) * cells / frame[axis] - 0.5, 0, cells - 1)
-            low = np.floor(position).astype(int)
-            high = np.minimum(low + 1, cells - 1)
-            share = np.expand_dims(position - low, (1, 2) if axis == 0 else (0, 2))
-            maps = np.take(maps, low, axis) * (1 - share) + np.take(maps, high, axis) * share
-        return maps
-
-    return sample
-
-
 @functools.cache
 def build(output_size, stuff_categories, options):
     """Our layers as one graph; building it is what takes time."""
@@ -278,7 +259,6 @@ def compare(images, embeddings, originals, *, frame=FRAME, output_size=None, **o
             encoded,
             image_size=size,
             output_size=answered,
-            sample=sampling(size, answered, frame),
             stuff_labels=stuff_categories,
             **options,
         )
@@ -330,8 +310,7 @@ def assert_same_segments(ours, expected):
 def assert_same_detections(ours, expected, max_instances):
     """The instances before the merge, in the order of their scores."""
     count = int(ours[Prediction.NUM_DETECTIONS])
-    # An instance may vanish between the samples of its mask.
-    instances = [n for n in expected["instances"] if n["mask"].any()]
+    instances = expected["instances"]
     assert count == len(instances) <= max_instances
     if not count:
         return
@@ -349,7 +328,9 @@ def assert_same_detections(ours, expected, max_instances):
         differs = mask[:height, :width] != expected_instance["mask"]
         assert not (differs & ~expected_instance["is_near"]).any(), i
         ys, xs = mask.nonzero()
-        np.testing.assert_allclose(boxes[i], [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1])
+        # A small mask may vanish on the way from stride 4 to pixels.
+        box = [ys.min(), xs.min(), ys.max() + 1, xs.max() + 1] if mask.any() else [0, 0, 0, 0]
+        np.testing.assert_array_equal(boxes[i], box)
 
 
 def draw_batch(seed, frame=FRAME, count=3):
@@ -380,13 +361,6 @@ def test_a_batch_equals_the_published_inference_of_each_image(seed):
     images, embeddings = draw_batch(seed)
     answers = compare(images, embeddings, [FRAME] * 3)
     assert min(num_things(answers)) > 0 and min(num_stuff(answers)) > 0
-
-
-def test_one_sampling_equals_the_published_two_where_the_image_keeps_its_size():
-    maps = np.random.default_rng(0).normal(0, 1, (32, 48, 3))
-    size = (113, 190)
-    published = oracle_lib.published_sampling(size, size)(maps)
-    np.testing.assert_allclose(sampling(size, size, FRAME)(maps), published, atol=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -504,7 +478,7 @@ def test_kernel_fusion_alone(similarity, class_aware):
         np.testing.assert_array_equal(kept_scores[kept], scores[i, first])
         np.testing.assert_array_equal(kept_classes[kept], classes[i, first])
         num_dropped += count - sum(len(members) for members in clusters.values())
-    if similarity < 0.95:
+    if similarity == 0.85:
         assert num_dropped > 0  # similar to one that is itself in another's cluster
 
 

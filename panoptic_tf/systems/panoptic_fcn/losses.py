@@ -55,7 +55,7 @@ class PanopticFCNLoss:
 
         Args:
           labels: what `PanopticFCNTargetGenerator` makes, batched.
-          outputs: `center_logits`, `stuff_logits`: {level: float32 [B, h, w, n]}, what
+          outputs: for each level l `center_logits_l`, `stuff_logits_l`: float32 [B, h, w, n], what
             `KernelSampler` returns and `sampled_thing_logits` [B, P, k, h4, w4],
             `sampled_stuff_logits` [B, Q, h4, w4].
 
@@ -63,23 +63,24 @@ class PanopticFCNLoss:
           `loss` and its parts, float32 []; see `reduce_loss`.
         """
         losses = {}
-        if "center_logits" in outputs:
-            losses["loss/position_things"] = self._position_weight * self._centers(labels, outputs)
+        centers, regions = (_by_level(outputs, name) for name in ("center_logits", "stuff_logits"))
+        if centers:
+            losses["loss/position_things"] = self._position_weight * self._centers(labels, centers)
             losses["loss/segment_things"] = self._segment_weight * _thing_masks(labels, outputs)
-        if "stuff_logits" in outputs:
-            losses["loss/position_stuff"] = self._position_weight * self._regions(labels, outputs)
+        if regions:
+            losses["loss/position_stuff"] = self._position_weight * self._regions(labels, regions)
             losses["loss/segment_stuff"] = self._segment_weight * _stuff_masks(labels, outputs)
         return {"loss": tf.add_n(list(losses.values())), **losses}
 
-    def _centers(self, labels: Tensors, outputs: Tensors) -> tf.Tensor:
-        total = sum(self._sums(labels, outputs["center_logits"], "center_heatmap").values())
+    def _centers(self, labels: Tensors, logits: Tensors) -> tf.Tensor:
+        total = sum(self._sums(labels, logits, "center_heatmap").values())
         is_annotated = labels["is_annotated"]
         # Divided by 1 where the global batch has no pair: its cells are background all the same.
         scale = reduce_loss(tf.ones([1]), labels["num_pairs"] * is_annotated)
         return tf.reduce_sum(total * is_annotated) * tf.where(scale > 0.0, scale, 1.0)
 
-    def _regions(self, labels: Tensors, outputs: Tensors) -> tf.Tensor:
-        sums = self._sums(labels, outputs["stuff_logits"], "stuff_scores")
+    def _regions(self, labels: Tensors, logits: Tensors) -> tf.Tensor:
+        sums = self._sums(labels, logits, "stuff_scores")
         means = [
             tf.math.divide_no_nan(total, tf.reduce_sum(labels[f"valid_{level}"], axis=[1, 2]))
             for level, total in sums.items()
@@ -97,6 +98,12 @@ class PanopticFCNLoss:
             cells = tf.reduce_sum(cells, axis=-1) * labels[f"valid_{level}"]  # [B, h, w]
             sums[level] = tf.reduce_sum(cells, axis=[1, 2])
         return sums
+
+
+def _by_level(outputs: Tensors, name: str) -> Tensors:
+    """The outputs `<name>_<level>` by level."""
+    prefix = f"{name}_"
+    return {key[len(prefix) :]: x for key, x in outputs.items() if key.startswith(prefix)}
 
 
 def _thing_masks(labels: Tensors, outputs: Tensors) -> tf.Tensor:

@@ -55,7 +55,11 @@ def build_networks(
     raw = trunk(inputs["image"])
     encoded = raw.pop("encoded")
     sampled = sampler(raw, truth, inputs["image_info"])
-    training_outputs = {name: x for name, x in raw.items() if name != "kernels"}
+    training_outputs = {
+        f"{name}_{level}": x
+        for name in ("center_logits", "stuff_logits")
+        for level, x in raw.get(name, {}).items()
+    }
     for name in names:
         kernels = embeddings[name](sampled.pop(f"{name}_kernels"))
         convolution = heads.DynamicConvolution(dtype=tf.float32, name=f"{name}_masks")
