@@ -217,11 +217,11 @@ class _Painter:
 
     def _planes(self, groups: tf.Tensor) -> tf.Tensor:
         """Joins int32 [B, G, R, W] of a few bits each to int32 [B, P, R, W]."""
-        of_plane = _BITS_OF_PLANE // self._lanes.bits
-        planes = groups[:, ::of_plane]
-        for i in range(1, of_plane):
-            planes += groups[:, i::of_plane] * _as_int32(1 << self._lanes.bits * i)
-        return planes
+        bits = self._lanes.bits
+        groups = tf.reshape(groups, [-1, _BITS_OF_PLANE // bits, *groups.shape[2:]])
+        groups = tf.unstack(groups, axis=1)  # [B * P, R, W] each
+        planes = sum(x * _as_int32(1 << bits * i) for i, x in enumerate(groups))
+        return tf.reshape(planes, [-1, -(-self._count // _BITS_OF_PLANE), *planes.shape[1:]])
 
 
 def _add(canvas: tf.Tensor, row: tf.Tensor, last: tf.Tensor, lanes: tf.Tensor) -> tf.Tensor:

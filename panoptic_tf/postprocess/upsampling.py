@@ -140,42 +140,38 @@ def upsample_bands(
 
 
 def best_of_maps(
-    upsampling: Upsampling, maps: tf.Tensor, valid: tf.Tensor
+    upsampling: Upsampling, maps: tf.Tensor, numbers: tf.Tensor
 ) -> Tuple[tf.Tensor, tf.Tensor]:
     """Which map is largest at each pixel of the image.
 
     Args:
       upsampling: of B images.
       maps: float32 [B, S, h, w], positive.
-      valid: bool [B, S]; other maps are never the largest.
+      numbers: int32 [B, S], of the maps, rising from 1; then 0: no map.
 
     Returns:
-      int32 [B, N * R, W], 0..S - 1, the first of equals, -1 beyond the image or where no map is
-      valid; and float32 [B, N * R, W], the largest value, 0 there.
+      int32 [B, N * R, W], the number of the largest, the first of equals; 0 beyond the image or
+      where there is no map. And float32 [B, N * R, W], the largest value, 0 there.
     """
-    count = maps.shape[1]
-    ranks = tf.where(valid, tf.range(count, 0, -1), 0)
-    ranks, order = tf.math.top_k(ranks, k=count)  # [B, S], valid ones first and rising
-    most = tf.reduce_max(tf.reduce_sum(tf.cast(valid, tf.int32), axis=1))
-    rows = upsampling.bands.shape[1] * upsampling.bands.shape[2]
-    shape = [tf.shape(maps)[0], rows, upsampling.columns.shape[2]]
+    count = tf.reduce_max(tf.reduce_sum(tf.cast(numbers > 0, tf.int32), axis=1))
+    _, bands, rows, _ = upsampling.bands.shape
+    shape = [tf.shape(maps)[0], bands * rows, upsampling.columns.shape[2]]
 
-    def compare(i: tf.Tensor, best: tf.Tensor, index: tf.Tensor) -> Tuple[tf.Tensor, ...]:
-        one = tf.gather(maps, order[:, i], axis=1, batch_dims=1)  # [B, h, w]
-        one = tf.where(ranks[:, i, tf.newaxis, tf.newaxis] > 0, one, 0.0)
-        values = tf.reshape(_upsample(upsampling, one), shape)
-        number = tf.cast(order[:, i] + 1, tf.float32)[:, tf.newaxis, tf.newaxis]
+    def compare(i: tf.Tensor, best: tf.Tensor, found: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+        number = tf.cast(numbers[:, i], tf.float32)[:, tf.newaxis, tf.newaxis]
+        is_map = tf.cast(number > 0, tf.float32)
+        values = tf.reshape(_upsample(upsampling, maps[:, i] * is_map), shape)
         # Numbers rise, so the last that was larger is the largest of them.
-        index = tf.maximum(index, tf.cast(values > best, tf.float32) * number)
-        return i + 1, tf.maximum(best, values), index
+        found = tf.maximum(found, tf.cast(values > best, tf.float32) * number)
+        return i + 1, tf.maximum(best, values), found
 
-    _, best, index = tf.while_loop(
-        lambda i, *_: i < most,
+    _, best, found = tf.while_loop(
+        lambda i, *_: i < count,
         compare,
         [tf.constant(0), tf.zeros(shape), tf.zeros(shape)],
         parallel_iterations=1,
     )
-    return tf.cast(index, tf.int32) - 1, best
+    return tf.cast(found, tf.int32), best
 
 
 def _upsample(upsampling: Upsampling, maps: tf.Tensor) -> tf.Tensor:

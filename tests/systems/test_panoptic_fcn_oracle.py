@@ -427,25 +427,17 @@ def test_stuff_without_a_class_for_things():
     compare(images, embeddings, [FRAME] * 3, stuff_categories=STUFF_CATEGORIES[1:])
 
 
-def test_more_candidates_than_instances():
+def test_without_kernel_fusion_more_candidates_than_instances():
     images, embeddings = draw_batch(36)
-    options = {"fuse_kernels": False, "min_score": 0.01}
-    answers = compare(images, embeddings, [FRAME] * 3, **options)
-    assert [len(answer["instances"]) for answer in answers] == [100] * 3
-    answers = compare(images, embeddings, [FRAME] * 3, max_instances=7, **options)
-    assert [len(answer["instances"]) for answer in answers] == [7] * 3
+    change(images, {"center_logits": -12.0}, (1,))
+    answers = compare(images, embeddings, [FRAME] * 3, fuse_kernels=False, min_score=0.01)
+    assert [len(answer["instances"]) for answer in answers] == [100, 0, 100]
 
 
-@pytest.mark.parametrize("frame", [(64, 64), (32, 128)])
-def test_levels_of_one_cell(frame):
+def test_levels_of_one_cell():
+    frame = (32, 64)
     images, embeddings = draw_batch(37, frame)
     compare(images, embeddings, [frame, (20, 24), (1, 1)], frame=frame)
-
-
-@pytest.mark.parametrize("seed", range(2))
-def test_without_kernel_fusion(seed):
-    images, embeddings = draw_batch(40 + seed)
-    compare(images, embeddings, [FRAME] * 3, fuse_kernels=False)
 
 
 @pytest.mark.parametrize("class_aware", [True, False])
@@ -482,7 +474,7 @@ def test_kernel_fusion_alone(similarity, class_aware):
         assert num_dropped > 0  # similar to one that is itself in another's cluster
 
 
-@pytest.mark.parametrize("similarity, class_aware", [(0.8, False), (0.85, True), (1.0, False)])
+@pytest.mark.parametrize("similarity, class_aware", [(0.8, False), (1.0, True)])
 def test_other_kernel_fusion(similarity, class_aware):
     images, embeddings = draw_batch(42)
     compare(
@@ -496,7 +488,7 @@ def test_other_kernel_fusion(similarity, class_aware):
 
 def test_other_thresholds():
     images, embeddings = draw_batch(43)
-    compare(
+    answers = compare(
         images,
         embeddings,
         [FRAME] * 3,
@@ -505,7 +497,9 @@ def test_other_thresholds():
         top_k=9,
         mask_threshold=0.55,
         min_score=0.15,
+        max_instances=6,
         score_threshold=0.3,
         overlap_threshold=0.2,
         stuff_area=700,
     )
+    assert [len(answer["instances"]) for answer in answers] == [6] * 3

@@ -167,11 +167,11 @@ def _stuff_of_level(logits: tf.Tensor, kernels: tf.Tensor, valid: tf.Tensor) -> 
     best = tf.argmax(logits, axis=-1, output_type=tf.int32)
     votes = tf.one_hot(best, categories) * valid  # [B, cells, S]
     probability = tf.sigmoid(tf.reduce_max(logits, axis=-1, keepdims=True))
-    # [B, cells, S] x [B, cells, 1 + D] -> [B, S, 1 + D]
-    sums = tf.matmul(votes, tf.concat([probability, kernels], axis=-1), transpose_a=True)
-    number = tf.reduce_sum(votes, axis=1)  # [B, S]
+    # [B, cells, S] x [B, cells, n] -> [B, S, n]
+    kernels = tf.matmul(votes, kernels, transpose_a=True)
+    total = tf.matmul(votes, probability, transpose_a=True)[..., 0]
     return _Candidates(
-        kernels=sums[..., 1:] / tf.reduce_sum(valid, axis=1)[:, tf.newaxis],
-        scores=tf.math.divide_no_nan(sums[..., 0], number),
+        kernels=kernels / tf.reduce_sum(valid, axis=1)[:, tf.newaxis],
+        scores=tf.math.divide_no_nan(total, tf.reduce_sum(votes, axis=1)),
         classes=tf.range(categories),
     )

@@ -81,7 +81,7 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
           output_size: static (height, width) of the masks.
           thing_ids: contiguous ids of the thing categories.
           num_categories: N.
-          stuff_categories: category id of each stuff channel, 0 for the class of all things.
+          stuff_categories: category id of each stuff channel, rising; 0 is the class of all things.
           fuse_kernels: average similar kernels before they are convolved.
           similarity_threshold: cosine from which kernels are similar.
           class_aware: kernels of different classes are never fused, nor suppressed by matrix NMS.
@@ -95,7 +95,12 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
           output_detections: answer the instances before the merge as well, which mask AP is
             measured on.
           name: of the layer.
+
+        Raises:
+          ValueError: the categories of stuff do not rise.
         """
+        if any(a >= b for a, b in zip(stuff_categories, stuff_categories[1:])):
+            raise ValueError(f"stuff_categories must rise, got {list(stuff_categories)}.")
         super().__init__(name=name, dtype=tf.float32, trainable=False)
         self._output_size = tuple(output_size)
         self._thing_ids = tuple(thing_ids)
@@ -176,7 +181,7 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
             )
         else:
             candidates = kernel_fusion.best_first(candidates)
-        kept = _cut(candidates)
+        kept = kernel_fusion.Kernels(*_cut(candidates.valid, *candidates))
         logits = dynamic_conv.mask_logits(kept.kernels, outputs["encoded"])
         maps = tf.sigmoid(logits)  # [B, n, h4, w4]
         scores = self._rescore(kept, maps, _valid_cells(maps, image_info))
@@ -201,11 +206,10 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
     ) -> tf.Tensor:
         """Scores times the mean probability inside of the mask: float32 [B, n]."""
         maps = _flat(maps)  # [B, n, h4 * w4]
-        is_inside = maps > self._mask_threshold
-        inside = tf.cast(is_inside, tf.float32)
+        inside = tf.cast(maps > self._mask_threshold, tf.float32)
         # [B, n, h4 * w4] x [B, h4 * w4, 1] -> [B, n, 1]
         area = tf.matmul(inside, in_image)
-        total = tf.matmul(tf.where(is_inside, maps, 0.0), in_image)
+        total = tf.matmul(inside * maps, in_image)
         scores = kept.scores * tf.math.divide_no_nan(total, area)[..., 0]
         if not self._matrix_nms:
             return scores
@@ -237,23 +241,29 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
         if "stuff_kernels" not in outputs:
             blank = tf.zeros([tf.shape(outputs["encoded"])[0], *self._output_size], tf.int32)
             return _Stuff(blank, None)
-        logits = dynamic_conv.mask_logits(outputs["stuff_kernels"], outputs["encoded"])
-        channel, probability = upsampling.best_of_maps(
-            to_image, tf.sigmoid(logits), outputs["stuff_valid"]
+        valid = outputs["stuff_valid"]
+        numbers = tf.where(valid, tf.constant(self._stuff_categories, tf.int32) + 1, 0)
+        order = tf.argsort(tf.where(valid, 0, 1), axis=1, stable=True)
+        kernels, numbers = _cut(
+            valid,
+            *(
+                tf.gather(x, order, axis=1, batch_dims=1)
+                for x in (outputs["stuff_kernels"], numbers)
+            ),
         )
+        maps = tf.sigmoid(dynamic_conv.mask_logits(kernels, outputs["encoded"]))
+        number, probability = upsampling.best_of_maps(to_image, maps, numbers)
         height, width = self._output_size
-        categories = tf.constant([0, *self._stuff_categories], tf.int32)
-        category = tf.gather(categories, channel[:, :height, :width] + 1)
+        category = tf.maximum(number[:, :height, :width] - 1, 0)
         return _Stuff(category, probability[:, :height, :width])
 
 
-def _cut(candidates: kernel_fusion.Kernels) -> kernel_fusion.Kernels:
-    """As many of the candidates as the fullest image of the batch needs, at least one."""
+def _cut(valid: tf.Tensor, *values: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+    """As many of [B, K, ...] as the image with most valid ones [B, K] has, at least one."""
     if only_builtin_operators():
-        return candidates
-    count = tf.reduce_max(tf.reduce_sum(tf.cast(candidates.valid, tf.int32), axis=1))
-    count = tf.maximum(count, 1)
-    return kernel_fusion.Kernels(*(x[:, :count] for x in candidates))
+        return values
+    count = tf.reduce_max(tf.reduce_sum(tf.cast(valid, tf.int32), axis=1))
+    return tuple(x[:, : tf.maximum(count, 1)] for x in values)
 
 
 def _valid_cells(maps: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
