@@ -1,9 +1,9 @@
 """The published inference of Panoptic FCN, step by step, for one image, in NumPy (float64).
 
-Panoptic FCN (arXiv:2012.00720, section 3.4) as dvlab-research/PanopticFCN computes it. Varying
-numbers of kernels, loops over cells, clusters and instances; nothing is padded. Where that code
-fails (no stuff kernel, no center) or reads what is none of the image, the comment says what is done
-instead.
+Panoptic FCN (arXiv:2012.00720) as dvlab-research/PanopticFCN computes it: varying numbers of
+kernels, loops over cells, clusters and instances. Departures, each said where it is: cells in the
+frame's padding do not count, equal kernels are similar at every threshold. An image without a stuff
+kernel, where that code fails, has no stuff.
 """
 
 import numpy as np
@@ -37,8 +37,7 @@ def oracle(
 
     Args:
       raw: {"center_logits": {level: [h, w, T]}, "stuff_logits": {level: [h, w, S]}, "kernels":
-        {level: [h, w, D]}}, levels are "3".."7" of stride 2^level; one of the first two may
-        be absent.
+        {level: [h, w, D]}}, levels are "3".."7"; one of the first two may be absent.
       embeddings: {"thing": (weight [D, C], bias [C]), "stuff": the same}.
       encoded: [h4, w4, C], stride 4 of the network's frame.
       image_size: (height, width) of the image in the network's frame, the rest is padding.
@@ -154,7 +153,8 @@ def find_stuff(logits_by_level, kernels_by_level, threshold):
 def image_cells(values, image_size, frame):
     """Cuts off the cells that begin in the padding of the frame: [h, w, ...] -> [h', w', ...].
 
-    Published: they count like others, but a frame there is hardly larger than its image.
+    A level's cells divide the frame evenly. Published: cells of the padding count like others, but a
+    frame there is hardly larger than its image.
     """
     cells = np.shape(values)[:2]
     height, width = (
