@@ -159,8 +159,8 @@ class _Painter:
             overlap = tf.math.divide_no_nan(area - visible_area, area)
             keep = tf.logical_and(overlap <= self._overlap_threshold, takes_part[k])
             taken = visible * tf.cast(keep, lanes.dtype)
-            free = _add(free, row, last, -taken)
-            owner = _add(owner, row, last, taken * tf.cast(k + 1, lanes.dtype))
+            free = _add_rows(free, row, last, -taken)
+            owner = _add_rows(owner, row, last, taken * tf.cast(k + 1, lanes.dtype))
             if self._with_masks:
                 written = self._write(written, k, row, last, mask, columns)
             return k + 1, free, owner, written
@@ -186,7 +186,7 @@ class _Painter:
         bits, in_row, in_column = written
         group, bit = k // self._lanes.bits, k % self._lanes.bits
         weights = tf.constant([1 << i for i in range(self._lanes.bits)], self._lanes.dtype)
-        bits = bits.write(group, _add(bits.read(group), row, last, mask * weights[bit]))
+        bits = bits.write(group, _add_rows(bits.read(group), row, last, mask * weights[bit]))
         rows = tf.cast(tf.reduce_any(tf.not_equal(mask, 0), axis=1), tf.float32)
         rows = tf.pad(rows, [[row, self._height - last]])
         return bits, in_row.write(k, rows), in_column.write(k, columns)
@@ -220,14 +220,15 @@ class _Painter:
         bits = self._lanes.bits
         groups = tf.reshape(groups, [-1, _BITS_OF_PLANE // bits, *groups.shape[2:]])
         groups = tf.unstack(groups, axis=1)  # [B * P, R, W] each
-        planes = sum(x * _as_int32(1 << bits * i) for i, x in enumerate(groups))
+        planes = tf.add_n([x * _as_int32(1 << bits * i) for i, x in enumerate(groups)])
         return tf.reshape(planes, [-1, -(-self._count // _BITS_OF_PLANE), *planes.shape[1:]])
 
 
-def _add(canvas: tf.Tensor, row: tf.Tensor, last: tf.Tensor, lanes: tf.Tensor) -> tf.Tensor:
+def _add_rows(canvas: tf.Tensor, row: tf.Tensor, last: tf.Tensor, lanes: tf.Tensor) -> tf.Tensor:
     """Adds to rows [row, last)."""
     added = tf.concat([canvas[:row], canvas[row:last] + lanes, canvas[last:]], axis=0)
-    return tf.ensure_shape(added, canvas.shape)
+    added.set_shape(canvas.shape)  # TFLite has no operator that checks shapes
+    return added
 
 
 def _as_int32(value: int) -> int:

@@ -21,7 +21,12 @@ __all__ = ["PanopticResult", "PredictedSegment", "Predictor"]
 ImageSource = Union[str, "os.PathLike[str]", bytes, np.ndarray]
 Arrays = Dict[str, np.ndarray]
 
-_MASKS = (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.SEMANTIC_MASK)
+_MASKS = (
+    Prediction.CATEGORY_MASK,
+    Prediction.INSTANCE_MASK,
+    Prediction.SEMANTIC_MASK,
+    Prediction.DETECTION_BIT_MASKS,
+)
 
 
 class Predictor:

@@ -105,7 +105,8 @@ def test_in_tflite_with_builtin_operators():
     images = [draw(seed) for seed in range(3)]
     names = kernel_fusion.Kernels._fields
     specs = [
-        tf.TensorSpec([1, *x.shape], tf.as_dtype(x.dtype), name) for name, x in zip(names, images[0])
+        tf.TensorSpec([1, *x.shape], tf.as_dtype(x.dtype), name)
+        for name, x in zip(names, images[0])
     ]
     with operators.builtin_operators_only():
         traced = tf.function(

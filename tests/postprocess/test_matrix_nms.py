@@ -31,7 +31,8 @@ def draw(seed, count=9, pixels=24):
     masks[3] = masks[1]
     masks[5] = 0
     scores = np.sort(rng.random(count).astype(np.float32))[::-1].copy()
-    return masks, scores, rng.integers(0, 2, count).astype(np.int32), np.arange(count) < count - seed
+    classes = rng.integers(0, 2, count).astype(np.int32)
+    return masks, scores, classes, np.arange(count) < count - seed
 
 
 @pytest.mark.parametrize("class_aware", [True, False])

@@ -4,7 +4,8 @@ import tensorflow as tf
 
 from panoptic_tf.inputs import geometry
 from panoptic_tf.layers import operators
-from panoptic_tf.postprocess import lanes, painting, upsampling
+from panoptic_tf.postprocess import lanes, painting, score_order, segments, upsampling
+from panoptic_tf.structures import Prediction
 
 NETWORK_SIZE = (40, 56)
 THRESHOLD = 0.4
@@ -25,7 +26,7 @@ def build(infos, output_size, stride, network_size=NETWORK_SIZE):
 
 
 def resize(image, size, scale):
-    """Bilinear, half-pixel centers, edges repeated: output pixel i reads at (i + 0.5) * scale - 0.5."""
+    """Bilinear, edges repeated: pixel i of the result reads at (i + 0.5) * scale - 0.5."""
     for axis in (0, 1):
         length = image.shape[axis]
         position = (np.arange(size[axis]) + 0.5) * scale[axis] - 0.5
@@ -51,16 +52,15 @@ def published_upsampling(one_map, info, output_size, stride):
 
 
 def upsample_all(maps, infos, output_size, stride):
-    """Every map [B, K, h, w] as a whole, by bands."""
-    weights = build(infos, output_size, stride)
-    everything = upsampling.band_range(weights, tf.ones(maps.shape[:3], tf.bool))
-    results = np.zeros([*maps.shape[:2], *output_size])
-    for b, k in np.ndindex(*maps.shape[:2]):
-        one, bands = (tf.nest.map_structure(lambda x: x[b], x) for x in (weights, everything))
-        whole = upsampling.upsample_bands(one, maps[b, k], bands, tf.constant(k))
-        whole = whole.numpy().reshape([-1, whole.shape[-1]])
-        results[b, k] = whole[: output_size[0], : output_size[1]]
-    return results
+    """Every map [B, K, h, w] as a whole, with the weights of rows as one matrix."""
+    columns, bands, rows = (x.numpy() for x in build(infos, output_size, stride))
+    batch, _, height, _ = maps.shape
+    every_row = np.arange(bands.shape[1] * bands.shape[2]).reshape([*bands.shape[1:3], 1])
+    matrix = np.zeros([batch, every_row.size, height], np.float32)
+    for b in range(batch):
+        np.add.at(matrix[b], (every_row, rows[b][:, np.newaxis]), bands[b])
+    whole = np.einsum("bkhw,byh,bwx->bkyx", maps, matrix, columns, optimize=True)
+    return whole[:, :, : output_size[0], : output_size[1]]
 
 
 def draw_maps(seed, count, size, batch=1):
@@ -125,15 +125,20 @@ def test_the_best_of_maps():
 
 
 def paint(maps, infos, output_size, *, valid, takes_part, overlap=0.5, with_masks=True, stride=4):
-    painted = painting.paint_by_score(
-        tf.constant(maps),
-        build(infos, output_size, stride),
-        output_size=output_size,
-        valid=tf.constant(valid),
-        takes_part=tf.constant(takes_part),
-        mask_threshold=THRESHOLD,
-        overlap_threshold=overlap,
-        with_masks=with_masks,
+    def run(maps, infos, valid, takes_part):
+        return painting.paint_by_score(
+            maps,
+            build(tf.unstack(infos), output_size, stride),
+            output_size=output_size,
+            valid=valid,
+            takes_part=takes_part,
+            mask_threshold=THRESHOLD,
+            overlap_threshold=overlap,
+            with_masks=with_masks,
+        )
+
+    painted = tf.function(run, autograph=False)(
+        *(tf.constant(x) for x in (maps, np.stack(infos), valid, takes_part))
     )
     return [None if x is None else x.numpy() for x in painted]
 
@@ -230,27 +235,45 @@ def test_drawn():
 def test_recorded(golden, case):
     recorded = golden(f"pfcn_combine_{case}")
     masks = recorded["masks"][np.newaxis].astype(np.float32)
-    size = masks.shape[2:]
+    size, things, stuff = masks.shape[2:], 80, 54
+    info = [image_info(size, size)]
     takes_part = recorded["scores"] >= recorded["inst_threshold"]
     takes_part = np.logical_and(takes_part, recorded["use_things"] > 0)[np.newaxis]
-    owner, _, _ = paint_recorded(masks, size, takes_part, float(recorded["overlap_threshold"]))
-    expected = np.full(size, -1)
-    for number, is_thing, row in zip(
-        *(recorded[f"seg_{key}"] for key in ("id", "isthing", "instance_id"))
-    ):
-        if is_thing:
-            expected[recorded["panoptic"] == number] = row
-    np.testing.assert_array_equal(owner[0], expected)
-
-
-def paint_recorded(masks, size, takes_part, overlap):
-    return painting.paint_by_score(
+    painted = painting.paint_by_score(
         tf.constant(masks),
-        build([image_info(size, size)], size, 1, size),
+        build(info, size, 1, size),
         output_size=size,
         valid=tf.constant(takes_part),
         takes_part=tf.constant(takes_part),
         mask_threshold=THRESHOLD,
-        overlap_threshold=overlap,
+        overlap_threshold=float(recorded["overlap_threshold"]),
         with_masks=False,
     )
+    semantic = recorded["semantic"][np.newaxis]  # 0 is "things", s is stuff category s
+    merged = score_order.merge_painted(
+        painted.owner,
+        scores=tf.constant(recorded["scores"][np.newaxis]),
+        categories=tf.constant(recorded["classes"][np.newaxis] + 1),
+        stuff_mask=tf.constant(np.where(semantic > 0, semantic + things, 0)),
+        stuff_probability=None,
+        thing_ids=range(1, things + 1),
+        num_categories=things + stuff,
+        stuff_area=int(recorded["stuff_area_limit"]),
+    )
+    prediction = segments.build_segments(merged.row_map, merged.rows)
+    found = {key: value.numpy()[0] for key, value in prediction.items()}
+    names = ("id", "isthing", "category_id", "score", "area")
+    table = list(zip(*(recorded[f"seg_{name}"].tolist() for name in names)))
+    assert found[Prediction.NUM_SEGMENTS] == len(table)
+    category, instance = found[Prediction.CATEGORY_MASK], found[Prediction.INSTANCE_MASK]
+    for row, (number, is_thing, recorded_category, score, area) in enumerate(table):
+        mask = recorded["panoptic"] == number
+        expected = recorded_category + 1 if is_thing else recorded_category + things
+        assert found[Prediction.SEGMENT_CATEGORY][row] == expected
+        assert found[Prediction.SEGMENT_SCORE][row] == (np.float32(score) if is_thing else 1)
+        assert (
+            found[Prediction.SEGMENT_AREA][row] == mask.sum() == (area if area > 0 else mask.sum())
+        )
+        (number,) = set(instance[mask])
+        assert (number > 0) == bool(is_thing)
+        np.testing.assert_array_equal((category == expected) & (instance == number), mask)

@@ -153,8 +153,8 @@ def find_stuff(logits_by_level, kernels_by_level, threshold):
 def image_cells(values, image_size, frame):
     """Cuts off the cells that begin in the padding of the frame: [h, w, ...] -> [h', w', ...].
 
-    A level's cells divide the frame evenly. Published: cells of the padding count like others, but a
-    frame there is hardly larger than its image.
+    A level's cells divide the frame evenly. Published: cells of the padding count like others, but
+    a frame there is hardly larger than its image.
     """
     cells = np.shape(values)[:2]
     height, width = (
