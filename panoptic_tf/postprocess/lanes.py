@@ -15,10 +15,13 @@ WIDTH_MULTIPLE = 8
 """Masks are a multiple of this many pixels wide."""
 
 _BYTES_OF_WORD = 8
+_BITS_OF_PLANE = 32
 
 
 class Lanes:
-    """How masks are stored; decided when a graph is traced.
+    """How the masks of some instances are stored; decided when a graph is traced.
+
+    A canvas has the masks of a group of `bits` instances, each in one bit of all lanes.
 
     Attributes:
       dtype: of lanes; their last dimension is W / `pixels`.
@@ -36,6 +39,7 @@ class Lanes:
         self._lane = tf.uint8 if largest < 2**8 else tf.uint16
         self.dtype = tf.float32 if self._is_portable else tf.int64
         self.pixels = 1 if self._is_portable else _BYTES_OF_WORD // self._lane.size
+        self._ones = sum(1 << 8 * self._lane.size * i for i in range(self.pixels))
         # Of float32, 16 of 24: planes of 32 bits consist of whole groups.
         self.bits = 16 if self._is_portable else 8 * self._lane.size
 
@@ -47,19 +51,36 @@ class Lanes:
         return tf.bitcast(tf.reshape(tf.cast(mask, self._lane), [-1, width, self.pixels]), tf.int64)
 
     def unpack(self, lanes: tf.Tensor) -> tf.Tensor:
-        """Lanes [n, W / pixels] to their values, int32 [n, W]."""
+        """Lanes [..., W / pixels] to their values, int32 [..., W]."""
         if self._is_portable:
             return tf.cast(lanes, tf.int32)
-        width = lanes.shape[-1] * self.pixels
-        return tf.reshape(tf.cast(tf.bitcast(lanes, self._lane), tf.int32), [-1, width])
+        shape = tf.concat([tf.shape(lanes)[:-1], [lanes.shape[-1] * self.pixels]], axis=0)
+        values = tf.reshape(tf.cast(tf.bitcast(lanes, self._lane), tf.int32), shape)
+        return tf.ensure_shape(values, [*lanes.shape[:-1], lanes.shape[-1] * self.pixels])
 
-    def zeros(self, rows: int, width: int) -> tf.Tensor:
-        """Lanes [rows, width / pixels] of 0."""
-        return tf.zeros([rows, width // self.pixels], self.dtype)
+    def filled(self, value: tf.Tensor, rows: int, width: int) -> tf.Tensor:
+        """Lanes [rows, width / pixels] of one value, int32 []."""
+        if not self._is_portable:
+            value = tf.cast(value, tf.int64) * self._ones
+        return tf.fill([rows, width // self.pixels], tf.cast(value, self.dtype))
 
-    def ones(self, rows: int, width: int) -> tf.Tensor:
-        """Lanes [rows, width / pixels] of 1."""
-        return self.pack(tf.ones([rows, width], tf.bool))
+    def bit(self, k: tf.Tensor) -> tf.Tensor:
+        """The bit of instance k in the lanes of its group."""
+        powers = tf.constant([1 << i for i in range(self.bits)], self.dtype)
+        return tf.gather(powers, k % self.bits)
+
+    def groups(self, count: int) -> int:
+        """How many groups of `bits` instances fill the planes that `count` instances need."""
+        return -(-count // _BITS_OF_PLANE) * (_BITS_OF_PLANE // self.bits)
+
+    def join_bits(self, groups: tf.Tensor) -> tf.Tensor:
+        """Lanes [B, groups, R, W / pixels] to planes of 32 bits, int32 [B, P, R, W]."""
+        of_plane = _BITS_OF_PLANE // self.bits
+        planes = groups.shape[1] // of_plane
+        shape = [-1, of_plane, *groups.shape[2:]]
+        groups = tf.unstack(self.unpack(tf.reshape(groups, shape)), axis=1)  # [B * P, R, W] each
+        joined = tf.add_n([x * _as_int32(1 << self.bits * i) for i, x in enumerate(groups)])
+        return tf.reshape(joined, [-1, planes, *joined.shape[1:]])
 
     def both(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
         """1 where two masks are 1."""
@@ -71,3 +92,7 @@ class Lanes:
         """Pixels by column of lanes [n, rows, W / pixels], at most 255 rows: float32 [n, W]."""
         sums = tf.reduce_sum(masks, axis=1)
         return sums if self._is_portable else tf.cast(self.unpack(sums), tf.float32)
+
+
+def _as_int32(value: int) -> int:
+    return value - (value >> 31 << 32)

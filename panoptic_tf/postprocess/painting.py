@@ -7,14 +7,12 @@ is taken from there.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import tensorflow as tf
 
 from panoptic_tf.postprocess import lanes as lanes_lib
 from panoptic_tf.postprocess import upsampling as upsampling_lib
-
-_BITS_OF_PLANE = 32
 
 
 class Painted(NamedTuple):
@@ -71,35 +69,37 @@ def paint_by_score(
     )
     if maps.shape[0] == 1:
         first = tf.nest.map_structure(lambda x: x[0], arguments)
-        canvas = tf.nest.map_structure(lambda x: x[tf.newaxis], painter.paint_image(*first))
+        painted = [x[tf.newaxis] for x in painter.paint_image(*first)]
     else:
-        canvas = tf.map_fn(
+        painted = tf.map_fn(
             lambda image: painter.paint_image(*image),
             arguments,
             fn_output_signature=painter.signature(),
             parallel_iterations=1,
         )
-    return painter.results(canvas, output_size)
+    return painter.results(painted, output_size)
 
 
-class _Canvas(NamedTuple):
-    """What is known of one image when it is painted, R rows of W pixels; see `lanes`.
+class _Loop(NamedTuple):
+    """What the loop over the instances of one image carries, R rows of W pixels; see `lanes`.
 
     Attributes:
+      free: lanes [R, w], 1 where no instance is.
       owner: lanes [R, w], k + 1 where instance k is.
-      bits: lanes [G, R, w], the masks of some instances in the bits of each lane.
-      in_row: float32 [K, R], not 0 where an instance has pixels.
-      in_column: float32 [K, W], likewise.
+      bits: lanes [R, w], the masks of a group of instances, one in each bit of a lane.
+      in_row: K times float32 [R], 1 where instance k has pixels.
+      in_column: K times float32 [W], its number of pixels.
     """
 
+    free: tf.Tensor
     owner: tf.Tensor
     bits: tf.Tensor
-    in_row: tf.Tensor
-    in_column: tf.Tensor
+    in_row: tf.TensorArray
+    in_column: tf.TensorArray
 
 
 class _Painter:
-    """Shapes and options, and the loop over the instances of one image."""
+    """Shapes and options, and the loop."""
 
     def __init__(
         self,
@@ -109,30 +109,26 @@ class _Painter:
         overlap_threshold: float,
         with_masks: bool,
     ):
-        self._count = count
         _, bands, self._rows_of_band, _ = upsampling.bands.shape
+        self._count = count
         self._height, self._width = bands * self._rows_of_band, upsampling.columns.shape[2]
         self._lanes = lanes_lib.Lanes(count)
+        self._groups = self._lanes.groups(count)
         self._mask_threshold = mask_threshold
         self._overlap_threshold = overlap_threshold
         self._with_masks = with_masks
-        groups = -(-count // _BITS_OF_PLANE) * (_BITS_OF_PLANE // self._lanes.bits)
-        lanes = (self._height, self._width // self._lanes.pixels)
-        # What masks are written to; nothing where they are not asked for.
-        self._shapes = (
-            (groups if with_masks else 0, *lanes),
-            (count if with_masks else 0, self._height),
-            (count if with_masks else 0, self._width),
-        )
 
-    def signature(self) -> _Canvas:
-        """Of `paint_image`."""
-        bits, in_row, in_column = self._shapes
-        return _Canvas(
-            tf.TensorSpec(bits[1:], self._lanes.dtype),
-            tf.TensorSpec(bits, self._lanes.dtype),
-            tf.TensorSpec(in_row, tf.float32),
-            tf.TensorSpec(in_column, tf.float32),
+    def signature(self) -> Tuple[tf.TensorSpec, ...]:
+        """Of what `paint_image` answers."""
+        lanes = [self._height, self._width // self._lanes.pixels]
+        owner = tf.TensorSpec(lanes, self._lanes.dtype)
+        if not self._with_masks:
+            return (owner,)
+        return (
+            owner,
+            tf.TensorSpec([self._groups, *lanes], self._lanes.dtype),
+            tf.TensorSpec([self._count, self._height], tf.float32),
+            tf.TensorSpec([self._count, self._width], tf.float32),
         )
 
     def paint_image(
@@ -142,86 +138,86 @@ class _Painter:
         end: tf.Tensor,
         takes_part: tf.Tensor,
         upsampling: upsampling_lib.Upsampling,
-    ) -> _Canvas:
-        """Paints instances 0..end - 1 of one image."""
-        lanes = self._lanes
-        free = lanes.ones(self._height, self._width)
-        owner = lanes.zeros(self._height, self._width)
+    ) -> Tuple[tf.Tensor, ...]:
+        """Paints instances 0..end - 1 of one image.
 
-        def paint(k, free, owner, written):
+        Returns:
+          The last `owner` of `_Loop` and, with masks, the `bits` of all groups, `in_row` and
+          `in_column`.
+        """
+        lanes = self._lanes
+        # Not known when the graph is built: else a TFLite file stores all that is blank.
+        zero = tf.minimum(end, 0)
+
+        def blank(value: int = 0) -> tf.Tensor:
+            return lanes.filled(zero + value, self._height, self._width)
+
+        def paint(k: tf.Tensor, loop: _Loop) -> Tuple[tf.Tensor, _Loop]:
             values = upsampling_lib.upsample_bands(upsampling, maps[k], band_range, k)
             mask = lanes.pack(tf.reshape(values > self._mask_threshold, [-1, self._width]))
-            row = band_range.start[k] * self._rows_of_band
-            last = band_range.end[k] * self._rows_of_band
-            visible = lanes.both(mask, free[row:last])
+            row, last = (x[k] * self._rows_of_band for x in (band_range.start, band_range.end))
+            visible = lanes.both(mask, loop.free[row:last])
             columns = self._column_sums(mask)
             area, visible_area = (tf.reduce_sum(x) for x in (columns, self._column_sums(visible)))
             overlap = tf.math.divide_no_nan(area - visible_area, area)
             keep = tf.logical_and(overlap <= self._overlap_threshold, takes_part[k])
             taken = visible * tf.cast(keep, lanes.dtype)
-            free = _add_rows(free, row, last, -taken)
-            owner = _add_rows(owner, row, last, taken * tf.cast(k + 1, lanes.dtype))
+            loop = loop._replace(
+                free=_add_rows(loop.free, row, last, -taken),
+                owner=_add_rows(loop.owner, row, last, taken * tf.cast(k + 1, lanes.dtype)),
+            )
             if self._with_masks:
-                written = self._write(written, k, row, last, mask, columns)
-            return k + 1, free, owner, written
+                rows = tf.cast(tf.reduce_any(tf.not_equal(mask, 0), axis=1), tf.float32)
+                loop = loop._replace(
+                    bits=_add_rows(loop.bits, row, last, mask * lanes.bit(k)),
+                    in_row=loop.in_row.write(k, tf.pad(rows, [[row, self._height - last]])),
+                    in_column=loop.in_column.write(k, columns),
+                )
+            return k + 1, loop
 
-        _, _, owner, written = tf.while_loop(
-            lambda k, *_: k < end,
-            paint,
-            [tf.constant(0), free, owner, self._blank()],
-            parallel_iterations=1,
-        )
-        return _Canvas(owner, *(x.stack() for x in written))
+        def paint_group(group, loop, groups):
+            start = group * lanes.bits
+            loop = _while_below(
+                tf.minimum(start + lanes.bits, end), paint, start, loop._replace(bits=blank())
+            )
+            return group + 1, loop, groups.write(group, loop.bits)
 
-    def _blank(self) -> Tuple[tf.TensorArray, ...]:
-        """`bits`, `in_row` and `in_column` of a `_Canvas`, all 0."""
-        dtypes = (self._lanes.dtype, tf.float32, tf.float32)
-        return tuple(
-            tf.TensorArray(dtype, shape[0], element_shape=shape[1:], clear_after_read=False)
-            for dtype, shape in zip(dtypes, self._shapes)
-        )
-
-    def _write(self, written, k, row, last, mask, columns) -> Tuple[tf.TensorArray, ...]:
-        """Adds one mask, lanes [last - row, w]."""
-        bits, in_row, in_column = written
-        group, bit = k // self._lanes.bits, k % self._lanes.bits
-        weights = tf.constant([1 << i for i in range(self._lanes.bits)], self._lanes.dtype)
-        bits = bits.write(group, _add_rows(bits.read(group), row, last, mask * weights[bit]))
-        rows = tf.cast(tf.reduce_any(tf.not_equal(mask, 0), axis=1), tf.float32)
-        rows = tf.pad(rows, [[row, self._height - last]])
-        return bits, in_row.write(k, rows), in_column.write(k, columns)
+        sizes = (self._height, self._width)
+        arrays = (tf.TensorArray(tf.float32, zero + self._count, element_shape=[n]) for n in sizes)
+        loop = _Loop(blank(1), blank(), blank(), *arrays)
+        if not self._with_masks:
+            return (_while_below(end, paint, tf.constant(0), loop).owner,)
+        groups = tf.TensorArray(lanes.dtype, zero + self._groups, element_shape=loop.bits.shape)
+        used = (end + lanes.bits - 1) // lanes.bits
+        loop, groups = _while_below(used, paint_group, tf.constant(0), loop, groups)
+        found = (loop.owner, *(x.stack() for x in (groups, loop.in_row, loop.in_column)))
+        return tuple(tf.ensure_shape(x, y.shape) for x, y in zip(found, self.signature()))
 
     def _column_sums(self, mask: tf.Tensor) -> tf.Tensor:
-        """Pixels of a mask [rows, w] by column: float32 [W]."""
+        """Pixels of a mask, lanes [rows, w], by column: float32 [W]."""
         bands = tf.reshape(mask, [-1, self._rows_of_band, mask.shape[-1]])
         return tf.reduce_sum(self._lanes.column_sums(bands), axis=0)
 
-    def results(self, canvas: _Canvas, output_size: Tuple[int, int]) -> Painted:
-        """Reads the canvases of a batch."""
+    def results(self, painted: Tuple[tf.Tensor, ...], output_size: Tuple[int, int]) -> Painted:
+        """Reads what `paint_image` answered, of a batch."""
         height, width = output_size
-        owner = self._pixels(canvas.owner[:, tf.newaxis])[:, 0, :height, :width] - 1
+        owner = self._lanes.unpack(painted[0])[:, :height, :width] - 1
         if not self._with_masks:
             return Painted(owner)
-        (top, bottom), (left, right) = _extent(canvas.in_row), _extent(canvas.in_column)
-        planes = self._planes(self._pixels(canvas.bits))  # [B, P, R, W]
+        _, groups, in_row, in_column = painted
+        (top, bottom), (left, right) = _extent(in_row), _extent(in_column)
+        planes = tf.transpose(self._lanes.join_bits(groups), [0, 2, 3, 1])  # [B, R, W, P]
         return Painted(
             owner=owner,
-            bit_masks=tf.transpose(planes, [0, 2, 3, 1])[:, :height, :width],
+            bit_masks=planes[:, :height, :width],
             boxes=tf.stack([top, left, bottom, right], axis=-1),
         )
 
-    def _pixels(self, lanes: tf.Tensor) -> tf.Tensor:
-        """Lanes [B, G, R, w] to int32 [B, G, R, W]."""
-        values = self._lanes.unpack(tf.reshape(lanes, [-1, lanes.shape[-1]]))
-        return tf.reshape(values, [-1, lanes.shape[1], self._height, self._width])
 
-    def _planes(self, groups: tf.Tensor) -> tf.Tensor:
-        """Joins int32 [B, G, R, W] of a few bits each to int32 [B, P, R, W]."""
-        bits = self._lanes.bits
-        groups = tf.reshape(groups, [-1, _BITS_OF_PLANE // bits, *groups.shape[2:]])
-        groups = tf.unstack(groups, axis=1)  # [B * P, R, W] each
-        planes = tf.add_n([x * _as_int32(1 << bits * i) for i, x in enumerate(groups)])
-        return tf.reshape(planes, [-1, -(-self._count // _BITS_OF_PLANE), *planes.shape[1:]])
+def _while_below(end: tf.Tensor, body: Callable, start: tf.Tensor, *state: Any) -> Any:
+    """The state after body(i, *state) for start <= i < end."""
+    _, *state = tf.while_loop(lambda i, *_: i < end, body, [start, *state], parallel_iterations=1)
+    return state[0] if len(state) == 1 else state
 
 
 def _add_rows(canvas: tf.Tensor, row: tf.Tensor, last: tf.Tensor, lanes: tf.Tensor) -> tf.Tensor:
@@ -229,10 +225,6 @@ def _add_rows(canvas: tf.Tensor, row: tf.Tensor, last: tf.Tensor, lanes: tf.Tens
     added = tf.concat([canvas[:row], canvas[row:last] + lanes, canvas[last:]], axis=0)
     added.set_shape(canvas.shape)  # TFLite has no operator that checks shapes
     return added
-
-
-def _as_int32(value: int) -> int:
-    return value - (value >> 31 << 32)
 
 
 def _extent(is_there: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:

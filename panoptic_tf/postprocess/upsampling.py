@@ -165,10 +165,12 @@ def best_of_maps(
         found = tf.maximum(found, tf.cast(values > best, tf.float32) * number)
         return i + 1, tf.maximum(best, values), found
 
+    # Not known when the graph is built: else a TFLite file stores the blank maps.
+    zero = tf.cast(tf.minimum(count, 0), tf.float32)
     _, best, found = tf.while_loop(
         lambda i, *_: i < count,
         compare,
-        [tf.constant(0), tf.zeros(shape), tf.zeros(shape)],
+        [tf.constant(0), tf.fill(shape, zero), tf.fill(shape, zero)],
         parallel_iterations=1,
     )
     return tf.cast(found, tf.int32), best
