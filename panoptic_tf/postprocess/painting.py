@@ -191,7 +191,7 @@ class _Painter:
         used = (end + lanes.bits - 1) // lanes.bits
         loop, groups = _while_below(used, paint_group, tf.constant(0), loop, groups)
         found = (loop.owner, *(x.stack() for x in (groups, loop.in_row, loop.in_column)))
-        return tuple(tf.ensure_shape(x, y.shape) for x, y in zip(found, self.signature()))
+        return tuple(tf.reshape(x, y.shape) for x, y in zip(found, self.signature()))
 
     def _column_sums(self, mask: tf.Tensor) -> tf.Tensor:
         """Pixels of a mask, lanes [rows, w], by column: float32 [W]."""

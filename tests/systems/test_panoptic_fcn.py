@@ -200,3 +200,45 @@ def test_a_crowded_image_keeps_the_largest(row):
     assert labels["num_pairs"].numpy().tolist() == [100.0, 0.0]
     losses = task.build_loss()(labels, model(features, training=True))
     assert all(np.isfinite(value) for value in losses.values())
+
+
+@pytest.mark.parametrize("pooling,expected", [("map", [6 / 16, 10 / 16]), ("region", [1.0, 1.0])])
+def test_pooling_of_stuff_kernels(pooling, expected):
+    """Every cell has the same kernel: its mean is that kernel, its sum over the map a share."""
+    from panoptic_tf.systems.panoptic_fcn.kernel_selector import KernelSelector
+    from panoptic_tf.systems.panoptic_fcn.sampling import KernelSampler
+
+    region = np.zeros([1, 4, 4, 2], np.float32)
+    region.reshape(16, 2)[:6, 0] = 1.0
+    region.reshape(16, 2)[6:, 1] = 1.0
+    kernels = {"3": tf.ones([1, 4, 4, 5])}
+    image_info = tf.constant([[[32.0, 32.0], [32.0, 32.0], [1.0, 1.0], [0.0, 0.0]]])
+    quarters = np.repeat(np.repeat(4 * region, 2, axis=1), 2, axis=2).astype(np.uint8)
+    sampled = KernelSampler(stuff_pooling=pooling)(
+        {"kernels": kernels}, {"gt_stuff": tf.constant(quarters)}, image_info
+    )
+    selected = KernelSelector(stuff_pooling=pooling, smoothing_sizes=(3,))(
+        {"kernels": kernels, "stuff_logits": {"3": tf.constant(20.0 * region - 10.0)}}, image_info
+    )
+    for found in (sampled["stuff_kernels"], selected["stuff_kernels"]):
+        expected_kernels = np.repeat(np.float32(expected)[:, np.newaxis], 5, axis=1)
+        np.testing.assert_allclose(found[0], expected_kernels, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "override,message",
+    [
+        ({"model": {"stuff_pooling": "mean"}}, "stuff_pooling must be one of map, region.*'mean'"),
+        ({"model": {"min_level": 4}}, "min_level must be 2 or 3, got 4"),
+        ({"model": {"min_level": 3}}, "smoothing_sizes must have 5 entries.*min_level"),
+    ],
+)
+def test_wrong_configs_are_named(row, override, message):
+    with pytest.raises(ValueError, match=message):
+        row_task(row, override).build_model()
+
+
+def test_scales_of_another_number_of_levels_are_named(row):
+    task = row_task(row, {"targets": {"min_scales": [1, 2, 3]}})
+    with pytest.raises(ValueError, match="min_scales and max_scales.*2, 3, 4, 5, 6, 7"):
+        task.build_target_generator()

@@ -133,6 +133,9 @@ class Model(hyperparams.Config):
       backbone: see `config.Backbone`.
       min_level: finest level of position and kernel head, 2 or 3; level 7 is the coarsest.
       thing_channel: whether all things together are one more class of stuff.
+      stuff_pooling: of the kernels of a stuff category on a level: their sum over the number of
+        cells of the whole `map`, as published, or of the category's `region`, a mean, which is
+        easier to learn for small regions.
       fpn, position_head, kernel_head, encoder, sampler, selector, postprocessor: see these classes.
     """
 
@@ -142,6 +145,7 @@ class Model(hyperparams.Config):
     backbone: config.Backbone = dataclasses.field(default_factory=config.Backbone)
     min_level: int = 3
     thing_channel: bool = True
+    stuff_pooling: str = "map"
     fpn: FeaturePyramid = dataclasses.field(default_factory=FeaturePyramid)
     position_head: PositionHead = dataclasses.field(default_factory=PositionHead)
     kernel_head: KernelHead = dataclasses.field(default_factory=KernelHead)

@@ -29,9 +29,9 @@ class KernelSelector(tf.keras.layers.Layer):
     """Takes the kernels at object centers, and the mean kernel of each stuff category.
 
     Things: the center map is averaged with its own local mean, and the best cells that are maxima
-    of their 3x3 neighbourhood are taken on each level. Stuff: each cell votes for its best category;
-    the kernel of a category on a level is the sum of those of its cells over the number of ALL
-    cells, as in training, and the mean of that over the levels on which the category is sure
+    of their 3x3 neighbourhood are taken on each level. Stuff: each cell votes for its best
+    category; the kernel of a category on a level is the sum of those of its cells over the number
+    of ALL cells, as in training, and the mean of that over the levels on which the category is sure
     enough. Cells in the frame's padding count nowhere.
     """
 
@@ -42,6 +42,7 @@ class KernelSelector(tf.keras.layers.Layer):
         stuff_threshold: float = 0.05,
         top_k: int = 50,
         smoothing_sizes: Sequence[int] = (3, 3, 3, 5, 5),
+        stuff_pooling: str = "map",
         name: str = "kernel_selector",
     ):
         """See the class.
@@ -52,6 +53,7 @@ class KernelSelector(tf.keras.layers.Layer):
             that is dropped on that level.
           top_k: most centers of a level.
           smoothing_sizes: window of the local mean, by level; odd.
+          stuff_pooling: see `KernelSampler`.
           name: of the layer.
         """
         super().__init__(name=name, dtype=tf.float32, trainable=False)
@@ -59,6 +61,7 @@ class KernelSelector(tf.keras.layers.Layer):
         self._stuff_threshold = stuff_threshold
         self._top_k = top_k
         self._smoothing_sizes = tuple(smoothing_sizes)
+        self._stuff_pooling = stuff_pooling
 
     @tf.autograph.experimental.do_not_convert
     def call(
@@ -129,7 +132,7 @@ class KernelSelector(tf.keras.layers.Layer):
     def _stuff(self, outputs: Mapping[str, Tensors], valid: Tensors) -> Tensors:
         levels: List[_Candidates] = []
         for level, logits in outputs["stuff_logits"].items():
-            levels.append(_stuff_of_level(logits, outputs["kernels"][level], valid[level]))
+            levels.append(self._stuff_of_level(logits, outputs["kernels"][level], valid[level]))
         kernels, scores = (tf.stack(x, axis=1) for x in list(zip(*levels))[:2])  # [B, L, S, ...]
         found = tf.cast(scores > self._stuff_threshold, tf.float32)
         levels_found = tf.reduce_sum(found, axis=1)  # [B, S]
@@ -139,6 +142,29 @@ class KernelSelector(tf.keras.layers.Layer):
             "stuff_scores": tf.reduce_sum(scores * share, axis=1),
             "stuff_valid": levels_found > 0,
         }
+
+    def _stuff_of_level(
+        self, logits: tf.Tensor, kernels: tf.Tensor, valid: tf.Tensor
+    ) -> _Candidates:
+        """Kernel and score of each stuff category on one level, 0 where no cell votes for it."""
+        _, height, width, categories = logits.shape
+        cells = height * width
+        logits = tf.reshape(logits, [-1, cells, categories])
+        kernels = tf.reshape(kernels, [-1, cells, kernels.shape[-1]])
+        valid = tf.reshape(valid, [-1, cells, 1])
+        best = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        votes = tf.one_hot(best, categories) * valid  # [B, cells, S]
+        probability = tf.sigmoid(tf.reduce_max(logits, axis=-1, keepdims=True))
+        # [B, cells, S] x [B, cells, n] -> [B, S, n]
+        kernels = tf.matmul(votes, kernels, transpose_a=True)
+        total = tf.matmul(votes, probability, transpose_a=True)[..., 0]
+        number = tf.reduce_sum(votes, axis=1)  # [B, S]
+        pooled = number if self._stuff_pooling == "region" else tf.reduce_sum(valid, axis=1)
+        return _Candidates(
+            kernels=tf.math.divide_no_nan(kernels, pooled[..., tf.newaxis]),
+            scores=tf.math.divide_no_nan(total, number),
+            classes=tf.range(categories),
+        )
 
 
 def _valid_cells(cells: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
@@ -155,23 +181,3 @@ def _local_mean(maps: tf.Tensor, size: int) -> tf.Tensor:
     around = size // 2
     maps = tf.pad(maps, [[0, 0], [around, around], [around, around], [0, 0]])
     return tf.nn.avg_pool2d(maps, size, strides=1, padding="VALID")
-
-
-def _stuff_of_level(logits: tf.Tensor, kernels: tf.Tensor, valid: tf.Tensor) -> _Candidates:
-    """Kernel and score of each stuff category on one level, 0 where no cell votes for it."""
-    _, height, width, categories = logits.shape
-    cells = height * width
-    logits = tf.reshape(logits, [-1, cells, categories])
-    kernels = tf.reshape(kernels, [-1, cells, kernels.shape[-1]])
-    valid = tf.reshape(valid, [-1, cells, 1])
-    best = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    votes = tf.one_hot(best, categories) * valid  # [B, cells, S]
-    probability = tf.sigmoid(tf.reduce_max(logits, axis=-1, keepdims=True))
-    # [B, cells, S] x [B, cells, n] -> [B, S, n]
-    kernels = tf.matmul(votes, kernels, transpose_a=True)
-    total = tf.matmul(votes, probability, transpose_a=True)[..., 0]
-    return _Candidates(
-        kernels=kernels / tf.reduce_sum(valid, axis=1)[:, tf.newaxis],
-        scores=tf.math.divide_no_nan(total, tf.reduce_sum(votes, axis=1)),
-        classes=tf.range(categories),
-    )

@@ -33,6 +33,7 @@ class KernelSampler(tf.keras.layers.Layer):
         num_positives: int = 7,
         weighted: bool = True,
         trim: bool = True,
+        stuff_pooling: str = "map",
         name: str = "sampler",
     ):
         """See the class.
@@ -42,6 +43,8 @@ class KernelSampler(tf.keras.layers.Layer):
           weighted: False: one kernel, that of the instance's center, whatever k is.
           trim: there are as many rows as the image of the batch with most pairs has; False keeps
             shapes static, a row for every instance or category on every level.
+          stuff_pooling: what the sum of a category's kernels is divided by: the number of cells of
+            the `map` or of its `region`.
           name: of the layer.
 
         Raises:
@@ -53,6 +56,7 @@ class KernelSampler(tf.keras.layers.Layer):
         self._num_positives = num_positives
         self._weighted = weighted
         self._trim = trim
+        self._stuff_pooling = stuff_pooling
 
     @tf.autograph.experimental.do_not_convert
     def call(
@@ -151,11 +155,13 @@ class KernelSampler(tf.keras.layers.Layer):
             scores = assignment.stuff_scores(masks, level_size=level_size)  # [B, h, w, s]
             region = tf.cast(scores > 0.0, tf.float32) * counts[..., tf.newaxis]
             region = tf.reshape(region, [-1, height * width, tf.shape(region)[-1]])
+            counts_of_map = tf.reshape(counts, [-1, height * width, 1])
             cells = tf.reshape(maps[level], [-1, height * width, depth])
             # [B, h * w, s] x [B, h * w, D] -> [B, s, D]
             total = tf.matmul(region, cells, transpose_a=True)
-            num_cells = tf.reduce_sum(counts, axis=[1, 2])[:, tf.newaxis, tf.newaxis]
-            kernels.append(total / num_cells)
+            pooled = region if self._stuff_pooling == "region" else counts_of_map
+            num_cells = tf.reduce_sum(pooled, axis=1)[..., tf.newaxis]  # [B, s or 1, 1]
+            kernels.append(tf.math.divide_no_nan(total, num_cells))
             is_assigned.append(tf.reduce_any(region > 0.0, axis=1))
         order, valid = self._pairs(tf.stack(is_assigned, axis=-1))
         return {
