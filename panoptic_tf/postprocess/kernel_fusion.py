@@ -1,4 +1,4 @@
-"""Kernel fusion of Panoptic FCN (arXiv:2012.00720, section 3.3): one kernel per object."""
+"""Kernel fusion of Panoptic FCN (arXiv:2012.00720): one kernel per object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Matrix NMS (SOLOv2, arXiv:2003.10152, section 3.3): scores decay by overlap, all at once."""
+"""Matrix NMS (SOLOv2, arXiv:2003.10152): scores decay by overlap, all at once."""
 
 from __future__ import annotations
 

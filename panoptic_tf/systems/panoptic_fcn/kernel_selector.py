@@ -1,4 +1,4 @@
-"""Which kernels an image is segmented with (Panoptic FCN, arXiv:2012.00720, section 3.4).
+"""Which kernels an image is segmented with (Panoptic FCN, arXiv:2012.00720).
 
 Recorded behaviour: the authors' implementation, whose numbers of kernels vary; here they are
 static, with validity masks.

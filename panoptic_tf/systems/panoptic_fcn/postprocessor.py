@@ -1,6 +1,6 @@
 """From embedded kernels and the encoded feature to a panoptic prediction, in the graph.
 
-Panoptic FCN (arXiv:2012.00720, sections 3.3 and 3.4). Recorded behaviour: the authors'
+Panoptic FCN (arXiv:2012.00720). Recorded behaviour: the authors'
 implementation, whose numbers of kernels vary; here they are static, with validity masks.
 """
 
