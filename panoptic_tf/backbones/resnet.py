@@ -215,7 +215,7 @@ class ResNet(tf.keras.layers.Layer):
       multi_grid: dilation of the blocks of stage 5, times what the output stride asks for.
       stride_in_1x1: see `BottleneckBlock`.
       deformable_stages: stages, of 2 to 5, whose 3x3 convolution (of a basic block the second) is
-        deformable; an ordinary one at first, see `deformable.DeformableConv2D`.
+        deformable; at first an ordinary one, in version 2 half of it.
       deformable_version: 1, or 2 for modulated ones.
       frozen_stages: 0 trains all, 1 freezes the stem, 2 the stem and stage 2, ..., 5 everything.
       norm: a name of `normalization.build_norm`.

@@ -128,6 +128,8 @@ class DeformableConv2D(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"{self.name}: kernel_size must be odd, got {kernel_size}.")
         self._settings = {
             "filters": filters,
             "kernel_size": kernel_size,

@@ -95,7 +95,7 @@ def pixel_cross_entropy(logits: tf.Tensor, category_mask: tf.Tensor) -> tf.Tenso
       category_mask: int32 [B, H, W], 0 is void.
     """
 
-    # TensorFlow's own operator takes more than twice as long on a CPU.
+    # What TensorFlow's own operator computes, in fewer passes over memory.
     @tf.custom_gradient
     def cross_entropy(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         probabilities = tf.nn.softmax(x)

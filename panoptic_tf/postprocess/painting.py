@@ -145,41 +145,21 @@ class _Painter:
           The last `owner` of `_Loop` and, with masks, the `bits` of all groups, `in_row` and
           `in_column`.
         """
-        lanes = self._lanes
         # Not known when the graph is built: else a TFLite file stores all that is blank.
         zero = tf.minimum(end, 0)
 
         def blank(value: int = 0) -> tf.Tensor:
-            return lanes.filled(zero + value, self._height, self._width)
+            return self._lanes.filled(zero + value, self._height, self._width)
 
         def paint(k: tf.Tensor, loop: _Loop) -> Tuple[tf.Tensor, _Loop]:
             values = upsampling_lib.upsample_bands(upsampling, maps[k], band_range, k)
-            mask = lanes.pack(tf.reshape(values > self._mask_threshold, [-1, self._width]))
             row, last = (x[k] * self._rows_of_band for x in (band_range.start, band_range.end))
-            visible = lanes.both(mask, loop.free[row:last])
-            columns = self._column_sums(mask)
-            area, visible_area = (tf.reduce_sum(x) for x in (columns, self._column_sums(visible)))
-            overlap = tf.math.divide_no_nan(area - visible_area, area)
-            keep = tf.logical_and(overlap <= self._overlap_threshold, takes_part[k])
-            taken = visible * tf.cast(keep, lanes.dtype)
-            loop = loop._replace(
-                free=_add_rows(loop.free, row, last, -taken),
-                owner=_add_rows(loop.owner, row, last, taken * tf.cast(k + 1, lanes.dtype)),
-            )
-            if self._with_masks:
-                rows = tf.cast(tf.reduce_any(tf.not_equal(mask, 0), axis=1), tf.float32)
-                loop = loop._replace(
-                    bits=_add_rows(loop.bits, row, last, mask * lanes.bit(k)),
-                    in_row=loop.in_row.write(k, tf.pad(rows, [[row, self._height - last]])),
-                    in_column=loop.in_column.write(k, columns),
-                )
-            return k + 1, loop
+            return k + 1, self._paint(loop, k, values, row, last, takes_part[k])
 
-        def paint_group(group, loop, groups):
-            start = group * lanes.bits
-            loop = _while_below(
-                tf.minimum(start + lanes.bits, end), paint, start, loop._replace(bits=blank())
-            )
+        def paint_group(group: tf.Tensor, loop: _Loop, groups: tf.TensorArray) -> Tuple:
+            start = group * bits
+            last = tf.minimum(start + bits, end)
+            loop = _while_below(last, paint, start, loop._replace(bits=blank()))
             return group + 1, loop, groups.write(group, loop.bits)
 
         sizes = (self._height, self._width)
@@ -187,11 +167,43 @@ class _Painter:
         loop = _Loop(blank(1), blank(), blank(), *arrays)
         if not self._with_masks:
             return (_while_below(end, paint, tf.constant(0), loop).owner,)
-        groups = tf.TensorArray(lanes.dtype, zero + self._groups, element_shape=loop.bits.shape)
-        used = (end + lanes.bits - 1) // lanes.bits
+        bits, shape = self._lanes.bits, loop.bits.shape
+        groups = tf.TensorArray(self._lanes.dtype, zero + self._groups, element_shape=shape)
+        used = (end + bits - 1) // bits
         loop, groups = _while_below(used, paint_group, tf.constant(0), loop, groups)
         found = (loop.owner, *(x.stack() for x in (groups, loop.in_row, loop.in_column)))
         return tuple(tf.reshape(x, y.shape) for x, y in zip(found, self.signature()))
+
+    def _paint(
+        self,
+        loop: _Loop,
+        k: tf.Tensor,
+        values: tf.Tensor,
+        row: tf.Tensor,
+        last: tf.Tensor,
+        takes_part: tf.Tensor,
+    ) -> _Loop:
+        """Paints instance k, of probabilities [n, rows, W] in rows [row, last)."""
+        lanes = self._lanes
+        mask = lanes.pack(tf.reshape(values > self._mask_threshold, [-1, self._width]))
+        visible = lanes.both(mask, loop.free[row:last])
+        columns = self._column_sums(mask)
+        area, visible_area = (tf.reduce_sum(x) for x in (columns, self._column_sums(visible)))
+        overlap = tf.math.divide_no_nan(area - visible_area, area)
+        keep = tf.logical_and(overlap <= self._overlap_threshold, takes_part)
+        taken = visible * tf.cast(keep, lanes.dtype)
+        loop = loop._replace(
+            free=_add_rows(loop.free, row, last, -taken),
+            owner=_add_rows(loop.owner, row, last, taken * tf.cast(k + 1, lanes.dtype)),
+        )
+        if not self._with_masks:
+            return loop
+        rows = tf.cast(tf.reduce_any(tf.not_equal(mask, 0), axis=1), tf.float32)
+        return loop._replace(
+            bits=_add_rows(loop.bits, row, last, mask * lanes.bit(k)),
+            in_row=loop.in_row.write(k, tf.pad(rows, [[row, self._height - last]])),
+            in_column=loop.in_column.write(k, columns),
+        )
 
     def _column_sums(self, mask: tf.Tensor) -> tf.Tensor:
         """Pixels of a mask, lanes [rows, w], by column: float32 [W]."""

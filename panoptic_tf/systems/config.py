@@ -17,6 +17,8 @@ class Backbone(hyperparams.Config):
     """Arguments of `backbones.factory.build_backbone`, which documents them.
 
     Attributes:
+      deformable_stages: stages of a ResNet, of 2 to 5, with deformable 3x3 convolutions.
+      deformable_version: of these, 1 or 2.
       options: further arguments of the backbone itself, such as `widths` of a ResNet.
     """
 
@@ -28,6 +30,8 @@ class Backbone(hyperparams.Config):
     multi_grid: Optional[List[int]] = None
     stride_in_1x1: bool = False
     frozen_stages: int = 0
+    deformable_stages: List[int] = dataclasses.field(default_factory=list)
+    deformable_version: int = 2
     options: Dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -97,4 +101,7 @@ def build_backbone(config: Backbone, input_size: List[int]):
     """The backbone of a config; its variables are named `backbone/...`."""
     arguments = config.as_dict()
     options = arguments.pop("options") or {}
+    deformable = {key: arguments.pop(key) for key in ("deformable_stages", "deformable_version")}
+    if config.deformable_stages:  # Only ResNets know of them.
+        arguments.update(deformable)
     return backbone_factory.build_backbone(**arguments, **options, input_size=tuple(input_size))

@@ -36,6 +36,7 @@ EXPERIMENTS = (
         for backbone in ("resnet50", "resnet101", "dcn101")
         for dataset in (
             *("coco", "coco_3x", "coco_400_3x", "coco_512_3x", "coco_600_3x", "cityscapes"),
+            *("coco_400", "coco_512", "coco_600"),
             *("enhanced_coco_3x", "enhanced_cityscapes"),
         )
     ]

@@ -149,6 +149,29 @@ def test_an_ablation_changes_its_switch_and_trains(row, name):
     assert np.isfinite(loss) and loss > 0
     assert any(np.any(a != w.numpy()) for a, w in zip(before, model.trainable_variables))
     assert all(np.isfinite(w.numpy()).all() for w in model.trainable_variables)
+    features = {key: batch[0][key] for key in ("image", "image_info")}
+    prediction = model(features, training=False)
+    assert prediction[Prediction.CATEGORY_MASK].shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_a_recipe_holds_the_value_of_its_name(name):
+    table, *rest = name.split("_")
+    stated = flatten(ablation(name)["task"])
+    if table == "fusion":
+        assert stated[".model.postprocessor.similarity_threshold"] == float(f"{rest[0]}.{rest[1]}")
+    for prefix, key in (
+        ("convs", ".model.position_head.num_convs"),
+        ("channels", ".model.encoder.filters"),
+        ("dice", ".model.sampler.num_positives"),
+    ):
+        if table == prefix and rest[0].isdecimal():
+            assert stated[key] == int(rest[0])
+    if table == "feature":
+        assert stated[".model.encoder.feature"] == "_".join(rest)
+    if table == "coordinates":
+        stated = [stated[f".model.{part}.coordinates"] for part in ("kernel_head", "encoder")]
+        assert stated == [rest[0] in (part, "both") for part in ("kernel", "encoder")]
 
 
 def test_the_fast_variant_is_an_override():
@@ -229,6 +252,9 @@ def test_pooling_of_stuff_kernels(pooling, expected):
     "override,message",
     [
         ({"model": {"stuff_pooling": "mean"}}, "stuff_pooling must be one of map, region.*'mean'"),
+        ({"model": {"selector": {"top_k": 0}}}, "top_k must be positive, got 0"),
+        ({"model": {"selector": {"smoothing_sizes": [4, 3, 3, 3, 3, 3]}}}, "must be odd.*4, 3"),
+        ({"model": {"postprocessor": {"max_instances": 0}}}, "max_instances >= 1"),
         ({"model": {"min_level": 4}}, "min_level must be 2 or 3, got 4"),
         ({"model": {"min_level": 3}}, "smoothing_sizes must have 5 entries.*min_level"),
     ],
@@ -242,3 +268,13 @@ def test_scales_of_another_number_of_levels_are_named(row):
     task = row_task(row, {"targets": {"min_scales": [1, 2, 3]}})
     with pytest.raises(ValueError, match="min_scales and max_scales.*2, 3, 4, 5, 6, 7"):
         task.build_target_generator()
+
+
+@pytest.mark.parametrize("experiment", ["panoptic_fcn_shapes", "panoptic_fpn_shapes"])
+def test_any_resnet_takes_deformable_stages(experiment):
+    params = exp_factory.get_exp_config(experiment)
+    override = {"model": {"backbone": {"deformable_stages": [4, 5], "deformable_version": 1}}}
+    params.override({"task": override}, is_strict=True)
+    names = [w.name for w in get_task(params).build_model().parts["backbone"].weights]
+    found = {name.split("/")[1] for name in names if "/offset/kernel" in name}
+    assert found == {"res4_0", "res4_1", "res5_0", "res5_1"}

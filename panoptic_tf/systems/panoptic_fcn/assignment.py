@@ -17,6 +17,20 @@ from panoptic_tf.layers import resize
 Size = Tuple[int, int]
 
 _QUARTER = 0.25
+_STUFF_POOLINGS = ("map", "region")
+
+
+def check_stuff_pooling(stuff_pooling: str) -> None:
+    """Refuses what `KernelSampler` and `KernelSelector` do not know.
+
+    Raises:
+      ValueError: an unknown pooling.
+    """
+    if stuff_pooling not in _STUFF_POOLINGS:
+        raise ValueError(
+            f"task.model.stuff_pooling must be one of {', '.join(_STUFF_POOLINGS)}, got "
+            f"{stuff_pooling!r}."
+        )
 
 
 def level_size(network_size: Size, level: str) -> Size:

@@ -134,8 +134,7 @@ class Model(hyperparams.Config):
       min_level: finest level of position and kernel head, 2 or 3; level 7 is the coarsest.
       thing_channel: whether all things together are one more class of stuff.
       stuff_pooling: of the kernels of a stuff category on a level: their sum over the number of
-        cells of the whole `map`, as published, or of the category's `region`, a mean, which is
-        easier to learn for small regions.
+        cells of the whole `map`, as published, or of the category's `region`, a mean.
       fpn, position_head, kernel_head, encoder, sampler, selector, postprocessor: see these classes.
     """
 

@@ -1,7 +1,7 @@
 """The heads of Panoptic FCN (arXiv:2012.00720, sections 3.1 and 3.3), shared by all levels.
 
-Recorded structure: the authors' implementation; parameter counts and initial values are theirs, but
-for the offsets of deformable convolutions, which start at zero.
+Recorded structure: the authors' implementation; parameter counts and the initial values of the
+predictors are theirs. Convolutions before them start as those of the backbone, offsets at zero.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from panoptic_tf.layers.coordinates import Coordinates
 from panoptic_tf.layers.deformable import DeformableConvNormAct
 from panoptic_tf.layers.dynamic_conv import mask_logits
 
+# A probability of 0.1.
 _PRIOR_BIAS = -2.19
 
 

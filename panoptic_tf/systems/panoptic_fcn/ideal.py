@@ -26,6 +26,7 @@ def ideal_outputs(targets: Tensors) -> Tensors:
     if "gt_masks" in targets:
         maps.append(targets["gt_masks"])  # [B, h, w, M]
         valid = tf.reduce_any(tf.reduce_any(targets["gt_masks"] > 0, axis=1), axis=1)
+        valid = tf.logical_and(valid, tf.reduce_any(targets["gt_levels"], axis=-1))
         outputs.update(
             thing_scores=tf.cast(valid, tf.float32),
             thing_classes=targets["gt_classes"],

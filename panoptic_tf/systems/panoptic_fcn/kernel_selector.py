@@ -26,7 +26,7 @@ class _Candidates(NamedTuple):
 
 
 class KernelSelector(tf.keras.layers.Layer):
-    """Takes the kernels at object centers, and the mean kernel of each stuff category.
+    """Takes the kernels at object centers, and the pooled kernels of each stuff category.
 
     Things: the center map is averaged with its own local mean, and the best cells that are maxima
     of their 3x3 neighbourhood are taken on each level. Stuff: each cell votes for its best
@@ -55,7 +55,18 @@ class KernelSelector(tf.keras.layers.Layer):
           smoothing_sizes: window of the local mean, by level; odd.
           stuff_pooling: see `KernelSampler`.
           name: of the layer.
+
+        Raises:
+          ValueError: a number is out of range, or an unknown pooling.
         """
+        assignment.check_stuff_pooling(stuff_pooling)
+        if top_k < 1:
+            raise ValueError(f"task.model.selector.top_k must be positive, got {top_k}.")
+        if any(size < 1 or size % 2 == 0 for size in smoothing_sizes):
+            raise ValueError(
+                "task.model.selector.smoothing_sizes must be odd and positive, got "
+                f"{list(smoothing_sizes)}."
+            )
         super().__init__(name=name, dtype=tf.float32, trainable=False)
         self._center_threshold = center_threshold
         self._stuff_threshold = stuff_threshold

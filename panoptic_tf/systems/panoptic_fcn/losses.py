@@ -45,7 +45,14 @@ class PanopticFCNLoss:
           position_weight: lambda_pos.
           segment_weight: lambda_seg.
           alpha, gamma: see `sigmoid_focal_loss`.
+
+        Raises:
+          ValueError: `alpha` is not in 0..1 or `gamma` is negative.
         """
+        if not 0.0 <= alpha <= 1.0 or gamma < 0.0:
+            raise ValueError(
+                f"task.losses needs alpha in 0..1 and gamma >= 0, got {alpha} and {gamma}."
+            )
         self._position_weight = position_weight
         self._segment_weight = segment_weight
         self._focal = {"alpha": alpha, "gamma": gamma}

@@ -18,7 +18,6 @@ from panoptic_tf.systems.panoptic_fcn.postprocessor import PanopticFCNPostProces
 from panoptic_tf.systems.panoptic_fcn.sampling import KernelSampler
 
 _MAX_LEVEL = 7
-_STUFF_POOLINGS = ("map", "region")
 _ENCODED_LEVELS = ("2", "3", "4", "5")
 
 
@@ -46,11 +45,6 @@ def build_networks(
         name: heads.build_embedding(config.encoder.filters, name=f"{name}_embedding")
         for name in names
     }
-    if config.stuff_pooling not in _STUFF_POOLINGS:
-        raise ValueError(
-            f"task.model.stuff_pooling must be one of {', '.join(_STUFF_POOLINGS)}, got "
-            f"{config.stuff_pooling!r}."
-        )
     pooling = {"stuff_pooling": config.stuff_pooling}
     sampler = KernelSampler(**config.sampler.as_dict(), **pooling)
     selector = KernelSelector(**config.selector.as_dict(), **pooling)

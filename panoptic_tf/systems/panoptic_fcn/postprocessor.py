@@ -97,8 +97,13 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
           name: of the layer.
 
         Raises:
-          ValueError: the categories of stuff do not rise.
+          ValueError: the categories of stuff do not rise, or a number is out of range.
         """
+        if max_instances < 1 or not 0.0 <= mask_threshold < 1.0:
+            raise ValueError(
+                "task.model.postprocessor needs max_instances >= 1 and mask_threshold in 0..1, got "
+                f"{max_instances} and {mask_threshold}."
+            )
         if any(a >= b for a, b in zip(stuff_categories, stuff_categories[1:])):
             raise ValueError(f"stuff_categories must rise, got {list(stuff_categories)}.")
         super().__init__(name=name, dtype=tf.float32, trainable=False)

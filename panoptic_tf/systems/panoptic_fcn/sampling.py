@@ -1,7 +1,7 @@
 """Which kernels train the masks of Panoptic FCN, and on what (arXiv:2012.00720, section 3.4).
 
 Recorded behaviour: the authors' implementation. An instance on a level has the k cells inside it
-that the position head is surest of, a stuff category on a level the mean over its cells.
+that the position head is surest of, a stuff category on a level the pooled kernels of its cells.
 """
 
 from __future__ import annotations
@@ -48,8 +48,9 @@ class KernelSampler(tf.keras.layers.Layer):
           name: of the layer.
 
         Raises:
-          ValueError: no positive number of kernels.
+          ValueError: no positive number of kernels, or an unknown pooling.
         """
+        assignment.check_stuff_pooling(stuff_pooling)
         super().__init__(name=name, dtype=tf.float32, trainable=False)
         if num_positives < 1:
             raise ValueError(f"num_positives must be at least 1, got {num_positives}.")

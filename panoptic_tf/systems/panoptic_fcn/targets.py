@@ -79,8 +79,14 @@ class PanopticFCNTargetGenerator:
           min_overlap, sigma_factor: see `assignment.gaussian_radius` and `gaussian_heatmap`.
 
         Raises:
-          ValueError: an unknown center type, or not one range for each level.
+          ValueError: an unknown center type, not one range for each level, or a number that is out
+            of range.
         """
+        if max_instances < 1 or not 0.0 < min_overlap < 1.0 or sigma_factor <= 0.0:
+            raise ValueError(
+                "task.targets needs max_instances >= 1, min_overlap between 0 and 1 and a positive "
+                f"sigma_factor, got {max_instances}, {min_overlap} and {sigma_factor}."
+            )
         if center_type not in _CENTER_TYPES:
             raise ValueError(
                 f"task.targets.center_type must be one of {', '.join(_CENTER_TYPES)}, got "
