@@ -12,7 +12,7 @@ _EPSILON = 1e-8
 def weighted_dice_loss(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """L = sum over k of w_k (1 - 2 <p_k, t> / max(<p_k, p_k> + <t, t>, 1e-8)), p = sigmoid(x).
 
-    The article's weighted dice (section 3.4); its denominator is that of V-Net (arXiv:1606.04797),
+    The article's weighted dice; its denominator is that of V-Net (arXiv:1606.04797),
     of squares, as in the authors' implementation.
 
     Args:

@@ -1,4 +1,4 @@
-"""What lies where on the pyramid's levels (Panoptic FCN, arXiv:2012.00720, section 3.1).
+"""What lies where on the pyramid's levels (Panoptic FCN, arXiv:2012.00720).
 
 A level of h x w cells divides the frame of H x W pixels evenly: cell i begins at pixel i * H / h,
 also where H is no multiple of the level's stride, as in the recorded behaviour of the authors'

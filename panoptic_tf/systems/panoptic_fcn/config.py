@@ -24,7 +24,7 @@ class FeaturePyramid(hyperparams.Config):
 
 @dataclasses.dataclass
 class PositionHead(hyperparams.Config):
-    """Object centers and stuff regions on several levels (section 3.1).
+    """Object centers and stuff regions on several levels.
 
     Attributes:
       num_convs: 3x3 convolutions before the two predictors.
@@ -43,7 +43,7 @@ class PositionHead(hyperparams.Config):
 
 @dataclasses.dataclass
 class KernelHead(hyperparams.Config):
-    """Kernel weights of every cell of the same levels (section 3.1).
+    """Kernel weights of every cell of the same levels.
 
     Attributes:
       num_convs: 3x3 convolutions before the predictor.
@@ -62,7 +62,7 @@ class KernelHead(hyperparams.Config):
 
 @dataclasses.dataclass
 class FeatureEncoder(hyperparams.Config):
-    """The map that kernels are convolved with (section 3.3).
+    """The map that kernels are convolved with.
 
     Attributes:
       feature: what is encoded at stride 4: `semantic_fpn` (the sum of all levels, each ascended by

@@ -1,4 +1,4 @@
-"""The heads of Panoptic FCN (arXiv:2012.00720, sections 3.1 and 3.3), shared by all levels.
+"""The heads of Panoptic FCN (arXiv:2012.00720), shared by all levels.
 
 Recorded structure: the authors' implementation; parameter counts and the initial values of the
 predictors are theirs. Convolutions before them start as those of the backbone, offsets at zero.

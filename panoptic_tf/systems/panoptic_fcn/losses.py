@@ -1,4 +1,4 @@
-"""The loss of Panoptic FCN (arXiv:2012.00720, section 3.4).
+"""The loss of Panoptic FCN (arXiv:2012.00720).
 
 L = lambda_pos (L_things + L_stuff) + lambda_seg (Dice_things + Dice_stuff), each with the published
 normaliser, taken over the global batch.

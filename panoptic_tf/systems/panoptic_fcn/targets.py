@@ -1,4 +1,4 @@
-"""Training targets of Panoptic FCN (arXiv:2012.00720, section 3.1): centers, stuff regions, masks.
+"""Training targets of Panoptic FCN (arXiv:2012.00720): centers, stuff regions, masks.
 
 Recorded behaviour: the authors' ground truth generator, instance by instance there.
 """
