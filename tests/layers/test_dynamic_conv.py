@@ -58,3 +58,17 @@ def test_static_shapes_stay_and_unknown_ones_work():
     kernels, encoded = draw((3, 2))
     expected = mask_logits(tf.constant(kernels), tf.constant(encoded))
     np.testing.assert_allclose(function(kernels, encoded), expected, rtol=1e-5)
+
+
+def test_recorded_stuff_logits(golden):
+    """Embedding is affine, so the mean of kernels may be embedded in place of its members."""
+    case = golden("pfcn_kernel_fusion")
+    classes = case["stuff_classes"]
+    kernels = np.stack(
+        [case["stuff_kernels"][classes == c].mean(axis=0) for c in np.unique(classes)]
+    )
+    embedded = kernels @ case["w_stuff_embed"][:, :, 0, 0].T + case["b_stuff_embed"]
+    np.testing.assert_allclose(embedded, case["fused_stuff_kernels"], atol=1e-5)
+    encoded = np.moveaxis(case["encoded_feature"], 1, -1)
+    logits = mask_logits(tf.constant(embedded[np.newaxis]), tf.constant(encoded))
+    np.testing.assert_allclose(logits, case["pred_stuff_logits"], atol=1e-4)
