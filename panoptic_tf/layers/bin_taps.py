@@ -156,6 +156,29 @@ def fixed_axis_taps(
     return tf.cast(read, tf.int32), weight
 
 
+def dense_axis_weights(
+    start: tf.Tensor, end: tf.Tensor, *, size: int, bins: int, sampling_ratio: int
+) -> tf.Tensor:
+    """The weights of all cells, for operators of static shape; equal to `axis_taps`.
+
+    Args:
+      start: see `axis_taps`.
+      end: see `axis_taps`.
+      size: static, cells along the axis, of all intervals.
+      bins: see `axis_taps`.
+      sampling_ratio: see `axis_taps`.
+
+    Returns:
+      float32 [N, S, size].
+    """
+    sizes = tf.fill(tf.shape(start), size)
+    sampled = _split(start, end, sizes, bins=bins, sampling_ratio=sampling_ratio)
+    shape = [tf.size(start), bins, size]
+    fields = [tf.reshape(tf.broadcast_to(x[..., tf.newaxis], shape), [-1, 1]) for x in sampled]
+    cell = tf.broadcast_to(tf.range(size, dtype=tf.float32), shape)
+    return tf.reshape(_merge(_Bins(*fields), tf.reshape(cell, [-1]), sampling_ratio), shape)
+
+
 def _corners(sampled: _Bins, sampling_ratio: int) -> Tuple[Tuple[tf.Tensor, tf.Tensor], ...]:
     """(cell, weight) below and above every sample: [N, S, sampling_ratio] each."""
     sampled = _Bins(*(x[..., tf.newaxis] for x in sampled))

@@ -10,7 +10,7 @@ from typing import List, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.layers import bin_taps
+from panoptic_tf.layers import bin_taps, operators
 
 BITS_PER_PLANE = 32
 _BYTES_PER_PLANE = 4
@@ -84,6 +84,22 @@ def crop_bit_masks(
     Returns:
       float32 {0, 1} [B, R, S, S]. No gradient.
     """
+    share = _shares_portably if operators.only_portable_operators() else _shares
+    shares = share(bit_masks, boxes, instance, output_size, sampling_ratio)
+    targets = tf.cast(shares >= _HALF, tf.float32)
+    shape = tf.shape(boxes)
+    targets = tf.reshape(targets, [shape[0], shape[1], output_size, output_size])
+    return tf.ensure_shape(targets, [*instance.shape, output_size, output_size])
+
+
+def _shares(
+    bit_masks: tf.Tensor,
+    boxes: tf.Tensor,
+    instance: tf.Tensor,
+    output_size: int,
+    sampling_ratio: int,
+) -> tf.Tensor:
+    """Share of each bin that is inside: float32 [B * R, S, S]."""
     batch, _, width, planes = tf.unstack(tf.shape(bit_masks))
     bits = planes * BITS_PER_PLANE
     mask = tf.range(batch)[:, tf.newaxis] * bits + tf.clip_by_value(instance, 0, bits - 1)
@@ -98,10 +114,36 @@ def crop_bit_masks(
     columns = tf.scatter_nd(index, x.weight, tf.stack([bins, width]))
     shape = tf.stack([tf.size(mask), output_size, width])
     bin_rows, columns = tf.reshape(bin_rows, shape), tf.reshape(columns, shape)
-    shares = tf.matmul(bin_rows, columns, transpose_b=True)  # [B * R, S, W] x 2 -> [B * R, S, S]
-    targets = tf.cast(shares >= _HALF, tf.float32)
-    targets = tf.reshape(targets, [batch, tf.shape(boxes)[1], output_size, output_size])
-    return tf.ensure_shape(targets, [*instance.shape, output_size, output_size])
+    return tf.matmul(bin_rows, columns, transpose_b=True)  # [B * R, S, W] x 2 -> [B * R, S, S]
+
+
+def _shares_portably(
+    bit_masks: tf.Tensor,
+    boxes: tf.Tensor,
+    instance: tf.Tensor,
+    output_size: int,
+    sampling_ratio: int,
+) -> tf.Tensor:
+    """The same with the whole mask of every box and two dense products."""
+    height, width, planes = bit_masks.shape[1:]
+    instance = tf.clip_by_value(instance, 0, planes * BITS_PER_PLANE - 1)
+    words = tf.transpose(bit_masks, [0, 3, 1, 2])  # [B, P, H, W]
+    words = tf.gather(words, instance // BITS_PER_PLANE, axis=1, batch_dims=1)  # [B, R, H, W]
+    bit = (instance % BITS_PER_PLANE)[..., tf.newaxis, tf.newaxis]
+    masks = tf.bitwise.bitwise_and(tf.bitwise.right_shift(words, bit), 1)
+    masks = tf.reshape(tf.cast(masks, tf.float32), [-1, height, width])
+    boxes = tf.reshape(tf.stop_gradient(boxes), [-1, 4]) - 0.5
+    y, x = (
+        bin_taps.dense_axis_weights(
+            boxes[:, i],
+            boxes[:, i + 2],
+            size=size,
+            bins=output_size,
+            sampling_ratio=sampling_ratio,
+        )
+        for i, size in enumerate((height, width))
+    )
+    return tf.matmul(tf.matmul(y, masks), x, transpose_b=True)
 
 
 def _pixel_taps(

@@ -90,7 +90,7 @@ def sampled_product(
     count = -(-known * sample_bytes // _CHUNK_BYTES)
     index, weight = (tf.reshape(x, [-1, *x.shape[2:]]) for x in (index, weight))
     chunks = _slices(index, count)
-    is_portable = operators.only_builtin_operators() or operators.has_accelerator()
+    is_portable = operators.only_portable_operators() or operators.has_accelerator()
     sample = _gather if is_portable else _multiply
 
     def product(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:

@@ -6,7 +6,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf
 
-from panoptic_tf.layers import convolution, resize
+from panoptic_tf.layers import convolution, operators, resize
 
 EXTRA_LEVELS = {"none": 0, "max_pool": 1, "convolutions": 2}
 
@@ -131,7 +131,10 @@ class FPN(tf.keras.layers.Layer):
 
 def _double_like(x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
     """Repeats every cell of [B, h, w, C] 2x2, cut to the reference's size."""
-    size = resize.spatial_size(x)
-    doubled = tf.image.resize(x, (2 * size[0], 2 * size[1]), method="nearest")
+    if operators.only_xla_operators():  # It has no gradient of the resize.
+        doubled = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
+    else:
+        size = resize.spatial_size(x)
+        doubled = tf.image.resize(x, (2 * size[0], 2 * size[1]), method="nearest")
     height, width = resize.spatial_size(reference)
     return doubled[:, :height, :width]

@@ -71,7 +71,7 @@ def nms_of_sorted(
     # The operators see ranks, N..1: they break ties between equal scores as they like, and one
     # returns scores but not indices. Floats hold ranks up to 2^24 exactly.
     ranks = tf.where(valid, tf.range(count, 0, -1, dtype=tf.float32), 0.0)  # [B, N]
-    suppress = _with_builtin if operators.only_builtin_operators() else _with_combined
+    suppress = _with_builtin if operators.only_portable_operators() else _with_combined
     indices, counts = suppress(boxes, ranks, iou_threshold, max_outputs)
     kept = tf.range(max_outputs) < counts[:, tf.newaxis]  # [B, K]
     return tf.where(kept, indices, 0), kept
@@ -97,7 +97,7 @@ def _with_combined(
 def _with_builtin(
     boxes: tf.Tensor, ranks: tf.Tensor, iou_threshold: float, max_outputs: int
 ) -> Tuple[tf.Tensor, tf.Tensor]:
-    """The same with an operator that TFLite has; the batch is static."""
+    """The same with an operator that TFLite and XLA have; the batch is static."""
     images = [
         tf.raw_ops.NonMaxSuppressionV4(
             boxes=boxes[i],

@@ -24,8 +24,8 @@ class MultiLevelROIAlign(tf.keras.layers.Layer):
     """Average of bilinear samples in each of S x S bins of a box, read at the level of its size.
 
     Level k has strides of 2^k pixels. Computes in float32. The gradient goes to the features only.
-    Where only TFLite's operators may be used, adaptive sampling is exact for boxes of up to 35
-    cells a side; bins of longer ones read cells that lie further apart.
+    In the form for TFLite and XLA, adaptive sampling is exact for boxes of up to 35 cells a side;
+    bins of longer ones read cells that lie further apart.
 
     Args:
       output_size: S.
@@ -100,7 +100,7 @@ class MultiLevelROIAlign(tf.keras.layers.Layer):
         size, channels = self._sampling["output_size"], maps[0].shape[-1]
         cells = tf.concat([tf.reshape(x, [-1, channels]) for x in maps], axis=0)
         regions = _locate(maps, tf.stop_gradient(boxes), **self._assignment)
-        align = _align_portably if operators.only_builtin_operators() else _align
+        align = _align_portably if operators.only_portable_operators() else _align
         pooled = align(tf.cast(cells, tf.float32), regions, **self._sampling)  # [B * R * S * S, C]
         pooled = tf.reshape(pooled, [*_leading_sizes(boxes), size, size, channels])
         return tf.cast(pooled, maps[0].dtype)

@@ -1,9 +1,11 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from layers import roi_oracle
-from panoptic_tf.layers import bit_masks
+from panoptic_tf.layers import bit_masks, operators
 
 
 def unpack(words):
@@ -85,9 +87,17 @@ def test_a_half_covered_bin_is_inside():
     np.testing.assert_array_equal(targets[0, 0], [[1, 0], [1, 0]])
 
 
+@pytest.fixture(params=["fast", "portable"])
+def form(request):
+    """Traces the form of all operators or that of XLA's."""
+    context = operators.compiled_by_xla() if request.param == "portable" else nullcontext()
+    with context:
+        yield request.param
+
+
 @pytest.mark.parametrize("ratio", [0, 2])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_against_loops(seed, ratio):
+def test_against_loops(seed, ratio, form):
     rng = np.random.default_rng(seed)
     masks = np.stack([draw_masks(seed, count=40), draw_masks(seed + 9, count=40)])
     words = tf.stack([bit_masks.pack_masks(tf.constant(m), num_planes=2) for m in masks])
@@ -111,7 +121,7 @@ def test_against_loops(seed, ratio):
         np.testing.assert_array_equal(targets[image, index][clear], (share >= 0.5)[clear])
 
 
-def test_boxes_that_pad():
+def test_boxes_that_pad(form):
     words = tf.fill([2, 6, 7, 1], -1)  # every bit is set, the sign bit too
     boxes = tf.constant(
         [[[0.0] * 4, [1.0, 1.0, 5.0, 5.0], [np.nan] * 4], [[9.0, 9.0, 12.0, 12.0]] * 3]

@@ -1,9 +1,11 @@
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from layers import recorded_weights
-from panoptic_tf.layers import fpn, resize, semantic_fpn
+from panoptic_tf.layers import fpn, operators, resize, semantic_fpn
 
 
 def _levels(sizes, channels=4):
@@ -13,11 +15,13 @@ def _levels(sizes, channels=4):
     }
 
 
-def test_top_down_sum_doubles_cells():
+@pytest.mark.parametrize("form", [contextlib.nullcontext, operators.compiled_by_xla])
+def test_top_down_sum_doubles_cells(form):
     # Identity convolutions: P3 = C3, P2 = C2 + C3 with each cell repeated 2x2.
     layer = fpn.FPN(1, min_level=2, max_level=3, kernel_initializer=_identity)
     c3 = tf.reshape([1.0, 2.0], [1, 1, 2, 1])
-    outputs = layer({"2": tf.zeros([1, 2, 4, 1]), "3": c3})
+    with form():
+        outputs = layer({"2": tf.zeros([1, 2, 4, 1]), "3": c3})
     np.testing.assert_array_equal(outputs["3"][0, :, :, 0], [[1, 2]])
     np.testing.assert_array_equal(outputs["2"][0, :, :, 0], [[1, 1, 2, 2]] * 2)
 

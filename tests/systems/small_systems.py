@@ -27,7 +27,7 @@ class Row:
       overrides: of `task`; they make the network tiny. Residual stages have at least 16 channels:
         on CPUs with AVX512, oneDNN of TensorFlow 2.15 corrupts memory in the gradient of a 1x1
         convolution with stride 2 on 8 channels and an odd batch.
-      without_norm: of `task`; without statistics over the batch and without dropout.
+      without_norm: of `task`; without statistics over the batch, dropout and draws.
     """
 
     system: str
@@ -105,6 +105,7 @@ ROWS = (
                 "backbone": {"norm": "none"},
                 "fpn": {"norm": "none"},
                 "semantic": {"norm": "none"},
+                "roi": {"sampler": {"count": 80, "positive_fraction": 0.5}},  # 40 there are.
             },
             "weight_decay": 0.1,
         },

@@ -11,6 +11,7 @@ from typing import Mapping, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from panoptic_tf.inputs import geometry
+from panoptic_tf.layers import operators
 from panoptic_tf.structures import ImageInfo, Tensors
 from panoptic_tf.systems.panoptic_fcn import assignment
 
@@ -171,16 +172,19 @@ class KernelSampler(tf.keras.layers.Layer):
             "sampled_stuff_valid": valid,
         }
 
+    def _trims(self) -> bool:
+        return self._trim and not operators.only_xla_operators()  # Which wants static shapes.
+
     def _last_row(self, is_used: tf.Tensor) -> Optional[tf.Tensor]:
         """How many rows of bool [B, M] to take, at least 1, so that all that are used are there."""
-        if not self._trim:
+        if not self._trims():
             return None
         rows = tf.range(1, tf.shape(is_used)[1] + 1)
         return tf.maximum(tf.reduce_max(tf.where(is_used, rows, 0)), 1)
 
     def _present(self, masks: tf.Tensor) -> tf.Tensor:
         """The channels of uint8 [B, h4, w4, S] that any image of the batch has, at least one."""
-        if not self._trim:
+        if not self._trims():
             return masks
         present = tf.reduce_any(tf.reduce_max(masks, axis=[1, 2]) > 0, axis=0)  # [S]
         first_row = tf.range(tf.size(present)) == 0
@@ -196,7 +200,7 @@ class KernelSampler(tf.keras.layers.Layer):
         """
         valid = tf.cast(tf.concat(tf.unstack(is_assigned, axis=-1), axis=1), tf.int32)
         order = tf.argsort(valid, axis=1, direction="DESCENDING", stable=True)
-        if self._trim:
+        if self._trims():
             order = order[:, : tf.maximum(tf.reduce_max(tf.reduce_sum(valid, axis=1)), 1)]
         valid = tf.gather(valid, order, axis=1, batch_dims=1)
         return order, tf.cast(valid, tf.float32)

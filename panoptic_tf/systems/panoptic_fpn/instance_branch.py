@@ -74,9 +74,8 @@ class InstanceBranch:
             logits, deltas, self._anchors[True], image_size(inputs["image_info"])
         )
         truth = {key: value for key, value in inputs.items() if key not in ("image", "image_info")}
-        samples = self._sampler(proposals, valid, truth)
+        samples, positives = self._sampler(proposals, valid, truth)
         class_logits, box_deltas = self._box(self._pool_boxes(features, samples.boxes))
-        positives = self._sampler.positives(samples)
         mask_classes = tf.minimum(positives.classes, class_logits.shape[-1] - 2)
         pooled = self._pool_masks(features, positives.boxes)
         return {

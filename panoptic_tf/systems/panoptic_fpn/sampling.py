@@ -6,11 +6,11 @@ and replicas agree.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.layers import bit_masks, boxes, matching
+from panoptic_tf.layers import bit_masks, boxes, matching, operators
 from panoptic_tf.structures import Tensors
 
 
@@ -75,13 +75,16 @@ class ROISampler(tf.keras.layers.Layer):
         proposal_valid: tf.Tensor,
         truth: Tensors,
         training: Optional[bool] = None,
-    ) -> Samples:
+    ) -> Tuple[Samples, Samples]:
         """Samples.
 
         Args:
           proposals: float32 [B, P, 4].
           proposal_valid: bool [B, P].
           truth: the features of `PanopticFPNTargetGenerator`.
+
+        Returns:
+          All R regions, and the first of each image, among which all positives are.
         """
         del training
         present = trim_instances(truth)
@@ -104,7 +107,7 @@ class ROISampler(tf.keras.layers.Layer):
         targets = tf.gather(truth["gt_boxes"], instances, axis=1, batch_dims=1)
         deltas = boxes.encode_boxes(targets, regions, weights=self._box_weights)
         counts = truth["is_annotated"][:, tf.newaxis]
-        return Samples(
+        samples = Samples(
             boxes=regions,
             classes=tf.where(is_positive, classes, self._num_things),
             deltas=tf.where(is_positive[..., tf.newaxis], deltas, 0.0),
@@ -112,11 +115,11 @@ class ROISampler(tf.keras.layers.Layer):
             weights=tf.cast(is_valid, tf.float32) * counts,
             is_positive=tf.cast(is_positive, tf.float32) * counts,
         )
+        return samples, self._positives(samples)
 
-    def positives(self, samples: Samples) -> Samples:
-        """The first regions of each image, among which all positives are."""
+    def _positives(self, samples: Samples) -> Samples:
         most = max(1, int(self._count * self._positive_fraction))
-        if not self._trim_positives:
+        if not self._trim_positives or operators.only_xla_operators():
             return Samples(*(value[:, :most] for value in samples))
         found = tf.cast(tf.reduce_max(tf.reduce_sum(samples.is_positive, axis=1)), tf.int32)
         most = tf.clip_by_value(found, 1, most)  # Fused convolutions refuse an empty batch.
@@ -152,6 +155,8 @@ class MaskTargets(tf.keras.layers.Layer):
 
 def trim_instances(truth: Tensors) -> Tensors:
     """Cuts the padding of the instances to the image of the batch that has most."""
+    if operators.only_xla_operators():  # It wants static shapes.
+        return truth
     count = tf.reduce_max(tf.reduce_sum(tf.cast(truth["gt_valid"], tf.int32), axis=1))
     keys = ("gt_boxes", "gt_classes", "gt_valid")
     return {**truth, **{key: truth[key][:, :count] for key in keys}}
