@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
-from panoptic_tf.datasets import files, json_fields, segments
+from panoptic_tf.datasets import files, id_png, json_fields, segments
 from panoptic_tf.datasets.coco_writer import CocoPanopticWriter, ImageId
 from panoptic_tf.datasets.segments import id_to_rgb, rgb_to_id
 
@@ -204,15 +204,14 @@ def read_id_map(path: str) -> np.ndarray:
     """
     expected = "an RGB PNG of segment ids"
     try:
-        with Image.open(path) as image:
-            if image.format != "PNG" or image.mode not in ("RGB", "RGBA", "P"):
-                found = f"{image.format} of mode {image.mode}"
-                raise ValueError(f"{path}: expected {expected}, got a {found}.")
-            return rgb_to_id(np.asarray(image.convert("RGB")))
+        with open(path, "rb") as file:
+            return id_png.decode_id_png(file.read())
     except FileNotFoundError as error:
         raise ValueError(f"{path}: no such file; expected {expected}.") from error
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); expected {expected}.") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: expected {expected}, {error}.") from error
 
 
 def _raise(message: str) -> None:

@@ -22,8 +22,9 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
     Returns:
       uint32 [H, W].
     """
-    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
-    return red | green << np.uint32(8) | blue << np.uint32(16)
+    ids = np.zeros((*rgb.shape[:-1], 4), np.uint8)
+    ids[..., :3] = rgb
+    return ids.view("<u4")[..., 0].astype(np.uint32, copy=False)
 
 
 def id_to_rgb(ids: np.ndarray) -> np.ndarray:
@@ -74,7 +75,7 @@ def areas_and_boxes(rows: np.ndarray, num_segments: int) -> Tuple[np.ndarray, np
       boxes: int32 [S, 4], [x, y, width, height] as COCO has them; zeros where the area is 0.
     """
     areas = np.bincount(rows.reshape(-1), minlength=num_segments + 1)[1:]
-    ys, xs = np.indices(rows.shape, sparse=True)
+    ys, xs = np.arange(rows.shape[0])[:, np.newaxis], np.arange(rows.shape[1])[np.newaxis]
     y, height = _extents(rows, ys, num_segments)
     x, width = _extents(rows, xs, num_segments)
     boxes = np.stack([x, y, width, height], axis=-1).astype(np.int32)

@@ -96,8 +96,8 @@ class PanopticEvaluator:
         try:
             truth = _ground_truth_masks(ground_truth)
             masks = _predicted_masks(prediction, truth[_Truth.CATEGORY_MASK].shape)
-            self._update_semantic(truth, masks)
-            self._update_panoptic(image_id, truth, masks)
+            overlaps = self._update_panoptic(image_id, truth, masks)
+            self._update_semantic(truth, masks, overlaps)
             if instances is None:
                 instances = instances_lib.stored_instances(ground_truth)
             self._update_instances(truth, masks, prediction, instances)
@@ -146,24 +146,34 @@ class PanopticEvaluator:
         ]
         return values
 
-    def _update_semantic(self, truth: Mapping[str, Any], masks: Mapping[str, Any]) -> None:
-        mask = masks.get(_Prediction.SEMANTIC_MASK, masks.get(_Prediction.CATEGORY_MASK))
-        if mask is not None:
-            self._segmentation.update(truth[_Truth.CATEGORY_MASK], mask)
-
     def _update_panoptic(
         self, image_id: str, truth: Mapping[str, Any], masks: Mapping[str, Any]
-    ) -> None:
+    ) -> Optional[segments.Overlaps]:
+        """What ground truth and prediction share, None where there is no panoptic prediction."""
         if _Prediction.CATEGORY_MASK not in masks or _Prediction.INSTANCE_MASK not in masks:
             self._image_scores.append((image_id, None))
-            return
+            return None
         ground_truth = segments.label_masks(
             truth[_Truth.CATEGORY_MASK], truth[_Truth.INSTANCE_MASK], truth.get(_Truth.CROWD_MASK)
         )
         prediction = segments.label_masks(
             masks[_Prediction.CATEGORY_MASK], masks[_Prediction.INSTANCE_MASK]
         )
-        self._add_overlaps(image_id, segments.count_overlaps(ground_truth, prediction))
+        overlaps = segments.count_overlaps(ground_truth, prediction)
+        self._add_overlaps(image_id, overlaps)
+        return overlaps
+
+    def _update_semantic(
+        self,
+        truth: Mapping[str, Any],
+        masks: Mapping[str, Any],
+        overlaps: Optional[segments.Overlaps],
+    ) -> None:
+        mask = masks.get(_Prediction.SEMANTIC_MASK, masks.get(_Prediction.CATEGORY_MASK))
+        if _Prediction.SEMANTIC_MASK not in masks and overlaps is not None:
+            self._segmentation.update_overlaps(overlaps)
+        elif mask is not None:
+            self._segmentation.update(truth[_Truth.CATEGORY_MASK], mask)
 
     def _add_overlaps(self, image_id: str, overlaps: segments.Overlaps) -> None:
         image_state = self._quality.update_overlaps(overlaps)

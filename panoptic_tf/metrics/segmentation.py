@@ -39,15 +39,19 @@ class SegmentationMetrics:
                 f"got {category_mask.shape}."
             )
         num_ids = len(self._confusion)
-        for kind, mask in (("ground-truth", gt_category_mask), ("predicted", category_mask)):
-            if mask.min(initial=0) < 0 or mask.max(initial=0) >= num_ids:
+        starts = np.flatnonzero(segments.find_runs(gt_category_mask, category_mask))
+        rows, columns = (
+            mask.reshape(-1).take(starts) for mask in (gt_category_mask, category_mask)
+        )
+        for kind, found in (("ground-truth", rows), ("predicted", columns)):
+            if found.min(initial=0) < 0 or found.max(initial=0) >= num_ids:
                 raise ValueError(
                     f"{kind} categories must be 0..{num_ids - 1}, "
-                    f"got {int(mask.min())}..{int(mask.max())}."
+                    f"got {int(found.min())}..{int(found.max())}."
                 )
-        pairs = gt_category_mask.reshape(-1).astype(np.int64) * num_ids
-        pairs += category_mask.reshape(-1)
-        self._confusion += np.bincount(pairs, minlength=num_ids**2).reshape(num_ids, num_ids)
+        self._confusion += segments.count_pairs(
+            rows, columns, starts=starts, end=category_mask.size, shape=(num_ids, num_ids)
+        )
 
     def update_overlaps(self, overlaps: segments.Overlaps) -> None:
         """Adds one image by the pixels its segments share."""

@@ -1,36 +1,73 @@
 """Segments of an image as small consecutive labels, and the pixels two such maps share.
 
 Everything the metrics need to know about one image is the table of shared pixels: it is small
-(segments x segments) and costs one histogram over the pixels, without sorting them.
+(segments x segments). Segments are areas, so maps are read in runs of equal pixels in reading
+order: one comparison of each pixel with the one before, all else by run, of which there are fifty
+times fewer.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 MAX_SEGMENT_ID = 256**3 - 1
 """Largest id a COCO panoptic PNG holds."""
 
-_MAX_INSTANCE_ID = 2**16
-"""Up to here a table over all (category, instance) pairs is cheaper than sorting the pixels."""
+_MAX_INSTANCE_ID = 2**32
+"""Up to here a (category, instance, crowd) triple is one 64-bit number."""
+
+_MAX_TABLE = 2**18
+"""Up to here a table over all keys is cheaper than sorting those of the runs."""
 
 
-class LabelMap(NamedTuple):
+class RunLabels(NamedTuple):
     """The S segments of one image under labels 1..S; label 0 is void.
 
     Attributes:
-      labels: int64 [H * W], 0..S.
-      size: (H, W).
+      labels: int64 [runs], 0..S.
       categories: int64 [S + 1], category id by label; entry 0 is 0.
       is_crowd: bool [S + 1]; entry 0 is False.
     """
 
     labels: np.ndarray
-    size: Tuple[int, ...]
     categories: np.ndarray
     is_crowd: np.ndarray
+
+
+class LabelMap:
+    """A map of segments that are labelled when it is known at which pixels they are asked for.
+
+    Args:
+      masks: integers [H, W] each; pixels that are equal in all of them are of one segment.
+      label: maps the values of the masks in each run of pixels, int64 [runs], to labels. Every
+        segment has a run among them.
+    """
+
+    def __init__(self, masks: Sequence[np.ndarray], label: Callable[..., RunLabels]):
+        self.size = masks[0].shape
+        self._masks = [mask.reshape(-1) for mask in masks]
+        self._label = label
+
+    def find_runs(self) -> np.ndarray:
+        """Where runs of equal pixels start: bool [H * W]."""
+        return find_runs(*self._masks)
+
+    def label_runs(self, starts: np.ndarray) -> RunLabels:
+        """Labels runs of pixels.
+
+        Args:
+          starts: int64 [runs], first pixels; where `find_runs` tells there must be some.
+
+        Raises:
+          ValueError: the masks hold what they must not.
+        """
+        return self._label(*(mask.take(starts).astype(np.int64) for mask in self._masks))
+
+    def label_pixels(self) -> RunLabels:
+        """Labels every pixel, each being a run of its own."""
+        return self.label_runs(np.arange(self._masks[0].size))
 
 
 class Overlaps(NamedTuple):
@@ -49,6 +86,26 @@ class Overlaps(NamedTuple):
     categories: np.ndarray
 
 
+def find_runs(*masks: np.ndarray) -> np.ndarray:
+    """Where, in reading order, any of some masks has another value than one pixel before.
+
+    Args:
+      *masks: [H, W] each.
+
+    Returns:
+      bool [H * W], True at the first pixel.
+    """
+    is_start = np.empty(masks[0].size, bool)
+    is_start[:1] = True
+    for i, mask in enumerate(masks):
+        values = mask.reshape(-1)
+        if i == 0:
+            np.not_equal(values[1:], values[:-1], out=is_start[1:])
+        else:
+            is_start[1:] |= values[1:] != values[:-1]
+    return is_start
+
+
 def label_masks(
     category_mask: np.ndarray,
     instance_mask: np.ndarray,
@@ -61,34 +118,16 @@ def label_masks(
       instance_mask: integers [H, W], at least 0.
       crowd_mask: bool [H, W], or None: no crowd.
 
+    Returns:
+      A map that raises a ValueError when it is labelled, where a mask holds a negative number.
+
     Raises:
-      ValueError: the masks differ in size, or hold a negative number.
+      ValueError: the masks differ in size.
     """
-    _check_masks(category_mask, instance_mask, crowd_mask)
-    instances = instance_mask.reshape(-1)
-    if instances.max(initial=0) > _MAX_INSTANCE_ID:
-        instances = np.unique(instances, return_inverse=True)[1].reshape(-1)
-    num_instances = int(instances.max(initial=0)) + 1
-    has_crowd = crowd_mask is not None and bool(np.any(crowd_mask))
-    keys = category_mask.reshape(-1).astype(np.int64)
-    keys *= num_instances
-    keys += instances
-    if has_crowd:
-        keys *= 2
-        keys += np.asarray(crowd_mask, bool).reshape(-1)
-    keys_per_category = num_instances * (1 + has_crowd)
-    present = np.zeros(int(keys.max(initial=0)) + 1, bool)
-    present[keys] = True
-    present[:keys_per_category] = False
-    found = np.flatnonzero(present)
-    label_of_key = np.zeros(present.size, np.int64)
-    label_of_key[found] = np.arange(1, found.size + 1)
-    return LabelMap(
-        labels=label_of_key[keys],
-        size=category_mask.shape,
-        categories=np.append(0, found // keys_per_category),
-        is_crowd=np.append(False, found % 2 == 1 if has_crowd else np.zeros(found.size, bool)),
-    )
+    masks = [category_mask, instance_mask]
+    masks += [] if crowd_mask is None else [np.asarray(crowd_mask, bool)]
+    _check_sizes(masks)
+    return LabelMap(masks, _label_triples)
 
 
 def label_id_map(
@@ -108,70 +147,122 @@ def label_id_map(
       is_crowd: [S], or None: no crowd.
       source: file and image, for error messages.
 
+    Returns:
+      A map that raises a ValueError when it is labelled, where map and table do not hold the same
+      segments.
+
     Raises:
-      ValueError: the id map and the table do not hold the same segments.
+      ValueError: the ids of the table are no ids or not distinct.
     """
-    table = np.asarray(ids, np.int64).reshape(-1)
-    values = id_map.reshape(-1).astype(np.int64)
-    _check_table(table, values, source)
-    # 0 is unknown, 1 void, 2 the first segment. Only pages of the table in use cost memory.
-    label_of_id = np.zeros(MAX_SEGMENT_ID + 1, np.int32)
-    label_of_id[0] = 1
-    label_of_id[table] = np.arange(2, table.size + 2)
-    labels = label_of_id[values].astype(np.int64)
-    areas = np.bincount(labels, minlength=table.size + 2)
-    if areas[0]:
-        unknown = int(values[np.argmin(labels)])
-        raise ValueError(
-            f"{source}: segment {unknown} has pixels in the PNG and no entry in segments_info."
-        )
-    if not areas[2:].all():
-        missing = int(table[np.argmin(areas[2:])])
-        raise ValueError(
-            f"{source}: segment {missing} is in segments_info and has no pixel in the PNG."
-        )
-    labels -= 1
-    crowds = np.asarray([False] * table.size if is_crowd is None else is_crowd, bool)
-    return LabelMap(
-        labels=labels,
-        size=id_map.shape,
-        categories=np.append(0, np.asarray(categories, np.int64)),
-        is_crowd=np.append(False, crowds),
-    )
+    table = np.append(0, np.asarray(ids, np.int64).reshape(-1))
+    _check_table(table[1:], source)
+    order = np.argsort(table)
+    crowds = np.zeros(table.size - 1, bool) if is_crowd is None else np.asarray(is_crowd, bool)
+    categories_by_label = np.append(0, np.asarray(categories, np.int64))
+
+    def label(values: np.ndarray) -> RunLabels:
+        position = np.searchsorted(table, values, sorter=order)
+        labels = order.take(position, mode="clip")
+        _check_labels(labels, values, table, source)
+        return RunLabels(labels, categories_by_label, np.append(False, crowds))
+
+    return LabelMap([id_map], label)
 
 
 def count_overlaps(ground_truth: LabelMap, prediction: LabelMap) -> Overlaps:
     """Counts the pixels of every pair of segments.
 
     Raises:
-      ValueError: the two maps differ in size.
+      ValueError: the two maps differ in size, or one cannot be labelled.
     """
     if tuple(ground_truth.size) != tuple(prediction.size):
         raise ValueError(
             f"the prediction must have the ground truth's size {tuple(ground_truth.size)}, "
             f"got {tuple(prediction.size)}."
         )
-    shape = (ground_truth.categories.size, prediction.categories.size)
-    pairs = ground_truth.labels * shape[1]
-    pairs += prediction.labels
-    pixels = np.bincount(pairs, minlength=shape[0] * shape[1]).reshape(shape)
-    return Overlaps(pixels, ground_truth.categories, ground_truth.is_crowd, prediction.categories)
+    starts = np.flatnonzero(ground_truth.find_runs() | prediction.find_runs())
+    truth, found = ground_truth.label_runs(starts), prediction.label_runs(starts)
+    shape = (truth.categories.size, found.categories.size)
+    end = int(np.prod(ground_truth.size))
+    pixels = count_pairs(truth.labels, found.labels, starts=starts, end=end, shape=shape)
+    return Overlaps(pixels, truth.categories, truth.is_crowd, found.categories)
 
 
-def _check_masks(
-    category_mask: np.ndarray, instance_mask: np.ndarray, crowd_mask: Optional[np.ndarray]
-) -> None:
-    sizes = {"category_mask": category_mask.shape, "instance_mask": instance_mask.shape}
-    if crowd_mask is not None:
-        sizes["crowd_mask"] = crowd_mask.shape
-    if len(set(sizes.values())) > 1 or category_mask.ndim != 2:
+def count_pairs(
+    rows: np.ndarray, columns: np.ndarray, *, starts: np.ndarray, end: int, shape: Tuple[int, int]
+) -> np.ndarray:
+    """Counts the pixels of runs by the pair of labels of each.
+
+    Args:
+      rows, columns: integers [runs], below `shape`.
+      starts: int64 [runs], first pixel of each.
+      end: number of all pixels.
+      shape: of the result.
+
+    Returns:
+      int64 `shape`.
+    """
+    pairs = rows.astype(np.int64) * shape[1] + columns
+    # A sum of pixels is exact in float64.
+    counts = np.bincount(pairs, np.diff(starts, append=end), minlength=shape[0] * shape[1])
+    return counts.astype(np.int64).reshape(shape)
+
+
+def _check_sizes(masks: Sequence[np.ndarray]) -> None:
+    names = ("category_mask", "instance_mask", "crowd_mask")
+    sizes = {name: mask.shape for name, mask in zip(names, masks)}
+    if len(set(sizes.values())) > 1 or masks[0].ndim != 2:
         raise ValueError(f"masks must be [H, W] and of one size, got {sizes}.")
-    for name, mask in (("category_mask", category_mask), ("instance_mask", instance_mask)):
-        if mask.min(initial=0) < 0:
-            raise ValueError(f"{name} must not be negative, got {int(mask.min())}.")
 
 
-def _check_table(ids: np.ndarray, values: np.ndarray, source: str) -> None:
+def _label_triples(
+    categories: np.ndarray, instances: np.ndarray, crowds: Optional[np.ndarray] = None
+) -> RunLabels:
+    """Labels the triples [runs] in their order."""
+    for name, values in (("category_mask", categories), ("instance_mask", instances)):
+        if values.min(initial=0) < 0:
+            raise ValueError(f"{name} must not be negative, got {int(values.min())}.")
+    if instances.max(initial=0) > _MAX_INSTANCE_ID:
+        instances = np.unique(instances, return_inverse=True)[1].reshape(-1)
+    num_instances = int(instances.max(initial=0)) + 1
+    keys = (categories * num_instances + instances) * 2
+    keys += 0 if crowds is None else crowds
+    keys[categories == 0] = 0
+    found, labels = _rank(keys)
+    return RunLabels(labels, found // (2 * num_instances), found % 2 == 1)
+
+
+def _check_labels(labels: np.ndarray, values: np.ndarray, table: np.ndarray, source: str) -> None:
+    """Whether the ids of runs [runs] and those of the table [S + 1] are the same."""
+    is_unknown = table.take(labels) != values
+    if is_unknown.any():
+        if not 0 <= values.min() <= values.max() <= MAX_SEGMENT_ID:
+            raise ValueError(f"{source}: pixels must hold ids 0..{MAX_SEGMENT_ID}.")
+        unknown = int(values[np.argmax(is_unknown)])
+        raise ValueError(
+            f"{source}: segment {unknown} has pixels in the PNG and no entry in segments_info."
+        )
+    is_there = np.zeros(table.size, bool)
+    is_there[labels] = True
+    if not is_there[1:].all():
+        missing = int(table[1:][np.argmin(is_there[1:])])
+        raise ValueError(
+            f"{source}: segment {missing} is in segments_info and has no pixel in the PNG."
+        )
+
+
+def _rank(keys: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """0 and the distinct keys [R], ascending, and the position of each key among them [R]."""
+    if keys.max(initial=0) >= _MAX_TABLE:
+        found, positions = np.unique(np.append(keys, 0), return_inverse=True)
+        return found, positions.reshape(-1)[:-1]
+    is_there = np.zeros(int(keys.max(initial=0)) + 1, bool)
+    is_there[keys] = True
+    is_there[0] = True
+    return np.flatnonzero(is_there), (np.cumsum(is_there) - 1)[keys]
+
+
+def _check_table(ids: np.ndarray, source: str) -> None:
     if ids.size and not 1 <= ids.min() <= ids.max() <= MAX_SEGMENT_ID:
         wrong = int(ids.min()) if ids.min() < 1 else int(ids.max())
         raise ValueError(f"{source}: segment ids must be 1..{MAX_SEGMENT_ID}, got {wrong}.")
@@ -179,5 +270,3 @@ def _check_table(ids: np.ndarray, values: np.ndarray, source: str) -> None:
     if distinct.size < ids.size:
         repeated = int(distinct[np.argmax(counts)])
         raise ValueError(f"{source}: segment {repeated} has more than one entry.")
-    if not 0 <= values.min(initial=0) <= values.max(initial=0) <= MAX_SEGMENT_ID:
-        raise ValueError(f"{source}: pixels must hold ids 0..{MAX_SEGMENT_ID}.")

@@ -1,3 +1,6 @@
+import hypothesis
+import hypothesis.extra.numpy as arrays
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -7,7 +10,7 @@ from panoptic_tf.metrics import segments
 def test_label_masks_drawn():
     category = np.array([[0, 0, 3], [1, 1, 3]])
     instance = np.array([[7, 0, 0], [5, 4, 0]])
-    labels = segments.label_masks(category, instance)
+    labels = segments.label_masks(category, instance).label_pixels()
     # (1, 4), (1, 5), (3, 0); void whatever its instance
     np.testing.assert_array_equal(labels.labels, [0, 0, 3, 2, 1, 3])
     np.testing.assert_array_equal(labels.categories, [0, 1, 1, 3])
@@ -20,7 +23,7 @@ def test_huge_instance_ids_label_alike():
     crowd = rng.random((9, 8)) < 0.5
     small = segments.label_masks(category, instance, crowd)
     huge = segments.label_masks(category, instance * 400_000_000, crowd)
-    for one, other in zip(small, huge):
+    for one, other in zip(small.label_pixels(), huge.label_pixels()):
         np.testing.assert_array_equal(one, other)
 
 
@@ -28,7 +31,7 @@ def test_label_id_map_follows_the_table():
     id_map = np.array([[0, 70_000], [16_777_215, 70_000]], np.uint32)
     labels = segments.label_id_map(
         id_map, ids=[16_777_215, 70_000], categories=[2, 1], is_crowd=[True, False]
-    )
+    ).label_pixels()
     np.testing.assert_array_equal(labels.labels, [0, 2, 1, 2])
     np.testing.assert_array_equal(labels.categories, [0, 2, 1])
     np.testing.assert_array_equal(labels.is_crowd, [False, True, False])
@@ -53,7 +56,7 @@ def test_map_and_table_disagree(ids, message):
     with pytest.raises(ValueError, match=message):
         segments.label_id_map(
             np.array([[0, 5, 9]]), ids=ids, categories=[1] * len(ids), source="a.png"
-        )
+        ).label_pixels()
 
 
 def test_overlaps_count_every_pixel():
@@ -63,4 +66,63 @@ def test_overlaps_count_every_pixel():
         segments.label_masks(truth, truth), segments.label_masks(found, found)
     )
     expected = [[np.sum((truth == i) & (found == j)) for j in range(6)] for i in range(6)]
+    np.testing.assert_array_equal(overlaps.pixels, expected)
+
+
+def test_ids_beyond_those_of_a_png():
+    for wrong in (-1, 2**24):
+        with pytest.raises(ValueError, match=r"pixels must hold ids 0\.\.16777215"):
+            segments.label_id_map(np.array([[0, wrong]]), ids=[], categories=[]).label_pixels()
+
+
+def test_runs_start_where_any_mask_changes():
+    one = np.array([[1, 1, 2, 2], [2, 2, 2, 2]])
+    other = np.array([[0, 0, 0, 1], [1, 1, 0, 0]], np.uint8)
+    expected = [True, False, True, True, False, False, True, False]
+    assert segments.find_runs(one, other).tolist() == expected
+    assert segments.find_runs(np.zeros((0, 3))).tolist() == []
+
+
+def draw_masks(high):
+    """Category, instance and crowd masks of one size for both sides: int [2, 3, H, W]."""
+    shape = st.tuples(st.just(2), st.just(3), st.integers(0, 5), st.integers(0, 6))
+    return arrays.arrays(np.int64, shape, elements=st.integers(0, high))
+
+
+@hypothesis.given(draw_masks(2), st.sampled_from([1, 1000, 2**33]))
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_overlaps_of_masks_equal_brute_force(masks, factor):
+    truth, found = masks
+    overlaps = segments.count_overlaps(
+        segments.label_masks(truth[0], truth[1] * factor, truth[2] > 0),
+        segments.label_masks(found[0], found[1] * factor),
+    )
+    rows = truth[0] * 9 + truth[1] * 3 + (truth[2] > 0)
+    columns = found[0] * 9 + found[1] * 3
+    rows[truth[0] == 0] = columns[found[0] == 0] = 0
+    truths, founds = (sorted({0, *values.reshape(-1).tolist()}) for values in (rows, columns))
+    expected = [[np.sum((rows == i) & (columns == j)) for j in founds] for i in truths]
+    np.testing.assert_array_equal(overlaps.pixels, expected)
+    assert overlaps.gt_categories.tolist() == [i // 9 for i in truths]
+    assert overlaps.gt_is_crowd.tolist() == [i % 3 == 1 for i in truths]
+    assert overlaps.categories.tolist() == [j // 9 for j in founds]
+
+
+@hypothesis.given(draw_masks(3), st.integers(0, 2**32 - 1), st.sampled_from([np.uint32, np.int64]))
+@hypothesis.settings(max_examples=150, deadline=None)
+def test_overlaps_of_id_maps_equal_brute_force(masks, seed, dtype):
+    rng = np.random.default_rng(seed)
+    maps, tables = [], []
+    for side in masks:
+        ids = np.append(0, rng.choice(2**24 - 1, 3, replace=False) + 1)
+        maps.append(ids[side[0]].astype(dtype))
+        tables.append(rng.permutation([i for i in ids[1:] if i in maps[-1]]))
+    overlaps = segments.count_overlaps(
+        *(
+            segments.label_id_map(id_map, ids=table, categories=np.arange(len(table)) + 1)
+            for id_map, table in zip(maps, tables)
+        )
+    )
+    truths, founds = ([0, *table] for table in tables)
+    expected = [[np.sum((maps[0] == i) & (maps[1] == j)) for j in founds] for i in truths]
     np.testing.assert_array_equal(overlaps.pixels, expected)

@@ -316,7 +316,8 @@ def test_masks_and_id_maps_agree():
     )
     state = match_segments(overlaps, num_categories=NUM_CATEGORIES)
     truth, found = (segments.label_masks(*part) for part in (masks[:3], masks[3:]))
-    id_maps = [1000 * part.labels.reshape(part.size) for part in (truth, found)]
+    labelled = [part.label_pixels() for part in (truth, found)]
+    id_maps = [1000 * part.labels.reshape(masks[0].shape) for part in labelled]
     by_ids = [
         segments.label_id_map(
             id_map,
@@ -324,7 +325,7 @@ def test_masks_and_id_maps_agree():
             categories=part.categories[1:],
             is_crowd=part.is_crowd[1:],
         )
-        for id_map, part in zip(id_maps, (truth, found))
+        for id_map, part in zip(id_maps, labelled)
     ]
     from_ids = match_segments(segments.count_overlaps(*by_ids), num_categories=NUM_CATEGORIES)
     np.testing.assert_array_equal(from_ids, state)
