@@ -16,7 +16,8 @@ ALLOWED = {
     "_keras2": set(),
     "structures": set(),
     "datasets": {"structures"},
-    "inputs": {"structures", "datasets"},
+    "addons": {"structures"},
+    "inputs": {"structures", "datasets", "addons"},
     "layers": {"structures"},
     "losses": {"structures", "layers"},
     "postprocess": {"structures", "layers"},
@@ -152,6 +153,11 @@ def test_inputs_and_lower_parts_know_no_model_garden(imports):
         and found.part not in WITH_MODEL_GARDEN
     ]
     assert not violations, _report(violations)
+
+
+def test_one_module_imports_tensorflow_addons(imports):
+    paths = {f.path for f in imports if f.module.split(".")[0] == "tensorflow_addons"}
+    assert paths == {ROOT / "panoptic_tf" / "addons.py"}
 
 
 def test_flags_stay_in_the_binaries(imports):

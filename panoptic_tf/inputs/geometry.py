@@ -97,21 +97,82 @@ def transform_sample(
     Returns:
       The sample with masks [height, width]; `image` is float32 0..255, zero outside.
     """
-    ids = tf.stack(
-        [sample.category_mask, sample.instance_mask, tf.cast(sample.crowd_mask, tf.int32)], axis=-1
-    )  # [H, W, 3]
-    moved = _move(ids, geometry, network_size, method="nearest")
+    image, image_info = transform_image(sample.image, geometry, network_size)
+    masks = (sample.category_mask, sample.instance_mask, tf.cast(sample.crowd_mask, tf.int32))
+    category_mask, instance_mask, is_crowd = tf.unstack(
+        transform_masks(tf.stack(masks), geometry, network_size)
+    )
     instances = sample.instances
     if instances is not None:
-        instances = instances._replace(masks=_move_masks(instances.masks, geometry, network_size))
+        masks = transform_masks(instances.masks, geometry, network_size)
+        instances = instances._replace(masks=masks)
     return sample._replace(
-        image=_move(sample.image, geometry, network_size, method="bilinear"),
-        image_info=_image_info(tf.shape(sample.image)[:2], geometry, network_size),
-        category_mask=moved[..., 0],
-        instance_mask=moved[..., 1],
-        crowd_mask=tf.cast(moved[..., 2], tf.bool),
+        image=image,
+        image_info=image_info,
+        category_mask=category_mask,
+        instance_mask=instance_mask,
+        crowd_mask=tf.cast(is_crowd, tf.bool),
         instances=instances,
     )
+
+
+def transform_image(
+    image: tf.Tensor, geometry: Geometry, network_size: Size
+) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Moves an image to the network's frame: scale, crop, flip and pad.
+
+    Args:
+      image: uint8 or float32 [h, w, 3].
+      geometry: what to do.
+      network_size: static (height, width) of the result.
+
+    Returns:
+      float32 [height, width, 3], zero outside the image; image_info float32 [4, 2].
+    """
+    size = tf.minimum(tf.constant(network_size, tf.int32), geometry.scaled_size)
+    offset, turned = geometry.offset, image
+    # The source is turned, which is uint8 as a rule, and the crop moves with it.
+    for axis, flip in enumerate((geometry.flip_vertically, geometry.flip_horizontally)):
+        turned = _reverse_if(flip, turned, axis)
+        mirrored = tf.logical_and(flip, [axis == 0, axis == 1])
+        offset = tf.where(mirrored, geometry.scaled_size - offset - size, offset)
+    scaled = tf.image.resize(turned, geometry.scaled_size, method="bilinear")
+    crop = tf.slice(scaled, tf.concat([offset, [0]], 0), tf.concat([size, [-1]], 0))
+    missing = tf.constant(network_size, tf.int32) - size
+    padded = tf.pad(crop, [[0, missing[0]], [0, missing[1]], [0, 0]])
+    padded.set_shape([*network_size, image.shape[-1]])
+    return padded, _image_info(tf.shape(image)[:2], geometry, network_size)
+
+
+def transform_masks(
+    masks: tf.Tensor, geometry: Geometry, network_size: Size, *, transposed: bool = False
+) -> tf.Tensor:
+    """Moves masks or id maps as `transform_image` moves their image, by the nearest pixel.
+
+    Only what the crop shows is ever read.
+
+    Args:
+      masks: any dtype [K, h, w].
+      geometry: what to do.
+      network_size: static (height, width) of the result.
+      transposed: the masks come as [K, w, h].
+
+    Returns:
+      [K, height, width] of the same dtype, zero outside the image.
+    """
+    _, *size = tf.unstack(tf.shape(masks))
+    size = size[::-1] if transposed else size
+    rows, columns = (_source_index(size[i], geometry, i, network_size[i]) for i in range(2))
+    # A gather copies whole rows fast, and single pixels slowly.
+    if not transposed:
+        masks = tf.transpose(tf.gather(masks, rows, axis=1), [0, 2, 1])  # [K, w, crop's height]
+    moved = tf.transpose(tf.gather(masks, columns, axis=1), [0, 2, 1])  # [K, *, crop's width]
+    if transposed:
+        moved = tf.gather(moved, rows, axis=1)  # [K, crop's height and width]
+    padding = [[0, network_size[i] - tf.size(index)] for i, index in enumerate((rows, columns))]
+    padded = tf.pad(moved, [[0, 0], *padding])
+    padded.set_shape([masks.shape[0], *network_size])
+    return padded
 
 
 def fit_and_pad(image: tf.Tensor, network_size: Size) -> Tuple[tf.Tensor, tf.Tensor]:
@@ -125,9 +186,7 @@ def fit_and_pad(image: tf.Tensor, network_size: Size) -> Tuple[tf.Tensor, tf.Ten
       float32 [height, width, 3], 0..255, zero outside the image; image_info float32 [4, 2].
     """
     original_size = tf.shape(image)[:2]
-    geometry = fitting_geometry(original_size, network_size)
-    moved = _move(image, geometry, network_size, method="bilinear")
-    return moved, _image_info(original_size, geometry, network_size)
+    return transform_image(image, fitting_geometry(original_size, network_size), network_size)
 
 
 def valid_size(image_info: tf.Tensor) -> tf.Tensor:
@@ -145,7 +204,11 @@ def valid_size(image_info: tf.Tensor) -> tf.Tensor:
 
 
 def _coin(seed: tf.Tensor, enabled: bool) -> tf.Tensor:
-    return tf.logical_and(enabled, tf.random.stateless_uniform([], seed) < 0.5)
+    return tf.random.stateless_uniform([], seed) < 0.5 if enabled else tf.constant(False)
+
+
+def _reverse_if(flip: tf.Tensor, values: tf.Tensor, axis: int) -> tf.Tensor:
+    return tf.cond(flip, lambda: tf.reverse(values, [axis]), lambda: values)
 
 
 def _image_info(original_size: tf.Tensor, geometry: Geometry, network_size: Size) -> tf.Tensor:
@@ -155,39 +218,10 @@ def _image_info(original_size: tf.Tensor, geometry: Geometry, network_size: Size
     return tf.stack([original, tf.constant(network_size, tf.float32), scaled / original, offset])
 
 
-def _move_masks(masks: tf.Tensor, geometry: Geometry, network_size: Size) -> tf.Tensor:
-    """What `_move` with `nearest` does to masks [K, h, w], without resizing what the crop drops."""
-    size = tf.shape(masks)
-    rows, columns = (_source_index(size[1 + i], geometry, i, network_size[i]) for i in range(2))
-    # A gather copies whole rows fast, and single pixels slowly.
-    moved = tf.gather(tf.transpose(masks, [0, 2, 1]), columns, axis=1)  # [K, crop's width, h]
-    moved = tf.gather(tf.transpose(moved, [0, 2, 1]), rows, axis=1)  # [K, crop's height and width]
-    padding = [[0, network_size[i] - tf.size(index)] for i, index in enumerate((rows, columns))]
-    padded = tf.pad(moved, [[0, 0], *padding])
-    padded.set_shape([masks.shape[0], *network_size])
-    return padded
-
-
 def _source_index(length: tf.Tensor, geometry: Geometry, axis: int, frame: int) -> tf.Tensor:
     """Row (axis 0) or column (1) of the image that each of the crop's shows: int32 [<= frame]."""
     along = tf.range(length)[:, tf.newaxis, tf.newaxis]  # an image of one column
     scaled = tf.image.resize(along, [geometry.scaled_size[axis], 1], method="nearest")[:, 0, 0]
     index = scaled[geometry.offset[axis] :][:frame]
     flip = geometry.flip_horizontally if axis else geometry.flip_vertically
-    return tf.cond(flip, lambda: tf.reverse(index, [0]), lambda: index)
-
-
-def _move(values: tf.Tensor, geometry: Geometry, network_size: Size, *, method: str) -> tf.Tensor:
-    """Scale, crop, flip and pad `values` [..., h, w, c]."""
-    channels = values.shape[-1]
-    scaled = tf.image.resize(values, geometry.scaled_size, method=method)
-    end = tf.minimum(geometry.offset + tf.constant(network_size, tf.int32), geometry.scaled_size)
-    top, left = geometry.offset[0], geometry.offset[1]
-    crop = scaled[..., top : end[0], left : end[1], :]
-    crop = tf.cond(geometry.flip_horizontally, lambda: tf.reverse(crop, [-2]), lambda: crop)
-    crop = tf.cond(geometry.flip_vertically, lambda: tf.reverse(crop, [-3]), lambda: crop)
-    padding = tf.constant(network_size, tf.int32) - (end - geometry.offset)
-    around = [[0, 0]] * (values.shape.rank - 3)
-    padded = tf.pad(crop, around + [[0, padding[0]], [0, padding[1]], [0, 0]])
-    padded.set_shape(values.shape[:-3] + [*network_size, channels])
-    return padded
+    return _reverse_if(flip, index, 0)

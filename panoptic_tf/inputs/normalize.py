@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Sequence, Tuple
 
 import tensorflow as tf
 
@@ -36,15 +36,41 @@ def normalize_image(
     if len(mean) != 3 or len(std) != 3:
         raise ValueError(f"mean and std must have three values each, got {mean} and {std}.")
     ordered = image[..., ::-1] if channel_order == "BGR" else image
-    scale = tf.constant([1.0 / value for value in std], tf.float32)
-    normalized = (ordered - tf.constant(mean, tf.float32)) * scale
-    return normalized * valid_mask(image_info, image.shape[-3], image.shape[-2])
+    height, width = image.shape[-3:-1]
+    rows, columns = _valid_rows_and_columns(image_info, height, width)
+    # Whole rows, [..., H, W * 3]: three channels are too few to broadcast along.
+    shape = tf.shape(ordered)
+    lines = tf.reshape(ordered, tf.concat([shape[:-2], [width * 3]], axis=0))
+    scale = tf.constant([1.0 / value for value in std] * width, tf.float32)
+    scale *= tf.repeat(columns, 3, axis=-1)  # [..., W * 3]
+    lines = (lines - tf.constant(tuple(mean) * width, tf.float32)) * scale[..., tf.newaxis, :]
+    return tf.reshape(lines * rows[..., tf.newaxis], shape)
+
+
+def reorder_channels(image: tf.Tensor, channel_order: str) -> tf.Tensor:
+    """The image in a channel order, by a product: reading pixels backwards takes four times longer.
+
+    Args:
+      image: float32 [H, W, 3], RGB, finite.
+      channel_order: `RGB` or `BGR`.
+    """
+    if channel_order != "BGR":
+        return image
+    backwards = tf.constant([[0, 0, 1], [0, 1, 0], [1, 0, 0]], tf.float32)
+    return tf.reshape(tf.matmul(tf.reshape(image, [-1, 3]), backwards), tf.shape(image))
 
 
 def valid_mask(image_info: tf.Tensor, height: int, width: int) -> tf.Tensor:
     """1 where the network's frame holds the image, else 0: float32 [..., H, W, 1]."""
-    size = geometry.valid_size(image_info)  # [..., 2]
-    rows = tf.range(height) < size[..., 0:1]  # [..., H]
-    columns = tf.range(width) < size[..., 1:2]  # [..., W]
-    rows, columns = tf.cast(rows, tf.float32), tf.cast(columns, tf.float32)
+    rows, columns = _valid_rows_and_columns(image_info, height, width)
     return (rows[..., :, tf.newaxis] * columns[..., tf.newaxis, :])[..., tf.newaxis]
+
+
+def _valid_rows_and_columns(
+    image_info: tf.Tensor, height: int, width: int
+) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Float32 [..., H] and [..., W], 1 within the image."""
+    size = geometry.valid_size(image_info)  # [..., 2]
+    rows = tf.range(height) < size[..., 0:1]
+    columns = tf.range(width) < size[..., 1:2]
+    return tf.cast(rows, tf.float32), tf.cast(columns, tf.float32)

@@ -29,19 +29,38 @@ def jitter_colors(
     if not (brightness or contrast or saturation or hue):
         return image
     seeds = tf.random.experimental.stateless_split(seed, 4)
-    unit = image / 255.0
-    if brightness:
-        unit += tf.random.stateless_uniform([], seeds[0], -brightness, brightness)
-    if contrast:
-        mean = tf.reduce_mean(unit, axis=[0, 1], keepdims=True)
-        unit = mean + (unit - mean) * _factor(seeds[1], contrast)
-    if saturation:
-        gray = tf.reduce_mean(unit, axis=-1, keepdims=True)
-        unit = gray + (unit - gray) * _factor(seeds[2], saturation)
-    unit = tf.clip_by_value(unit, 0.0, 1.0)
-    if hue:
-        unit = tf.image.stateless_random_hue(unit, hue, seeds[3])
-    return tf.clip_by_value(unit * 255.0, 0.0, 255.0)
+    if brightness or contrast or saturation:
+        image = _mix_channels(
+            image,
+            shift=255.0 * tf.random.stateless_uniform([], seeds[0], -brightness, brightness),
+            contrast=_factor(seeds[1], contrast),
+            saturation=_factor(seeds[2], saturation),
+        )
+    if not hue:
+        return image
+    turned = tf.image.stateless_random_hue(image / 255.0, hue, seeds[3])
+    return tf.clip_by_value(turned * 255.0, 0.0, 255.0)
+
+
+def _mix_channels(
+    image: tf.Tensor, *, shift: tf.Tensor, contrast: tf.Tensor, saturation: tf.Tensor
+) -> tf.Tensor:
+    """Brightness, then contrast around the mean colour, then saturation around each pixel's gray.
+
+    Each is affine in a pixel's three channels, so all are one product and one sum:
+    (contrast * image + (1 - contrast) * mean + shift) * m, m = s * 1 + (1 - s) / 3 everywhere.
+    """
+    height, width = tf.unstack(tf.shape(image)[:2])
+    columns = tf.reduce_sum(tf.reshape(image, [height, -1]), axis=0)  # [W * 3]
+    mean = tf.reduce_sum(tf.reshape(columns, [width, 3]), axis=0) / tf.cast(
+        height * width, tf.float32
+    )
+    mixing = saturation * tf.eye(3) + (1.0 - saturation) / 3.0
+    constant = ((1.0 - contrast) * mean + shift)[tf.newaxis] @ mixing  # [1, 3]
+    mixed = tf.matmul(tf.reshape(image, [-1, 3]), contrast * mixing)
+    # Whole rows: three channels are too few to broadcast along.
+    lines = tf.reshape(mixed, [height, -1]) + tf.tile(constant, [1, width])
+    return tf.reshape(tf.clip_by_value(lines, 0.0, 255.0), tf.shape(image))
 
 
 def _factor(seed: tf.Tensor, strength: float) -> tf.Tensor:

@@ -7,12 +7,13 @@ evaluate: read -> decode -> fit and pad -> normalise; labels are the annotation 
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Optional, Sequence, Tuple
+from typing import Callable, Mapping, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
+from panoptic_tf import addons
 from panoptic_tf.datasets import record
-from panoptic_tf.inputs import geometry, instances, normalize, photometric
+from panoptic_tf.inputs import geometry, instances, lookup, normalize, photometric
 from panoptic_tf.structures import GroundTruth, InstanceAnnotations, PanopticSample, Tensors
 
 TargetGenerator = Callable[[PanopticSample], Tuple[Tensors, Tensors]]
@@ -27,6 +28,12 @@ class Augmentation:
       scale_min, scale_max: range of the scale, 1 being the one that just fits the image.
       flip_horizontally, flip_vertically: whether to flip half of the images.
       brightness, contrast, saturation, hue: see `photometric.jitter_colors`.
+      policy: `core`, or `addons`: `addons.augment_sample` between geometry and colours.
+      addons: keyword arguments of that.
+
+    Raises:
+      ValueError: an unknown policy.
+      ImportError: the policy `addons` without tensorflow-addons.
     """
 
     scale_min: float = 1.0
@@ -37,6 +44,14 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    policy: str = "core"
+    addons: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.policy not in ("core", "addons"):
+            raise ValueError(f"augmentation.policy must be core or addons, got {self.policy!r}.")
+        if self.policy == "addons":
+            addons.require("augmentation.policy 'addons'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +92,8 @@ def build_training_dataset(
       shuffle_buffer_size: images that are shuffled among each other.
       max_examples: use only the first so many records; 0 uses all.
       cache: keep decoded images in memory after the first pass.
-      seed: makes order and augmentation repeatable.
+      seed: makes order and augmentation repeatable, and those of several workers together the same
+        as one process's: each reads all records and takes its rows of every global batch.
       with_instances: whether samples hold `instances`: those of the record, which may overlap, or
         derived from the id map where the record has none.
       input_context: this worker's share under tf.distribute.
@@ -89,23 +105,33 @@ def build_training_dataset(
     Raises:
       ValueError: no file matches.
     """
-    examples = _read(input_path, input_context, max_examples, seed=seed, shuffle_files=True)
-    decoded = _shuffle_and_decode(examples, shuffle_buffer_size, cache=cache, seed=seed)
+    by_rows = None if seed is None else input_context
+    shards = input_context if seed is None else None
+    examples = _read(input_path, shards, max_examples, seed=seed, shuffle_files=True)
+    examples = _shuffle_and_decode(
+        examples,
+        shuffle_buffer_size,
+        cache=cache,
+        seed=seed,
+        number=lambda dataset: _number(dataset, by_rows, batch_size),
+    )
     first_seed = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int64) if seed is None else seed
-    pipeline_id = 0 if input_context is None else input_context.input_pipeline_id
+    pipeline_id = 0 if shards is None else shards.input_pipeline_id
 
     def prepare(index: tf.Tensor, example: Tensors) -> Tuple[Tensors, Tensors]:
         sample = _augment(
-            _to_sample(example, thing_ids, with_instances=with_instances),
-            tf.stack([tf.cast(first_seed, tf.int64) + pipeline_id, index]),
-            network_size,
-            augmentation,
+            example,
+            thing_ids,
+            seed=tf.stack([tf.cast(first_seed, tf.int64) + pipeline_id, index]),
+            network_size=network_size,
+            augmentation=augmentation,
+            with_instances=with_instances,
         )
         features = _features(sample.image, sample.image_info, normalization)
         additional, labels = target_generator(sample)
         return {**features, **additional}, labels
 
-    batches = decoded.enumerate().map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     batches = batches.batch(batch_size, drop_remainder=True)
     return _finish(batches, deterministic=seed is not None)
 
@@ -122,6 +148,8 @@ def build_evaluation_dataset(
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
     """One pass in the order of the records; arguments as in `build_training_dataset`.
+
+    Of several workers, worker w of W reads the records w, w + W, w + 2W, ...
 
     Returns:
       Dataset of (features, labels); labels have the keys of `structures.GroundTruth`, each image in
@@ -179,13 +207,11 @@ def _read(
     shards, index = 1, 0
     if input_context is not None:
         shards, index = input_context.num_input_pipelines, input_context.input_pipeline_id
-    if max_examples or len(paths) < shards:
+    if max_examples or len(paths) < shards or not shuffle_files:
         records = tf.data.TFRecordDataset(paths)
         records = records.take(max_examples) if max_examples else records
         return records.shard(shards, index)
     files = tf.data.Dataset.from_tensor_slices(paths).shard(shards, index)
-    if not shuffle_files:
-        return tf.data.TFRecordDataset(files)
     files = files.shuffle(len(paths), seed=seed)
     return files.interleave(
         tf.data.TFRecordDataset,
@@ -196,15 +222,34 @@ def _read(
 
 
 def _shuffle_and_decode(
-    examples: tf.data.Dataset, buffer_size: int, *, cache: bool, seed: Optional[int]
+    examples: tf.data.Dataset,
+    buffer_size: int,
+    *,
+    cache: bool,
+    seed: Optional[int],
+    number: Callable[[tf.data.Dataset], tf.data.Dataset],
 ) -> tf.data.Dataset:
-    """Endless decoded records in random order."""
+    """Endless (number, decoded record) in random order."""
     if cache:
         decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
-        return decoded.shuffle(buffer_size, seed=seed).repeat()
+        return number(decoded.shuffle(buffer_size, seed=seed).repeat())
     # The buffer holds records as they are stored, not pixels.
-    examples = examples.shuffle(buffer_size, seed=seed).repeat()
-    return examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE)
+    numbered = number(examples.shuffle(buffer_size, seed=seed).repeat())
+    return numbered.map(
+        lambda index, serialized: (index, _decode(serialized)), num_parallel_calls=tf.data.AUTOTUNE
+    )
+
+
+def _number(
+    dataset: tf.data.Dataset, by_rows: Optional[tf.distribute.InputContext], batch_size: int
+) -> tf.data.Dataset:
+    """(number, element); of the global batches only the rows of this worker, where it has some."""
+    numbered = dataset.enumerate()
+    if by_rows is None or by_rows.num_input_pipelines == 1:
+        return numbered
+    workers, worker = by_rows.num_input_pipelines, by_rows.input_pipeline_id
+    rows = batch_size * by_rows.num_replicas_in_sync // workers
+    return numbered.filter(lambda index, _: index // rows % workers == worker)
 
 
 def _decode(serialized: tf.Tensor) -> Tensors:
@@ -220,38 +265,68 @@ def _with_image(example: Tensors) -> Tensors:
 
 
 def _to_sample(
-    example: Tensors, thing_ids: Sequence[int], *, with_instances: bool
+    example: Tensors,
+    thing_ids: Sequence[int],
+    *,
+    with_instances: bool,
+    in_network_frame: bool = False,
+    move: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
 ) -> PanopticSample:
-    """Looks every pixel's category, instance and crowd flag up by its segment row."""
+    """Looks every pixel's category, instance and crowd flag up by its segment row.
+
+    `move` brings the masks that the record stores, [K, W, H], to the frame of the id map.
+    """
     id_map = example["id_map"]  # int32 [H, W], segment row + 1, 0 is void
     categories = tf.concat([[0], example["segment_categories"]], axis=0)
     is_crowd = tf.concat([[False], example["segment_is_crowd"]], axis=0)
     things = tf.constant(tuple(thing_ids) or (-1,), tf.int32)
     is_thing = tf.reduce_any(categories[:, tf.newaxis] == things, axis=1)
-    instance_ids = tf.where(is_thing, tf.range(tf.size(categories)), 0)
+    tables = [lookup.pad_table(table) for table in (categories, is_thing, is_crowd)]
+    # Each size is compiled anew: worth it for the network's, not for those of all images.
+    look_up = _look_up_compiled if in_network_frame else _look_up
+    category_mask, instance_mask, crowd_mask = look_up(id_map, *tables)
     sample = PanopticSample(
         image=example["image"],
         image_info=tf.zeros([4, 2]),
-        category_mask=tf.gather(categories, id_map),
-        instance_mask=tf.gather(instance_ids, id_map),
-        crowd_mask=tf.gather(is_crowd, id_map),
+        category_mask=category_mask,
+        instance_mask=instance_mask,
+        crowd_mask=crowd_mask,
         image_id=example["image_id"],
     )
     if not with_instances:
         return sample
     own_instances = tf.cond(
         example["has_instances"],
-        lambda: _stored_instances(example),
+        lambda: _stored_instances(example, move),
         lambda: instances.instances_of_id_map(sample.instance_mask, categories, is_crowd),
     )
     return sample._replace(instances=own_instances)
 
 
-def _stored_instances(example: Tensors) -> InstanceAnnotations:
+def _look_up(
+    id_map: tf.Tensor, categories: tf.Tensor, is_thing: tf.Tensor, is_crowd: tf.Tensor
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    instance_mask = tf.where(tf.gather(is_thing, id_map), id_map, 0)
+    return tf.gather(categories, id_map), instance_mask, tf.gather(is_crowd, id_map)
+
+
+_look_up_compiled = lookup.compiled(_look_up)
+
+
+def _stored_instances(
+    example: Tensors, move: Optional[Callable[[tf.Tensor], tf.Tensor]]
+) -> InstanceAnnotations:
     masks = record.decode_instance_masks(
-        example["instance_rles"], example["height"], example["width"]
+        example["instance_rles"],
+        example["height"],
+        example["width"],
+        transposed=move is not None,
     )
-    return InstanceAnnotations(masks, example["instance_categories"], example["instance_is_crowd"])
+    return InstanceAnnotations(
+        move(masks) if move else masks,
+        example["instance_categories"],
+        example["instance_is_crowd"],
+    )
 
 
 def _instance_labels(example: Tensors) -> Tensors:
@@ -266,12 +341,21 @@ def _instance_labels(example: Tensors) -> Tensors:
 
 
 def _augment(
-    sample: PanopticSample, seed: tf.Tensor, network_size: geometry.Size, augmentation: Augmentation
+    example: Tensors,
+    thing_ids: Sequence[int],
+    *,
+    seed: tf.Tensor,
+    network_size: geometry.Size,
+    augmentation: Augmentation,
+    with_instances: bool,
 ) -> PanopticSample:
-    """The sample in the network's frame, by draws that depend on the seed, int64 [2], alone."""
+    """A decoded record in the network's frame, by draws that depend on the seed, int64 [2], alone.
+
+    What is looked up by pixel comes after the crop.
+    """
     seeds = tf.random.experimental.stateless_split(seed, 3)
     where = geometry.random_geometry(
-        tf.shape(sample.image)[:2],
+        tf.shape(example["image"])[:2],
         network_size,
         seed=seeds[0],
         scale_min=augmentation.scale_min,
@@ -279,7 +363,23 @@ def _augment(
         flip_horizontally=augmentation.flip_horizontally,
         flip_vertically=augmentation.flip_vertically,
     )
-    sample = geometry.transform_sample(sample, where, network_size)
+    image, image_info = geometry.transform_image(example["image"], where, network_size)
+    id_map = geometry.transform_masks(example["id_map"][tf.newaxis], where, network_size)[0]
+    sample = _to_sample(
+        {**example, "image": image, "id_map": id_map},
+        thing_ids,
+        with_instances=with_instances,
+        in_network_frame=True,
+        move=lambda masks: geometry.transform_masks(masks, where, network_size, transposed=True),
+    )
+    sample = sample._replace(image_info=image_info)
+    if augmentation.policy == "addons":
+        sample = addons.augment_sample(
+            sample,
+            size=geometry.valid_size(sample.image_info),
+            seed=tf.random.experimental.stateless_fold_in(seed, 3),
+            **augmentation.addons,
+        )
     image = photometric.jitter_colors(
         sample.image,
         seed=seeds[1],
@@ -292,14 +392,13 @@ def _augment(
 
 
 def _features(image: tf.Tensor, image_info: tf.Tensor, normalization: Normalization) -> Tensors:
-    normalized = normalize.normalize_image(
-        image,
-        image_info,
-        mean=normalization.mean,
-        std=normalization.std,
-        channel_order=normalization.channel_order,
-    )
+    ordered = normalize.reorder_channels(image, normalization.channel_order)
+    mean, std = tuple(normalization.mean), tuple(normalization.std)
+    normalized = _normalize(ordered, image_info, mean=mean, std=std)
     return {"image": normalized, "image_info": image_info}
+
+
+_normalize = lookup.compiled(normalize.normalize_image)
 
 
 def _finish(dataset: tf.data.Dataset, *, deterministic: bool) -> tf.data.Dataset:

@@ -48,17 +48,21 @@ def pack_masks(masks: tf.Tensor, *, num_planes: int) -> tf.Tensor:
     Returns:
       int32 [H, W, P], see `pack_instance_ids`.
     """
+    static = masks.shape[1:]
     masks = masks[: num_planes * BITS_PER_PLANE]
     shape = tf.shape(masks)
-    masks = tf.pad(masks, [[0, -shape[0] % 8], [0, 0], [0, 0]])
-    masks = tf.reshape(masks, [-1, 8, shape[1], shape[2]])
-    octets = masks[:, 0]
-    for i in range(1, 8):
-        octets += masks[:, i] * tf.constant(1 << i, tf.uint8)  # [K / 8, H, W]
-    missing = num_planes * _BYTES_PER_PLANE - tf.shape(octets)[0]
-    octets = tf.transpose(tf.pad(octets, [[0, missing], [0, 0], [0, 0]]), [1, 2, 0])
-    octets = tf.reshape(octets, [shape[1], shape[2], num_planes, _BYTES_PER_PLANE])
-    return tf.bitcast(octets, tf.int32)
+    missing = -shape % tf.constant([8, 1, 8])
+    masks = tf.pad(masks, [[0, missing[0]], [0, 0], [0, missing[2]]])
+    width = shape[2] + missing[2]
+    # Eight pixels at once, as the bytes of an integer: [K / 8, 8, H, W / 8].
+    pixels = tf.bitcast(tf.reshape(masks, [-1, 8, shape[1], width // 8, 8]), tf.int64)
+    octets = tf.add_n([pixels[:, i] * (1 << i) for i in range(8)])
+    octets = tf.reshape(tf.bitcast(octets, tf.uint8), [-1, shape[1], width])[..., : shape[2]]
+    octets = tf.pad(octets, [[0, -tf.shape(octets)[0] % _BYTES_PER_PLANE], [0, 0], [0, 0]])
+    octets = tf.reshape(tf.cast(octets, tf.int32), [-1, _BYTES_PER_PLANE, shape[1], shape[2]])
+    words = tf.add_n([tf.bitwise.left_shift(octets[:, i], 8 * i) for i in range(_BYTES_PER_PLANE)])
+    words = tf.pad(words, [[0, num_planes - tf.shape(words)[0]], [0, 0], [0, 0]])
+    return tf.ensure_shape(tf.transpose(words, [1, 2, 0]), [*static, num_planes])
 
 
 def crop_bit_masks(

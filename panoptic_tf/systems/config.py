@@ -50,6 +50,21 @@ class Normalization(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class AddonsAugmentation(hyperparams.Config):
+    """Keyword arguments of `addons.augment_sample`, which documents them."""
+
+    rotation: float = 10.0
+    rotation_probability: float = 0.5
+    shear: float = 0.1
+    shear_probability: float = 0.5
+    cutout: float = 0.25
+    cutout_probability: float = 0.5
+    sharpness: float = 0.5
+    sharpness_probability: float = 0.5
+    equalize_probability: float = 0.1
+
+
+@dataclasses.dataclass
 class Augmentation(hyperparams.Config):
     """Fields of `inputs.pipeline.Augmentation`, which documents them."""
 
@@ -61,6 +76,8 @@ class Augmentation(hyperparams.Config):
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    policy: str = "core"
+    addons: AddonsAugmentation = dataclasses.field(default_factory=AddonsAugmentation)
 
 
 @dataclasses.dataclass

@@ -1,9 +1,70 @@
-"""Optimisers and schedules that the experiments share."""
+"""Optimisers and schedules that the experiments share.
 
+Beside those of `official.modeling.optimization`, `addons/<name>` is one of tensorflow-addons.
+"""
+
+import dataclasses
+import functools
 from typing import Any, Dict, Optional
 
 from official.core import config_definitions as cfg
 from official.modeling import optimization
+from official.modeling.optimization import optimizer_factory
+from official.modeling.optimization.configs import optimization_config, optimizer_config
+
+from panoptic_tf import addons
+
+_PREFIX = "addons/"
+
+
+@dataclasses.dataclass
+class AddonsOptimizer(optimizer_config.BaseOptimizerConfig):
+    """Arguments of `addons.build_optimizer`, which documents them."""
+
+    options: Optional[Dict[str, Any]] = None
+    inner: str = "Adam"
+    inner_options: Optional[Dict[str, Any]] = None
+
+
+@dataclasses.dataclass
+class OptimizerConfig(optimization_config.OptimizerConfig):
+    """One of the optimisers; of the type `addons/<name>`, whose fields are `addons`."""
+
+    addons: AddonsOptimizer = dataclasses.field(default_factory=AddonsOptimizer)
+
+    def get(self):
+        """See base class."""
+        return self.addons if self._is_of_addons() else super().get()
+
+    def as_dict(self):
+        """See base class."""
+        if not self._is_of_addons():
+            return super().as_dict()
+        return {"type": self.type, "addons": self.addons.as_dict()}
+
+    def _is_of_addons(self) -> bool:
+        if self.type == "addons" or (
+            str(self.type).startswith(_PREFIX)
+            and self.type[len(_PREFIX) :] not in addons.OPTIMIZERS
+        ):
+            raise ValueError(
+                "trainer.optimizer_config.optimizer.type must be a field of official's optimizer "
+                f"config or one of addons/{{{', '.join(addons.OPTIMIZERS)}}}, got {self.type!r}."
+            )
+        return str(self.type).startswith(_PREFIX)
+
+
+@dataclasses.dataclass
+class OptimizationConfig(optimization.OptimizationConfig):
+    """Optimiser, schedule, warm-up and averages."""
+
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+
+
+for _name in addons.OPTIMIZERS:
+    optimizer_factory.register_optimizer_cls(
+        _PREFIX + _name, functools.partial(addons.build_optimizer, _name)
+    )
 
 
 def trainer_config(
@@ -23,8 +84,9 @@ def trainer_config(
 
     Args:
       train_steps: of the whole run.
-      optimizer: `adam_experimental`, `adamw_experimental`, `sgd`, ...
-      optimizer_options: its fields; `global_clipnorm` clips gradients.
+      optimizer: `adam_experimental`, `adamw_experimental`, `sgd`, `addons/RectifiedAdam`, ...
+      optimizer_options: its fields, of `addons/...` those of `AddonsOptimizer`; `global_clipnorm`
+        clips gradients.
       schedule: `polynomial`, `cosine`, `stepwise` or `constant`.
       schedule_options: its fields; `decay_steps` is `train_steps` where that is a field.
       warmup_steps: of a linear warm-up from 0.
@@ -36,7 +98,7 @@ def trainer_config(
     if schedule in ("polynomial", "cosine"):
         schedule_options = {"decay_steps": train_steps, **schedule_options}
     settings = {
-        "optimizer": {"type": optimizer, optimizer: optimizer_options},
+        "optimizer": {"type": optimizer, optimizer.split("/")[0]: optimizer_options},
         "learning_rate": {"type": schedule, schedule: schedule_options},
         "warmup": {
             "type": "linear",
@@ -53,5 +115,5 @@ def trainer_config(
         summary_interval=steps_per_loop,
         checkpoint_interval=checkpoint_interval,
         validation_interval=validation_interval,
-        optimizer_config=optimization.OptimizationConfig(settings),
+        optimizer_config=OptimizationConfig(settings),
     )

@@ -1,5 +1,6 @@
 """The record is lossless, eagerly and inside tf.data."""
 
+import io
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from panoptic_tf.datasets import coco_format, record, rle, segments
 from panoptic_tf.datasets.coco_format import Segment
@@ -155,3 +157,13 @@ def test_rows_beyond_the_table_are_refused():
 
 def test_equal_arguments_give_equal_bytes():
     assert _encode() == _encode()
+
+
+def test_the_id_map_is_an_ordinary_png():
+    rows = np.array([[0, 1, 65535], [256, 255, 7]], np.int32)
+    encoded = record._encode_png(rows)
+    image = Image.open(io.BytesIO(encoded))
+    assert image.mode == "I;16"
+    np.testing.assert_array_equal(np.asarray(image), rows)
+    decoded = tf.io.decode_png(encoded, channels=1, dtype=tf.uint16)
+    np.testing.assert_array_equal(decoded[..., 0], rows)

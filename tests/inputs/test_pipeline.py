@@ -393,7 +393,7 @@ def test_every_element_has_a_seed_of_its_own(twelve_records):
 
 
 def test_masks_are_decoded_only_where_somebody_wants_them(some_records, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(record, "decode_instance_masks", fail)

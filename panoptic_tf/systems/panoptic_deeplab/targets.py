@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Tuple
 
+import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.inputs import instances
+from panoptic_tf.inputs import instances, lookup
 from panoptic_tf.structures import PanopticSample, Tensors
 
 
@@ -66,38 +67,33 @@ class PanopticDeepLabTargetGenerator:
 
     def __call__(self, sample: PanopticSample) -> Tuple[Tensors, Tensors]:
         """Returns no additional features, and the labels of the class docstring."""
-        categories, ids = sample.category_mask, sample.instance_mask
-        table = instances.instance_table(ids, categories, sample.crowd_mask)
-        on_thing = ids > 0
-        annotated = categories > 0
-        if not self._learn_crowds:
-            annotated = tf.logical_and(annotated, tf.logical_not(sample.crowd_mask))
-        with_offset = annotated
-        if self._ignore_stuff_in_offset:
-            with_offset = tf.logical_and(annotated, on_thing)
-        if self._ignore_crowd_in_semantic:
-            categories = tf.where(sample.crowd_mask, 0, categories)
-        return {}, {
-            "category_mask": categories,
-            "semantic_weights": self._semantic_weights(ids, table.areas),
-            "center_heatmap": self._draw_centers(table, tf.shape(ids), ids.shape),
-            "center_weights": tf.cast(annotated, tf.float32)[..., tf.newaxis],
-            "offsets": _offsets(ids, table.centers),
-            "offset_weights": tf.cast(with_offset, tf.float32)[..., tf.newaxis],
-        }
-
-    def _semantic_weights(self, ids: tf.Tensor, areas: tf.Tensor) -> tf.Tensor:
-        is_small = areas < self._small_instance_area
+        ids = sample.instance_mask
+        table = instances.instance_table(ids, sample.category_mask, sample.crowd_mask)
+        is_small = table.areas < self._small_instance_area
         weights = tf.where(is_small, float(self._small_instance_weight), 1.0)
-        return tf.gather(tf.concat([[1.0], weights], axis=0), ids)
+        centers = tf.round(table.centers)  # so that no digits are lost in float32
+        remainders = tf.cast(table.centers - centers, tf.float32)
+        labels = _label_pixels(
+            ids,
+            sample.category_mask,
+            sample.crowd_mask,
+            lookup.pad_table(tf.concat([[1.0], weights], axis=0)),
+            lookup.pad_table(tf.pad(tf.cast(centers, tf.float32), [[1, 0], [0, 0]])),
+            lookup.pad_table(tf.pad(remainders, [[1, 0], [0, 0]])),
+            learn_crowds=self._learn_crowds,
+            ignore_stuff_in_offset=self._ignore_stuff_in_offset,
+            ignore_crowd_in_semantic=self._ignore_crowd_in_semantic,
+        )
+        labels["center_heatmap"] = self._draw_centers(table, tuple(ids.shape))
+        return {}, labels
 
-    def _draw_centers(self, table: instances.InstanceTable, size: tf.Tensor, static) -> tf.Tensor:
+    def _draw_centers(self, table: instances.InstanceTable, size: Tuple[int, int]) -> tf.Tensor:
         """Scatters one window per instance into a canvas with a border as wide as the window."""
         sigma = self._sigma
         reach = 3 * sigma + 1
-        span = tf.range(-reach, reach + 1)  # [S]
-        distance = tf.cast(span[:, tf.newaxis] ** 2 + span[tf.newaxis, :] ** 2, tf.float64)
-        window = tf.cast(tf.exp(-distance / (2.0 * sigma**2)), tf.float32)  # [S, S]
+        span = np.arange(-reach, reach + 1, dtype=np.int32)  # [S]
+        distance = np.square(span)[:, np.newaxis] + np.square(span)
+        window = tf.constant(np.exp(-distance / (2.0 * sigma**2)), tf.float32)  # [S, S]
         present = tf.where(table.areas > 0)[:, 0]
         centers = tf.cast(tf.round(tf.gather(table.centers, present)), tf.int32) + reach  # [M, 2]
         rows = centers[:, 0, tf.newaxis] + span  # [M, S]
@@ -111,13 +107,37 @@ class PanopticDeepLabTargetGenerator:
             tf.reshape(tf.broadcast_to(window, tf.shape(flat)), [-1]),
         )
         heatmap = tf.reshape(canvas, [-1, width])[reach:-reach, reach:-reach]
-        return tf.ensure_shape(heatmap[..., tf.newaxis], [*static, 1])
+        return tf.ensure_shape(heatmap[..., tf.newaxis], [*size, 1])
 
 
-def _offsets(ids: tf.Tensor, centers: tf.Tensor) -> tf.Tensor:
-    """Center minus pixel position on instances, 0 elsewhere: float32 [H, W, 2]."""
-    height, width = tf.shape(ids)[0], tf.shape(ids)[1]
+@lookup.compiled
+def _label_pixels(
+    ids: tf.Tensor,
+    categories: tf.Tensor,
+    is_crowd: tf.Tensor,
+    weights: tf.Tensor,
+    centers: tf.Tensor,
+    remainders: tf.Tensor,
+    *,
+    learn_crowds: bool,
+    ignore_stuff_in_offset: bool,
+    ignore_crowd_in_semantic: bool,
+) -> Tensors:
+    """All labels but the heat map; weights [N] and centers + remainders [N, 2] by instance id."""
+    on_thing = ids > 0
+    annotated = categories > 0
+    if not learn_crowds:
+        annotated = tf.logical_and(annotated, tf.logical_not(is_crowd))
+    with_offset = tf.logical_and(annotated, on_thing) if ignore_stuff_in_offset else annotated
+    height, width = ids.shape
     grid = tf.stack(tf.meshgrid(tf.range(height), tf.range(width), indexing="ij"), axis=-1)
-    centers = tf.concat([tf.zeros([1, 2], tf.float64), centers], axis=0)
-    offsets = tf.cast(tf.gather(centers, ids) - tf.cast(grid, tf.float64), tf.float32)
-    return tf.where(ids[..., tf.newaxis] > 0, offsets, 0.0)
+    offsets = tf.gather(centers, ids) - tf.cast(grid, tf.float32) + tf.gather(remainders, ids)
+    return {
+        "category_mask": tf.where(is_crowd, 0, categories)
+        if ignore_crowd_in_semantic
+        else categories,
+        "semantic_weights": tf.gather(weights, ids),
+        "center_weights": tf.cast(annotated, tf.float32)[..., tf.newaxis],
+        "offsets": tf.where(on_thing[..., tf.newaxis], offsets, 0.0),
+        "offset_weights": tf.cast(with_offset, tf.float32)[..., tf.newaxis],
+    }
