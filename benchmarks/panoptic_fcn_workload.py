@@ -9,16 +9,20 @@ stuff. Any implementation that is given these does the same work.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
-import panoptic_fpn_workload as shared
+import speed
 import tensorflow as tf
-from official.core import exp_factory, task_factory
+import workloads
+from official.core import exp_factory
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
+from panoptic_tf.postprocess import kernel_fusion
+from panoptic_tf.structures import Prediction, Tensors
 from panoptic_tf.systems.model import PanopticModel
 
+EXPERIMENT = "panoptic_fcn_resnet50_coco"
 OFFSET_STD = 1.0
 OBJECTS = (
     (20, ("3",), (16, 32)),
@@ -30,6 +34,7 @@ OBJECTS = (
 """How many, the levels that find them, the range of their sides in an image of 512 pixels."""
 VISIBLE_CLASSES = 10
 
+_LEVELS = ("3", "4", "5", "6", "7")
 _REGIONS = 4
 _NODES = 24  # rows, and columns, that the shape of an object is given on; linear between
 _SHAPE = 2 * _NODES + 1
@@ -38,51 +43,125 @@ _DEEP = 8.0  # outside an object, the part of each axis to the mask logit is -8
 _QUIET, _LOUD = -6.0, 4.0  # logits of what is not there and of what is
 
 
-def get_params(experiment: str, size: int) -> Any:
+def get_params(experiment: str, size: Sequence[int]) -> Any:
     """The experiment at one image size; a step does all its work and leaves the weights alone."""
     params = exp_factory.get_exp_config(experiment)
-    model = params.task.model
-    model.train_size = model.input_size = model.output_size = [size, size]
+    workloads.set_size(params, size)
     params.trainer.optimizer_config.learning_rate.get().initial_learning_rate = 1e-12
     return params
 
 
-def build(experiment: str, size: int) -> Dict[str, np.ndarray]:
-    """The workload.
+def build_network(experiment: str, size: Sequence[int]) -> Dict[str, np.ndarray]:
+    """The workload of the network and of the training step.
 
     Returns:
-      `image` float32 [1, S, S, 3] for inference; `raw/<output>/<level>` and `raw/encoded`, what the
-      post-processing gets; `train_image` [2, S, S, 3], their ground truth as
-      `truth/category_mask` and `truth/instance_mask` int32 [2, S, S] and, computed from it,
-      `features/...` and `labels/...` of `PanopticFCNTargetGenerator`; `thing_ids`, `stuff_ids` of
-      the categories; `weights/<name>` for each variable.
+      `image` float32 [1, H, W, 3] for inference; what `workloads.draw_training` returns;
+      `thing_ids`, `stuff_ids` of the categories; `weights/<name>` for each variable.
     """
-    tf.keras.utils.set_random_seed(0)
-    params = get_params(experiment, size)
-    # Batch norm without memory takes the statistics of the one image that it sees.
-    params.task.model.backbone.override({"norm": "batch", "norm_momentum": 0.0, "frozen_stages": 0})
-    task = task_factory.get_task(params.task)
-    model = task.build_model()
-    image = shared.draw_images(1, size, seed=0)
-    _calibrate(model, tf.constant(image))
-    weights = {w.name: w.numpy() for w in model.training_network.weights}
-
-    images = shared.draw_images(2, size, seed=1)
-    samples = shared.draw_samples(images, task.dataset_info)
-    features, labels = shared.make_batch(task, samples)
-    features.pop("image")
+    task, model, image = _build_calibrated(experiment, size)
     return {
         "image": image,
-        "train_image": images,
-        **{f"raw/{key}": value for key, value in draw_outputs(model, size, seed=2).items()},
-        "truth/category_mask": np.stack([sample.category_mask for sample in samples]),
-        "truth/instance_mask": np.stack([sample.instance_mask for sample in samples]),
-        **{f"features/{key}": value.numpy() for key, value in features.items()},
-        **{f"labels/{key}": value.numpy() for key, value in labels.items()},
-        **{f"weights/{name}": value for name, value in weights.items()},
+        **workloads.draw_training(task, size),
+        **workloads.keep_weights(model),
         "thing_ids": np.array(task.dataset_info.thing_ids),
         "stuff_ids": np.array(task.dataset_info.stuff_ids),
     }
+
+
+def build_postprocess(experiment: str, size: Sequence[int], centers: int) -> Dict[str, np.ndarray]:
+    """The workload of the post-processing.
+
+    Returns:
+      `raw/<output>/<level>` and `raw/encoded`, see `draw_outputs`; `image` and `weights/<name>` as
+      of `build_network`; the embeddings are among them.
+
+    Raises:
+      ValueError: the size is not square.
+    """
+    del centers
+    if size[0] != size[1]:
+        raise ValueError(f"--size must be square for drawn outputs of Panoptic FCN, got {size}.")
+    _, model, image = _build_calibrated(experiment, size)
+    raw = draw_outputs(model, size[0], seed=2)
+    return {
+        "image": image,
+        **{f"raw/{key}": value for key, value in raw.items()},
+        **workloads.keep_weights(model),
+    }
+
+
+def build_raw_network(model: PanopticModel) -> tf.keras.Model:
+    """The network up to the logits and kernels of all levels and the encoded feature."""
+    network = model.inference_network
+    encoded = network.get_layer("postprocessor").input["encoded"]
+    raw = {**network.get_layer("kernel_selector").input, "encoded": encoded}
+    return tf.keras.Model(network.input, raw)
+
+
+def network_parts(model: PanopticModel, inputs: Tensors) -> Dict[str, Callable[[], Any]]:
+    """The position head, which takes the deformable convolutions' time."""
+    pyramid = model.parts["fpn"](model.parts["backbone"](inputs["image"]))
+    levels = {level: pyramid[level] for level in _LEVELS}
+    head = model.parts["position_head"]
+    return {"position_head": lambda: head(levels, training=False)}
+
+
+def count_network(
+    model: PanopticModel, inputs: Tensors, find_raw: Callable[[], Tensors]
+) -> Dict[str, Any]:
+    """Nothing: the work does not depend on the answers."""
+    del model, inputs, find_raw
+    return {}
+
+
+def count_training(find_outputs: Callable[[], Tensors]) -> Dict[str, Any]:
+    """What a training step has of one kind, as marks."""
+    outputs = find_outputs()
+    return {"pairs": outputs["sampled_valid"], "stuff_pairs": outputs["sampled_stuff_valid"]}
+
+
+def prepare_postprocess(
+    params: Any, workload: Dict[str, np.ndarray]
+) -> Tuple[Callable[[], Tensors], Callable[[Tensors], Dict[str, Any]]]:
+    """From drawn outputs to a prediction; and what there is in it, as marks."""
+    _, model = workloads.build_model(params)
+    workloads.load_weights(model, workload)
+    config, layer = params.task.model.postprocessor, model.inference_network.get_layer
+    raw = _nest(speed.select_tensors(workload, "raw/"))
+    encoded = raw.pop("encoded")
+    image_info = tf.constant(workloads.image_info(params.task.model.input_size)[np.newaxis])
+
+    def select() -> Tensors:
+        found = layer("kernel_selector")(raw, image_info)
+        for name in ("thing", "stuff"):
+            found[f"{name}_kernels"] = layer(f"{name}_embedding")(found[f"{name}_kernels"])
+        return found
+
+    def count(prediction: Tensors) -> Dict[str, Any]:
+        found = select()
+        things = [found[f"thing_{name}"] for name in ("kernels", "scores", "classes", "valid")]
+        fused = kernel_fusion.fuse_kernels(
+            *things,
+            similarity_threshold=config.similarity_threshold,
+            class_aware=config.class_aware,
+        )
+        is_thing = prediction[Prediction.SEGMENT_INSTANCE] > 0
+        scores = prediction[Prediction.DETECTION_SCORES]
+        return {
+            "centers": found["thing_valid"],
+            "kernels_after_fusion": fused[-1],
+            "stuff_kernels": found["stuff_valid"],
+            "detections": scores >= config.min_score,
+            "detections_in_merge": scores >= config.score_threshold,
+            "thing_segments": is_thing,
+            "stuff_segments": (prediction[Prediction.SEGMENT_CATEGORY] > 0) & ~is_thing,
+        }
+
+    process = tf.function(
+        lambda: layer("postprocessor")({**select(), "encoded": encoded}, image_info),
+        autograph=False,
+    )
+    return process, count
 
 
 def draw_outputs(model: PanopticModel, size: int, *, seed: int) -> Dict[str, np.ndarray]:
@@ -115,7 +194,7 @@ def draw_outputs(model: PanopticModel, size: int, *, seed: int) -> Dict[str, np.
     objects = _draw_objects(generator, channels, classes["centers"])
 
     outputs = {"encoded": _encode(region_classes, size // 4, channels)}
-    for level in ("3", "4", "5", "6", "7"):
+    for level in _LEVELS:
         cells = -(-size // 2 ** int(level))
         stuff = _classify_cells(region_classes, cells)  # [h, w]
         centers = np.full([cells, cells, classes["centers"]], _QUIET)
@@ -139,7 +218,7 @@ def _draw_objects(
     generator: np.random.RandomState, channels: int, num_classes: int
 ) -> Dict[str, List[Tuple[int, float, np.ndarray]]]:
     """Class, center logit and embedded kernel [C] of the objects that each level finds."""
-    found: Dict[str, List] = {level: [] for level in ("3", "4", "5", "6", "7")}
+    found: Dict[str, List] = {level: [] for level in _LEVELS}
     drawn = [(levels, sides) for count, levels, sides in OBJECTS for _ in range(count)]
     for i, (levels, sides) in enumerate(drawn):
         radii = generator.uniform(*sides, 2) / 2 / _DRAWN_SIZE * (_NODES - 1)
@@ -173,11 +252,36 @@ def _classify_cells(region_classes: np.ndarray, cells: int) -> np.ndarray:
     return region_classes[regions[:, np.newaxis], regions]
 
 
+def _nest(tensors: Tensors) -> Dict[str, Any]:
+    """`a/b` becomes [a][b]."""
+    nested: Dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        key, _, level = name.partition("/")
+        if level:
+            nested.setdefault(key, {})[level] = tensor
+        else:
+            nested[key] = tensor
+    return nested
+
+
+def _build_calibrated(
+    experiment: str, size: Sequence[int]
+) -> Tuple[Any, PanopticModel, np.ndarray]:
+    """The task, the model and the image that it is calibrated on."""
+    params = get_params(experiment, size)
+    # Batch norm without memory takes the statistics of the one image that it sees.
+    params.task.model.backbone.override({"norm": "batch", "norm_momentum": 0.0, "frozen_stages": 0})
+    task, model = workloads.build_model(params)
+    image = workloads.draw_images(1, size, seed=0)
+    _calibrate(model, tf.constant(image))
+    return task, model, image
+
+
 def _calibrate(model: PanopticModel, image: tf.Tensor) -> None:
     """Sets the statistics of batch norm and the kernels that answer offsets; see the module."""
     parts = model.parts
     levels = parts["fpn"](parts["backbone"](image, training=True))
-    features = {level: levels[level] for level in ("3", "4", "5", "6", "7")}
+    features = {level: levels[level] for level in _LEVELS}
     generator = np.random.RandomState(3)
     for conv in parts["position_head"].stack.convs:
         offset = conv.conv.offset

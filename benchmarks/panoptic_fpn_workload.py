@@ -9,18 +9,19 @@ touched, so any implementation that is given these weights does the same work.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, Mapping, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
-from official.core import exp_factory, task_factory
+import workloads
+from official.core import exp_factory
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
-from panoptic_tf.structures import PanopticSample
+from panoptic_tf.structures import Prediction, Tensors
 from panoptic_tf.systems.model import PanopticModel
 from panoptic_tf.systems.panoptic_fpn.instance_branch import build_anchors
 
-INSTANCES = 8
+EXPERIMENT = "panoptic_fpn_resnet50_coco"
 POSITIVES = 64
 MATCHING_IOU = 0.2
 """IoU from which a proposal is positive: low, so that there are more than `POSITIVES` of them."""
@@ -28,119 +29,99 @@ FOREGROUND = 0.4
 """Share of the proposals that some thing category beats the background on."""
 VISIBLE_CLASSES = 10
 
-_GRID = 4
-_CELLS = (4, 8, 16, 32, 64)
 # Of the pyramid's levels; alike, they would leave few proposals but the finest level's.
 _LEVEL_STDS = (0.6, 0.8, 1.0, 1.2)
 
 
-def get_params(experiment: str, size: int) -> Any:
+def get_params(experiment: str, size: Sequence[int]) -> Any:
     """The experiment at one image size, with `POSITIVES` positives of its sampled proposals."""
     params = exp_factory.get_exp_config(experiment)
-    model, trainer = params.task.model, params.trainer
-    model.train_size = model.input_size = model.output_size = [size, size]
-    model.roi.sampler.positive_fraction = POSITIVES / model.roi.sampler.count
-    model.roi.sampler.iou_threshold = MATCHING_IOU
+    workloads.set_size(params, size)
+    sampler = params.task.model.roi.sampler
+    sampler.positive_fraction = POSITIVES / sampler.count
+    sampler.iou_threshold = MATCHING_IOU
     # The same work at every step, and the network stays what it was.
-    rates = trainer.optimizer_config.learning_rate.get()
+    rates = params.trainer.optimizer_config.learning_rate.get()
     rates.values = [1e-12] * len(rates.values)
     return params
 
 
-def draw_images(count: int, size: int, *, seed: int) -> np.ndarray:
-    """Normalised images: blocks of colour of several sizes, and noise; float32 [count, S, S, 3]."""
-    generator = np.random.RandomState(seed)
-    image = generator.normal(0, 10, [count, size, size, 3])
-    for cells in _CELLS:
-        colours = generator.normal(0, 25, [count, cells, cells, 3])
-        image += np.kron(colours, np.ones([1, size // cells, size // cells, 1]))
-    return image.astype(np.float32)
-
-
-def draw_samples(images: np.ndarray, dataset_info: Any) -> List[PanopticSample]:
-    """The images with ground truth."""
-    return [_draw_sample(image, dataset_info, seed=2 + i) for i, image in enumerate(images)]
-
-
-def make_batch(task: Any, samples: List[PanopticSample]) -> Tuple[Dict, Dict]:
-    """(features, labels) of already normalised samples, as the training pipeline makes them."""
-    generator = task.build_target_generator()
-    elements = []
-    for sample in samples:
-        features, labels = generator(sample)
-        elements.append(
-            ({"image": sample.image, "image_info": sample.image_info, **features}, labels)
-        )
-    return tf.nest.map_structure(lambda *values: tf.stack(values), *elements)
-
-
-def build(experiment: str, size: int) -> Dict[str, np.ndarray]:
-    """The workload.
+def build_network(experiment: str, size: Sequence[int]) -> Dict[str, np.ndarray]:
+    """The workload of the network and of the training step.
 
     Returns:
-      `image` float32 [1, S, S, 3] for inference; `train_image` [2, S, S, 3], and for training
-      `features/...` and `labels/...` of `PanopticFPNTargetGenerator`, the instances being ellipses
-      that fill their `gt_boxes`; `weights/<name>` for each variable; `positive_fraction` and
-      `matching_iou` of the sampler.
+      `image` float32 [1, H, W, 3] for inference; what `workloads.draw_training` returns, the
+      instances being ellipses that fill their `features/gt_boxes`; `weights/<name>` for each
+      variable; `positive_fraction` and `matching_iou` of the sampler.
     """
-    tf.keras.utils.set_random_seed(0)
     params = get_params(experiment, size)
     # Batch norm without memory takes the statistics of the one image that it sees.
     params.task.model.backbone.override({"norm": "batch", "norm_momentum": 0.0, "frozen_stages": 0})
-    task = task_factory.get_task(params.task)
-    model = task.build_model()
-    image = draw_images(1, size, seed=0)
+    task, model = workloads.build_model(params)
+    image = workloads.draw_images(1, size, seed=0)
     _calibrate(model, params.task.model, tf.constant(image))
-
-    images = draw_images(2, size, seed=1)
-    features, labels = make_batch(task, draw_samples(images, task.dataset_info))
-    features.pop("image")
     return {
         "image": image,
-        "train_image": images,
-        **{f"features/{key}": value.numpy() for key, value in features.items()},
-        **{f"labels/{key}": value.numpy() for key, value in labels.items()},
-        **{f"weights/{w.name}": w.numpy() for w in model.training_network.weights},
+        **workloads.draw_training(task, size),
+        **workloads.keep_weights(model),
         "positive_fraction": np.array(params.task.model.roi.sampler.positive_fraction),
         "matching_iou": np.array(MATCHING_IOU),
     }
 
 
-def load_weights(model: PanopticModel, workload: Dict[str, np.ndarray]) -> None:
-    """Sets every variable of a model."""
-    for variable in model.training_network.weights:
-        variable.assign(workload[f"weights/{variable.name}"])
+def build_postprocess(experiment: str, size: Sequence[int], centers: int) -> Dict[str, np.ndarray]:
+    """The same: the post-processing gets what each side's network says of the image."""
+    del centers
+    return build_network(experiment, size)
 
 
-def _draw_sample(image: np.ndarray, dataset_info: Any, *, seed: int) -> PanopticSample:
-    """Ground truth: `INSTANCES` ellipses, each in a cell of its own, stuff, void on top.
+def build_raw_network(model: PanopticModel) -> tf.keras.Model:
+    """The network, NMS of the detections included, without post-processing."""
+    network = model.inference_network
+    return tf.keras.Model(network.input, network.get_layer("postprocessor").input)
 
-    An ellipse fills its box, whose sides are between half of its cell's and all of it.
-    """
-    generator = np.random.RandomState(seed)
-    size = len(image)
-    cell = size // _GRID
-    y, x = np.mgrid[:size, :size] + 0.5
-    stuff = generator.choice(dataset_info.stuff_ids, [_GRID, _GRID])
-    categories = np.kron(stuff, np.ones([cell, cell])).astype(np.int32)
-    categories[: size // 32] = 0
-    instances = np.zeros([size, size], np.int32)
-    for i, k in enumerate(generator.permutation(_GRID * _GRID)[:INSTANCES]):
-        height, width = generator.randint(cell // 2, cell, 2)
-        top = k // _GRID * cell + generator.randint(cell - height + 1)
-        left = k % _GRID * cell + generator.randint(cell - width + 1)
-        distance = (2 * (y - top) / height - 1) ** 2 + (2 * (x - left) / width - 1) ** 2
-        instances[distance <= 1] = i + 1
-        categories[distance <= 1] = generator.choice(dataset_info.thing_ids)
-    info = np.array([[size, size], [size, size], [1, 1], [0, 0]], np.float32)
-    return PanopticSample(
-        image=tf.constant(image),
-        image_info=tf.constant(info),
-        category_mask=tf.constant(categories),
-        instance_mask=tf.constant(instances),
-        crowd_mask=tf.zeros([size, size], tf.bool),
-        image_id=tf.constant(str(seed)),
-    )
+
+def network_parts(model: PanopticModel, inputs: Tensors) -> Dict[str, Callable[[], Any]]:
+    """No part is measured alone."""
+    del model, inputs
+    return {}
+
+
+def count_network(
+    model: PanopticModel, inputs: Tensors, find_raw: Callable[[], Tensors]
+) -> Dict[str, Any]:
+    """What there is of one kind, as marks."""
+    network = model.inference_network
+    proposals = tf.keras.Model(network.input, network.get_layer("proposals").output)(inputs)
+    return {"proposals": proposals.valid, "detections": find_raw()["valid"]}
+
+
+def count_training(find_outputs: Callable[[], Tensors]) -> Dict[str, Any]:
+    """The same of a training step."""
+    outputs = find_outputs()
+    return {"sampled": outputs["sampled_weights"], "positives": outputs["sampled_is_positive"]}
+
+
+def prepare_postprocess(
+    params: Any, workload: Dict[str, np.ndarray]
+) -> Tuple[Callable[[], Tensors], Callable[[Tensors], Dict[str, Any]]]:
+    """From what the network found to a prediction; and what there is in it, as marks."""
+    _, model = workloads.build_model(params)
+    workloads.load_weights(model, workload)
+    inputs = workloads.inference_inputs(workload)
+    raw = build_raw_network(model)(inputs, training=False)
+    postprocessor = model.inference_network.get_layer("postprocessor")
+
+    def count(prediction: Tensors) -> Dict[str, Any]:
+        is_thing = prediction[Prediction.SEGMENT_INSTANCE] > 0
+        return {
+            "detections": raw["valid"],
+            "detections_in_merge": raw["scores"] >= 0.5,
+            "thing_segments": is_thing,
+            "stuff_segments": (prediction[Prediction.SEGMENT_CATEGORY] > 0) & ~is_thing,
+        }
+
+    return tf.function(lambda: postprocessor(raw, inputs["image_info"]), autograph=False), count
 
 
 def _calibrate(model: PanopticModel, config: Any, image: tf.Tensor) -> None:

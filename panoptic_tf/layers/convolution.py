@@ -76,8 +76,17 @@ class _NormAct(tf.keras.layers.Layer):
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
-        x = self.conv(inputs, training=training)
-        return self._activation(self.norm(x, training=training))
+        if not normalization.is_constant(self.norm, training):
+            x = self.conv(inputs, training=training)
+            return self._activation(self.norm(x, training=training))
+        scale, shift = normalization.scale_and_shift(self.norm)
+        return self._activation(self.conv(inputs, training=training, scale=scale, shift=shift))
+
+    def _build_norm(self, channels: int) -> None:
+        """Creates the variables of a batch norm, which may never be called."""
+        if isinstance(self.norm, normalization.BATCH_NORMS):
+            with tf.name_scope(self.norm.name):
+                self.norm.build(tf.TensorShape([None, None, None, channels]))
 
     def get_config(self) -> Dict[str, Any]:
         """Arguments of the constructor."""
@@ -87,7 +96,8 @@ class _NormAct(tf.keras.layers.Layer):
 class FoldingNormAct(_NormAct):
     """With `filters`, and a `conv` that takes `scale` and `shift`; made from `_conv_options`.
 
-    A frozen batch norm costs nothing: kernel and bias take it up, in float32.
+    A frozen batch norm, in inference any batch norm, costs nothing: kernel and bias take it up, in
+    float32.
     """
 
     def __init__(self, filters: int, **kwargs: Any):
@@ -97,19 +107,9 @@ class FoldingNormAct(_NormAct):
         self._conv_options.update(filters=filters, kernel_initializer=initializer)
 
     def build(self, input_shape: tf.TensorShape) -> None:
-        """Creates the variables of a frozen norm, which is never called."""
-        if isinstance(self.norm, normalization.FrozenBatchNorm):
-            with tf.name_scope(self.norm.name):
-                self.norm.build((self._settings["filters"],))
+        """Creates the variables of the norm."""
+        self._build_norm(self._settings["filters"])
         super().build(input_shape)
-
-    @tf.autograph.experimental.do_not_convert
-    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
-        if not isinstance(self.norm, normalization.FrozenBatchNorm):
-            return super().call(inputs, training=training)
-        scale, shift = self.norm.scale_and_shift()
-        return self._activation(self.conv(inputs, training=training, scale=scale, shift=shift))
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
@@ -157,6 +157,11 @@ class DepthwiseConvNormAct(_NormAct):
             padding="same" if strides == 1 else "valid",
             **self._conv_options,
         )
+
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the variables of the norm."""
+        self._build_norm(int(input_shape[-1]))
+        super().build(input_shape)
 
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:

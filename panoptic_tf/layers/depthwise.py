@@ -67,12 +67,39 @@ class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
         )
 
     @tf.autograph.experimental.do_not_convert
-    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
-        if training is not True or not self._is_plain_5x5 or operators.has_accelerator():
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: Optional[bool] = None,
+        scale: Optional[tf.Tensor] = None,
+        shift: Optional[tf.Tensor] = None,
+    ) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C].
+
+        Args:
+          inputs: see above.
+          training: whether gradients will be asked for.
+          scale: float32 [C], of the result; the kernel is multiplied with it, which is cheaper.
+          shift: float32 [C], added to the scaled result.
+        """
+        is_fast = training is True and self._is_plain_5x5 and not operators.has_accelerator()
+        if scale is None and not is_fast:
             return super().call(inputs)
-        kernel = tf.cast(self.depthwise_kernel, inputs.dtype)
-        x = depthwise_conv_5x5(inputs, kernel)
-        if self.use_bias:
-            x = tf.nn.bias_add(x, tf.cast(self.bias, x.dtype))
+        kernel, bias = self.depthwise_kernel, self.bias if self.use_bias else None
+        if scale is not None:
+            kernel = tf.cast(kernel, tf.float32) * scale[:, tf.newaxis]
+            bias = shift if bias is None else bias * scale + shift
+        kernel = tf.cast(kernel, inputs.dtype)
+        x = depthwise_conv_5x5(inputs, kernel) if is_fast else self._convolve(inputs, kernel)
+        if bias is not None:
+            x = tf.nn.bias_add(x, tf.cast(bias, x.dtype))
         return x if self.activation is None else self.activation(x)
+
+    def _convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.depthwise_conv2d(
+            inputs,
+            kernel,
+            strides=[1, *self.strides, 1],
+            padding=self.padding.upper(),
+            dilations=self.dilation_rate,
+        )

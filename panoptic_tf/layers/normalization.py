@@ -24,11 +24,11 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
 
     def __init__(self, *, epsilon: float = 1e-5, **kwargs: Any):
         super().__init__(**kwargs)
-        self._epsilon = epsilon
+        self.epsilon = epsilon
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates gamma, beta, moving_mean and moving_variance, [C] each."""
-        variance = tf.keras.initializers.Constant(1.0 - self._epsilon)
+        variance = tf.keras.initializers.Constant(1.0 - self.epsilon)
         self.gamma = self._vector("gamma", "ones", input_shape)
         self.beta = self._vector("beta", "zeros", input_shape)
         self.moving_mean = self._vector("moving_mean", "zeros", input_shape)
@@ -45,19 +45,29 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
             experimental_autocast=False,
         )
 
-    def scale_and_shift(self) -> Tuple[tf.Tensor, tf.Tensor]:
-        """The two vectors of y = x * scale + shift, float32 [C] each."""
-        scale = self.gamma * tf.math.rsqrt(self.moving_variance + self._epsilon)
-        return scale, self.beta - self.moving_mean * scale
-
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
         """Scales and shifts [..., C]."""
-        scale, shift = self.scale_and_shift()
+        scale, shift = scale_and_shift(self)
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
 
     def get_config(self) -> Dict[str, Any]:
         """Arguments of the constructor."""
-        return {**super().get_config(), "epsilon": self._epsilon}
+        return {**super().get_config(), "epsilon": self.epsilon}
+
+
+BATCH_NORMS = (FrozenBatchNorm, tf.keras.layers.BatchNormalization)
+
+
+def is_constant(norm: tf.keras.layers.Layer, training: Optional[bool]) -> bool:
+    """Whether a norm is a batch norm that scales and shifts by what it has learned."""
+    is_learning = training is True and not isinstance(norm, FrozenBatchNorm) and norm.trainable
+    return isinstance(norm, BATCH_NORMS) and not is_learning
+
+
+def scale_and_shift(norm: tf.keras.layers.Layer) -> Tuple[tf.Tensor, tf.Tensor]:
+    """The two vectors of y = x * scale + shift, float32 [C] each, of a constant batch norm."""
+    scale = norm.gamma * tf.math.rsqrt(norm.moving_variance + norm.epsilon)
+    return scale, norm.beta - norm.moving_mean * scale
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")

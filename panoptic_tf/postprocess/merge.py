@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from typing import Callable, NamedTuple, Sequence
 
 import tensorflow as tf
 
@@ -25,6 +25,37 @@ def merge_by_majority_vote(
     thing_ids: Sequence[int],
     stuff_area: int,
 ) -> Merged:
+    """`merge_by_vote` with the probabilities of logits at each pixel.
+
+    Args:
+      semantic_mask: int32 [B, H, W], category ids; 0 where there is no image.
+      semantic_logits: float32 [B, H, W, N], channel c is category c + 1.
+      instance_ids: int32 [B, H, W], 1..K, 0 is none.
+      instance_scores: float32 [B, K], objectness.
+      thing_ids: contiguous ids of the thing categories.
+      stuff_area: smallest area of a stuff segment, pixels.
+    """
+    return merge_by_vote(
+        semantic_mask,
+        instance_ids,
+        instance_scores,
+        probability_of=lambda channel: probability_of_logits(semantic_logits, channel),
+        num_categories=semantic_logits.shape[-1],
+        thing_ids=thing_ids,
+        stuff_area=stuff_area,
+    )
+
+
+def merge_by_vote(
+    semantic_mask: tf.Tensor,
+    instance_ids: tf.Tensor,
+    instance_scores: tf.Tensor,
+    *,
+    probability_of: Callable[[tf.Tensor], tf.Tensor],
+    num_categories: int,
+    thing_ids: Sequence[int],
+    stuff_area: int,
+) -> Merged:
     """Merges class-agnostic instances with a semantic map (arXiv:1911.10194, section 3.2).
 
     An instance takes the category that most of its pixels have (the smallest id of equals); its
@@ -34,18 +65,19 @@ def merge_by_majority_vote(
 
     Args:
       semantic_mask: int32 [B, H, W], category ids; 0 where there is no image.
-      semantic_logits: float32 [B, H, W, N], channel c is category c + 1.
-      instance_ids: int32 [B, H, W], 1..K, 0 is none.
+      instance_ids: int32 [B, H, W], 1..K, 0 is none; only pixels of things are read.
       instance_scores: float32 [B, K], objectness.
+      probability_of: from a channel for each pixel, int32 [B, H, W], category minus 1, to its
+        probability, float32 [B, H, W].
+      num_categories: N.
       thing_ids: contiguous ids of the thing categories.
       stuff_area: smallest area of a stuff segment, pixels.
 
     Returns:
       K thing rows, then N rows of which only stuff categories can be valid.
     """
-    count, categories = instance_scores.shape[1], semantic_logits.shape[-1]
-    is_thing = tf.constant([c in set(thing_ids) for c in range(categories + 1)])
-    in_thing = tf.gather(is_thing, semantic_mask)
+    count, categories = instance_scores.shape[1], num_categories
+    in_thing = is_on_things(semantic_mask, thing_ids)
     on_instance = tf.logical_and(instance_ids > 0, in_thing)
     voted = _vote(semantic_mask, tf.where(on_instance, instance_ids, 0), count, categories)
 
@@ -58,7 +90,7 @@ def merge_by_majority_vote(
     batch = tf.shape(semantic_mask)[0]
     stuff_categories = tf.tile(tf.range(1, categories + 1)[tf.newaxis], [batch, 1])
     row_categories = tf.concat([voted, stuff_categories], axis=1)  # [B, K + N]
-    probability = _probability(semantic_logits, row_map, row_categories)
+    probability = probability_of(_channels(semantic_mask, on_instance, instance_ids, voted))
     ones = tf.ones_like(row_map)
     areas, total = sum_by_row([ones, probability], row_map, count + categories)
     row_is_thing = tf.range(count + categories) < count  # [K + N]
@@ -74,6 +106,12 @@ def merge_by_majority_vote(
     return Merged(row_map, rows)
 
 
+def is_on_things(semantic_mask: tf.Tensor, thing_ids: Sequence[int]) -> tf.Tensor:
+    """Whether the category of each pixel is one of things: bool [B, H, W]."""
+    is_thing = tf.constant([c in set(thing_ids) for c in range(max(thing_ids, default=0) + 2)])
+    return tf.gather(is_thing, tf.minimum(semantic_mask, is_thing.shape[0] - 1))
+
+
 def _vote(
     semantic_mask: tf.Tensor, instance_ids: tf.Tensor, count: int, categories: int
 ) -> tf.Tensor:
@@ -84,15 +122,19 @@ def _vote(
     return tf.argmax(histogram, axis=-1, output_type=tf.int32) + 1
 
 
-def _probability(
-    semantic_logits: tf.Tensor, row_map: tf.Tensor, row_categories: tf.Tensor
+def _channels(
+    semantic_mask: tf.Tensor, on_instance: tf.Tensor, instance_ids: tf.Tensor, voted: tf.Tensor
 ) -> tf.Tensor:
-    """Softmax probability, at each pixel, of the category of its row: float32 [B, H, W]."""
-    shape = tf.shape(row_map)
-    flat_rows = tf.reshape(row_map, [shape[0], -1])  # [B, HW]
-    padded = tf.pad(row_categories, [[0, 0], [0, 1]], constant_values=1)
-    category = tf.gather(padded, flat_rows, axis=1, batch_dims=1)
-    logits = tf.reshape(semantic_logits, [-1, semantic_logits.shape[-1]])  # [B * HW, N]
-    chosen = tf.gather(logits, tf.reshape(category - 1, [-1, 1]), axis=1, batch_dims=1)[:, 0]
-    probability = tf.exp(chosen - tf.reduce_logsumexp(logits, axis=-1))
-    return tf.reshape(probability, shape)
+    """The channel of each pixel's segment, of what is void its own: int32 [B, H, W]."""
+    shape = tf.shape(instance_ids)
+    row = tf.reshape(tf.where(on_instance, instance_ids - 1, 0), [shape[0], -1])  # [B, HW]
+    category = tf.reshape(tf.gather(voted, row, axis=1, batch_dims=1), shape)
+    return tf.maximum(tf.where(on_instance, category, semantic_mask) - 1, 0)
+
+
+def probability_of_logits(logits: tf.Tensor, channel: tf.Tensor) -> tf.Tensor:
+    """Softmax probability, at each pixel, of a channel: float32 [B, H, W]."""
+    flat = tf.reshape(logits, [-1, logits.shape[-1]])  # [B * HW, N]
+    chosen = tf.gather(flat, tf.reshape(channel, [-1, 1]), axis=1, batch_dims=1)[:, 0]
+    probability = tf.exp(chosen - tf.reduce_logsumexp(flat, axis=-1))
+    return tf.reshape(probability, tf.shape(channel))

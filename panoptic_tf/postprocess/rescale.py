@@ -50,8 +50,8 @@ def rescale_to_image(maps: tf.Tensor, image_info: tf.Tensor, output_size: Size) 
     Returns:
       float32 [B, height, width, C]; beyond the image's size it repeats the border.
     """
-    rows = _positions(image_info, output_size, 0, maps.shape[1])  # [B, H]
-    columns = _positions(image_info, output_size, 1, maps.shape[2])  # [B, W]
+    rows = map_positions(image_info, output_size, 0, maps.shape[1])  # [B, H]
+    columns = map_positions(image_info, output_size, 1, maps.shape[2])  # [B, W]
     maps = _interpolate(maps, columns, axis=2)  # [B, h, W, C]
     return _interpolate(maps, rows, axis=1)  # [B, H, W, C]
 
@@ -71,8 +71,8 @@ def argmax_in_image(logits: tf.Tensor, image_info: tf.Tensor, output_size: Size)
       int32 [B, height, width], 0..C - 1, the first of equals.
     """
     height, width = output_size
-    rows = _positions(image_info, output_size, 0, logits.shape[1])  # [B, H]
-    columns = _positions(image_info, output_size, 1, logits.shape[2])  # [B, W]
+    rows = map_positions(image_info, output_size, 0, logits.shape[1])  # [B, H]
+    columns = map_positions(image_info, output_size, 1, logits.shape[2])  # [B, W]
     logits = _interpolate(logits, columns, axis=2)  # [B, h, W, C]
     most = max(_VALUES_AT_ONCE // (width * logits.shape[-1]), 1)
     blocks = -(-height // most)
@@ -139,8 +139,17 @@ def _scaled_size(image_info: tf.Tensor) -> tf.Tensor:
     return tf.maximum(tf.round(original * image_info[:, ImageInfo.SCALE]), 1.0)
 
 
-def _positions(image_info: tf.Tensor, output_size: Size, axis: int, map_length: int) -> tf.Tensor:
-    """Where output pixels lie on the map along one axis, in map pixels: float32 [B, length]."""
+def map_positions(
+    image_info: tf.Tensor, output_size: Size, axis: int, map_length: int
+) -> tf.Tensor:
+    """Where output pixels lie on the map along one axis, in its cells: float32 [B, length].
+
+    Args:
+      image_info: float32 [B, 4, 2].
+      output_size: static (height, width).
+      axis: 0 for y, 1 for x.
+      map_length: of the map along the axis.
+    """
     in_network = positions_in_network(image_info, output_size, axis, count=output_size[axis])
     network = image_info[:, ImageInfo.NETWORK_SIZE, axis, tf.newaxis]
     on_map = (in_network + 0.5) * (float(map_length) / network) - 0.5

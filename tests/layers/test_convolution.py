@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from layers import recorded_weights
-from panoptic_tf.layers import convolution, depthwise
+from panoptic_tf.layers import convolution, depthwise, normalization
 
 
 def test_padding_is_symmetric_with_stride_2():
@@ -78,6 +78,40 @@ def _is_map(tensor):
     return tensor.shape.rank == 4 and tensor.shape[0] == 2
 
 
+@pytest.mark.parametrize("norm", ["batch", "sync_batch"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda norm: convolution.ConvNormAct(6, 3, norm=norm),
+        lambda norm: convolution.DepthwiseConvNormAct(5, norm=norm),
+        lambda norm: convolution.DepthwiseConvNormAct(3, dilation_rate=2, norm=norm),
+    ],
+)
+def test_in_inference_a_batch_norm_is_taken_up_by_the_kernel(build, norm):
+    layer = build(norm)
+    x = tf.random.stateless_normal([2, 9, 8, 6], seed=(0, 1))
+    layer(x)
+    random = np.random.default_rng(0)
+    for vector in layer.norm.weights:
+        vector.assign(random.uniform(0.5, 2.0, 6))
+    expected = tf.nn.relu(layer.norm(layer.conv(x), training=False))
+    np.testing.assert_allclose(layer(x, training=False), expected, atol=1e-5)
+    graph = tf.function(layer).get_concrete_function(tf.TensorSpec([2, 9, 8, 6])).graph
+    assert not [op.type for op in graph.get_operations() if "BatchNorm" in op.type]
+
+
+def test_in_training_a_batch_norm_learns():
+    layer = convolution.ConvNormAct(6, 3)
+    x = 3.0 + tf.random.stateless_normal([2, 9, 8, 6], seed=(0, 1))
+    learning = layer(x, training=True)
+    assert tf.reduce_max(tf.abs(layer.norm.moving_mean)) > 0.0
+    layer.norm.trainable = False
+    kept = layer.norm.moving_mean.numpy()
+    still = layer(x, training=True)
+    np.testing.assert_array_equal(layer.norm.moving_mean, kept)
+    assert tf.reduce_max(tf.abs(learning - still)) > 0.1
+
+
 def test_a_frozen_norm_is_taken_up_in_float32(mixed_bfloat16):
     layer = _frozen(activation=None)
     x = tf.ones([1, 1, 1, 6], tf.bfloat16)
@@ -86,7 +120,7 @@ def test_a_frozen_norm_is_taken_up_in_float32(mixed_bfloat16):
         loss = tf.reduce_sum(tf.cast(y, tf.float32))
     assert y.dtype == tf.bfloat16
     assert [g.dtype for g in tape.gradient(loss, layer.trainable_variables)] == [tf.float32]
-    scale, shift = layer.norm.scale_and_shift()
+    scale, shift = normalization.scale_and_shift(layer.norm)
     assert scale.dtype == shift.dtype == tf.float32
     # Rounded to bfloat16 once, after scaling.
     kernel = tf.cast(layer.conv.kernel * scale, tf.bfloat16)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import Any, Sequence, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.postprocess import grouping, merge, rescale, segments
+from panoptic_tf.postprocess import best_channel, grouping, merge, rescale, segments
 from panoptic_tf.structures import Prediction, Tensors
 
 
@@ -61,26 +61,25 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
         """
         size = rescale.size_in_output(image_info, self._output_size)
         inside = rescale.valid_in_output(size, self._output_size)  # [B, H, W]
-        logits = rescale.rescale_to_image(
-            outputs["semantic_logits"], image_info, self._output_size
-        )  # [B, H, W, N]
-        best = tf.argmax(logits, axis=-1, output_type=tf.int32) + 1
+        logits, frame = outputs["semantic_logits"], (image_info, self._output_size)
+        best = best_channel.find_best_channel(logits, *frame)
         prediction = {
-            Prediction.SEMANTIC_MASK: tf.where(inside, best, 0),
+            Prediction.SEMANTIC_MASK: tf.where(inside, best.channel + 1, 0),
             Prediction.IMAGE_SIZE: size,
         }
-        if "center_heatmap" in outputs:
-            heatmap = rescale.rescale_to_image(
-                outputs["center_heatmap"], image_info, self._output_size
-            )[..., 0]
-            offsets = rescale.rescale_to_image(outputs["offsets"], image_info, self._output_size)
-            scale = rescale.output_scale(image_info, self._output_size)
-            offsets *= scale[:, tf.newaxis, tf.newaxis, :]
-            heatmap = tf.where(inside, heatmap, 0.0)
-            prediction.update(
-                self.group(prediction[Prediction.SEMANTIC_MASK], logits, heatmap, offsets)
-            )
-        return prediction
+        if "center_heatmap" not in outputs:
+            return prediction
+        heatmap = rescale.rescale_to_image(outputs["center_heatmap"], *frame)[..., 0]
+        offsets = rescale.rescale_to_image(outputs["offsets"], *frame)
+        scale = rescale.output_scale(*frame)
+        grouped = self._group(
+            prediction[Prediction.SEMANTIC_MASK],
+            tf.where(inside, heatmap, 0.0),
+            offsets * scale[:, tf.newaxis, tf.newaxis, :],
+            probability_of=best_channel.interpolate_probability(logits, *frame, best),
+            num_categories=logits.shape[-1],
+        )
+        return {**prediction, **grouped}
 
     def group(
         self,
@@ -100,14 +99,28 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
         Returns:
           Masks and segment table; see `segments.build_segments`.
         """
-        centers = grouping.find_centers(heatmap, **self._centers)
-        instance_ids = grouping.group_pixels(offsets, centers)
-        merged = merge.merge_by_majority_vote(
+        return self._group(
             semantic_mask,
-            semantic_logits,
+            heatmap,
+            offsets,
+            probability_of=lambda channel: merge.probability_of_logits(semantic_logits, channel),
+            num_categories=semantic_logits.shape[-1],
+        )
+
+    def _group(
+        self, semantic_mask: tf.Tensor, heatmap: tf.Tensor, offsets: tf.Tensor, **semantic: Any
+    ) -> Tensors:
+        """The same with arguments of `merge.merge_by_vote` about probabilities."""
+        centers = grouping.find_centers(heatmap, **self._centers)
+        instance_ids = grouping.group_pixels(
+            offsets, centers, merge.is_on_things(semantic_mask, self._thing_ids)
+        )
+        merged = merge.merge_by_vote(
+            semantic_mask,
             instance_ids,
             centers.scores,
             thing_ids=self._thing_ids,
             stuff_area=self._stuff_area,
+            **semantic,
         )
         return segments.build_segments(merged.row_map, merged.rows)

@@ -1,0 +1,115 @@
+"""CPU-seconds of a system's network and training step; beside a reference.
+
+python benchmarks/network.py --system=panoptic_deeplab
+python benchmarks/network.py --system=panoptic_deeplab --rounds=3 \\
+    --reference_command='other_venv/bin/python measure.py --workload={workload} --threads={threads}'
+
+Both sides get the same weights, images and ground truth (`<system>_workload`) and run in turn, in
+processes of their own. A reference command prints JSON that ends its output:
+`{"seconds": {"network": ..., "training_step": ...}, "counts": {...}}`.
+
+network: one normalised image to what the post-processing gets; Panoptic FPN: NMS of the detections
+included. position_head: the part of Panoptic FCN's that its deformable convolutions take.
+training_step: two images, forward, losses, backward, update of the optimizer. targets: what our
+input pipeline computes for these two images, some of which others compute inside the step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import speed
+import subjects
+import tensorflow as tf
+import workloads
+from absl import app, flags
+
+Measured = Tuple[Dict[str, float], Dict[str, Any]]
+_ROWS = {
+    "network": ("network",),
+    "position_head": ("position_head",),
+    "training_step": ("training_step",),
+    "targets": ("targets",),
+    "training_step + targets": ("training_step", "targets"),
+}
+
+_PARTS = flags.DEFINE_multi_enum(
+    "part", ["network", "training_step"], ["network", "training_step"], "What is measured of it."
+)
+
+
+def main(argv: List[str]) -> None:
+    """Runs the benchmark."""
+    subject = subjects.get_subject()
+    speed.run(
+        argv,
+        title=str(subject),
+        build=lambda: subject.workload.build_network(subject.experiment, subject.size),
+        measure=measure,
+        rows=_ROWS,
+    )
+
+
+def measure(workload: speed.Workload) -> Dict[str, Any]:
+    """Ours, in this process.
+
+    Args:
+      workload: see `build_network` of the system.
+
+    Returns:
+      `seconds` and `counts`, as a reference command prints them.
+    """
+    subject = subjects.get_subject()
+    system, params = subject.workload, subject.params
+    task, model = workloads.build_model(params)
+    workloads.load_weights(model, workload)
+    found: List[Measured] = []
+    if "network" in _PARTS.value:
+        found.append(_measure_network(system, model, workload))
+    if "training_step" in _PARTS.value:
+        found.append(_measure_training(system, task, params, model, workload))
+    return {
+        "seconds": {name: value for seconds, _ in found for name, value in seconds.items()},
+        "counts": {
+            name: int(np.sum(marks)) for _, counts in found for name, marks in counts.items()
+        },
+    }
+
+
+def _measure_network(system: Any, model: Any, workload: speed.Workload) -> Measured:
+    raw_network = system.build_raw_network(model)
+    inputs = workloads.inference_inputs(workload)
+    functions = {
+        "network": lambda: raw_network(inputs, training=False),
+        **system.network_parts(model, inputs),
+    }
+    seconds = {
+        name: speed.cpu_seconds(tf.function(function, autograph=False))
+        for name, function in functions.items()
+    }
+    return seconds, system.count_network(model, inputs, functions["network"])
+
+
+def _measure_training(
+    system: Any, task: Any, params: Any, model: Any, workload: speed.Workload
+) -> Measured:
+    images = workload["train_image"]
+    samples = workloads.draw_samples(images, task.dataset_info)
+    generator = task.build_target_generator()
+    targets = tf.function(lambda: [generator(sample) for sample in samples], autograph=False)
+
+    features = {"image": tf.constant(images), **speed.select_tensors(workload, "features/")}
+    info = workloads.image_info(images.shape[1:3])
+    features["image_info"] = tf.constant(np.stack([info] * len(images)))
+    labels = speed.select_tensors(workload, "labels/")
+    optimizer = task.create_optimizer(params.trainer.optimizer_config)
+    step = tf.function(
+        lambda: task.train_step((features, labels), model, optimizer), autograph=False
+    )
+    counts = system.count_training(lambda: model.training_network(features, training=True))
+    return {"training_step": speed.cpu_seconds(step), "targets": speed.cpu_seconds(targets)}, counts
+
+
+if __name__ == "__main__":
+    app.run(main)
