@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+import types
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import common
 
@@ -22,11 +23,13 @@ class Row(NamedTuple):
       overrides: of its task.
       trained_as: the row whose weights are evaluated; None trains this one's own. For switches of
         inference.
+      runtime: overrides of the runtime in training.
     """
 
     experiment: str
     overrides: Dict[str, Any]
     trained_as: Optional[str] = None
+    runtime: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def run(
@@ -75,7 +78,7 @@ def _metrics(
         row.experiment,
         train_path=records.train,
         val_path=records.val,
-        overrides={"task": row.overrides, "trainer": _TRAINER},
+        overrides={"task": row.overrides, "trainer": _TRAINER, "runtime": dict(row.runtime)},
         steps=steps,
     )
     costs: Dict[str, Any] = {"train_cpu_seconds": None}

@@ -26,6 +26,7 @@ _PRECISION = flags.DEFINE_enum(
     ["float32", "bfloat16", "float16"],
     "Compute dtype; sets runtime.mixed_precision_dtype.",
 )
+_NOT_HERE = ("multi_worker_mirrored", "tpu")
 
 
 def define_experiment_flags() -> None:
@@ -38,7 +39,8 @@ def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
 
     Args:
       model_dir: where its `params.yaml` is read as the first config file, if there is one and no
-        `--config_file` is given, so that a trained model is evaluated as it was trained.
+        `--config_file` is given, so that a trained model is evaluated as it was trained; on one
+        device where it was trained by several machines or a TPU and no flag says otherwise.
 
     Raises:
       ValueError: unknown experiment, or a key that the config does not have.
@@ -52,8 +54,11 @@ def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
         params = train_utils.parse_configuration(values, lock_return=False, print_return=False)
     except LookupError as error:
         raise ValueError(f"config of {values.experiment!r}: {error.args[0]}") from error
+    distribution = _DISTRIBUTION.value
+    if model_dir and params.runtime.distribution_strategy in _NOT_HERE:
+        distribution = distribution or "one_device"
     runtime = {
-        "distribution_strategy": _DISTRIBUTION.value,
+        "distribution_strategy": distribution,
         "num_gpus": _NUM_GPUS.value,
         "mixed_precision_dtype": _PRECISION.value,
     }

@@ -12,6 +12,8 @@ import orbit
 import tensorflow as tf
 from tqdm import tqdm
 
+from panoptic_tf.systems import workers
+
 STOPPED_BY_SIGNAL = 143
 """Exit code after SIGTERM, the shell's own (128 + 15)."""
 
@@ -83,7 +85,10 @@ class FiniteLoss(orbit.Action):
 
 
 class SaveOnSignal(orbit.Action):
-    """On SIGTERM saves a checkpoint at the end of the running loop, then exits with 143."""
+    """On SIGTERM saves a checkpoint at the end of the running loop, then exits with 143.
+
+    So do all workers when one of them gets the signal.
+    """
 
     def __init__(self, checkpoint_manager: tf.train.CheckpointManager, global_step: tf.Variable):
         """Installs the handler.
@@ -104,7 +109,7 @@ class SaveOnSignal(orbit.Action):
     def __call__(self, output: Mapping[str, Any]) -> None:
         """Saves and exits if the signal came."""
         del output
-        if self._received:
+        if any(workers.gather(self._received)):
             # The manager leaves out checkpoints between two intervals unless told otherwise.
             self._manager.save(checkpoint_number=self._global_step.numpy(), check_interval=False)
             raise SystemExit(STOPPED_BY_SIGNAL)

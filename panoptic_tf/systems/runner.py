@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from typing import Any, Dict, Iterator, Optional
 
 import tensorflow as tf
@@ -12,7 +13,8 @@ from official.core import base_trainer, task_factory, train_lib, train_utils
 from official.core import config_definitions as cfg
 
 from panoptic_tf.datasets import files
-from panoptic_tf.systems import actions, panels
+from panoptic_tf.systems import actions, panels, workers
+from panoptic_tf.systems.cluster import Cluster
 from panoptic_tf.systems.model import PanopticModel
 from panoptic_tf.systems.task import PanopticTask
 
@@ -40,8 +42,53 @@ def set_precision(runtime: cfg.RuntimeConfig) -> None:
     tf.keras.mixed_precision.set_global_policy(_PRECISIONS[dtype])
 
 
-def build_strategy(runtime: cfg.RuntimeConfig) -> tf.distribute.Strategy:
-    """The distribution strategy of a runtime config."""
+_IMPLEMENTATIONS = {
+    None: tf.distribute.experimental.CommunicationImplementation.AUTO,
+    "ring": tf.distribute.experimental.CommunicationImplementation.RING,
+    "nccl": tf.distribute.experimental.CommunicationImplementation.NCCL,
+}
+
+
+def split_cpu(count: int) -> None:
+    """Makes several logical devices of the CPU, over which `mirrored` without GPUs distributes.
+
+    For trying a distribution out; must come before TensorFlow's first operation.
+    """
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * count
+    )
+
+
+def build_strategy(
+    runtime: cfg.RuntimeConfig, cluster: Optional[Cluster] = None
+) -> tf.distribute.Strategy:
+    """The distribution strategy of a runtime config.
+
+    Args:
+      runtime: names it.
+      cluster: the processes of `multi_worker_mirrored`, and of that alone.
+
+    Raises:
+      ValueError: the two do not go together.
+    """
+    name = runtime.distribution_strategy
+    if (name == "multi_worker_mirrored") != (cluster is not None):
+        raise ValueError(
+            f"distribution_strategy {name!r}: multi_worker_mirrored, and that alone, needs "
+            "--worker_hosts and --task_index, or --cluster_resolver, which `train` has."
+        )
+    if cluster is not None:
+        if runtime.all_reduce_alg not in _IMPLEMENTATIONS:
+            raise ValueError(
+                "runtime.all_reduce_alg must be null, 'ring' or 'nccl' for multi_worker_mirrored, "
+                f"got {runtime.all_reduce_alg!r}."
+            )
+        return workers.connect(cluster, implementation=_IMPLEMENTATIONS[runtime.all_reduce_alg])
+    if name == "mirrored" and not runtime.num_gpus:
+        return tf.distribute.MirroredStrategy(
+            [device.name for device in tf.config.list_logical_devices("CPU")]
+        )
     return distribute_utils.get_distribution_strategy(
         distribution_strategy=runtime.distribution_strategy,
         all_reduce_alg=runtime.all_reduce_alg,
@@ -55,14 +102,18 @@ def build_task(params: cfg.ExperimentConfig, model_dir: str = "") -> PanopticTas
     return task_factory.get_task(params.task, logging_dir=model_dir)
 
 
-def train(params: cfg.ExperimentConfig, *, mode: str, model_dir: str) -> PanopticTask:
+def train(
+    params: cfg.ExperimentConfig, *, mode: str, model_dir: str, cluster: Optional[Cluster] = None
+) -> PanopticTask:
     """Trains, evaluates on the way, resumes from the last checkpoint in `model_dir`.
 
     Args:
       params: the experiment.
       mode: `train`, `train_and_eval`, `eval` or `continuous_eval`.
       model_dir: gets checkpoints, summaries with image panels, `params.yaml`, and after every
-        evaluation `metrics.json`.
+        evaluation `metrics.json`; of several workers the first one writes them, all read them.
+      cluster: the processes that train together, of which this is one. Where one of them fails, all
+        end: with exit code `workers.LOST_WORKER` those that did not fail themselves.
 
     Returns:
       The task, whose `last_result` holds the last evaluation.
@@ -70,19 +121,34 @@ def train(params: cfg.ExperimentConfig, *, mode: str, model_dir: str) -> Panopti
     Raises:
       ValueError: the config asks for what cannot go together, or there is nothing to evaluate.
     """
-    _check(params, mode, model_dir)
+    _check(params, mode, model_dir, cluster)
     set_precision(params.runtime)
-    strategy = build_strategy(params.runtime)
-    task = build_task(params, model_dir)
-    if "train" in mode:
-        tf.io.gfile.makedirs(model_dir)
-        train_utils.serialize_config(params, model_dir)
-    with _naming_damaged_records(params):
-        _Runner(task, strategy, params, mode, model_dir).run()
+    strategy = build_strategy(params.runtime, cluster)
+    with contextlib.ExitStack() as stack:
+        own_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_tf_worker_"))
+        stack.enter_context(workers.ending_together(cluster, model_dir, own_dir))
+        stack.enter_context(_naming_damaged_records(params))
+        task = build_task(params, model_dir)
+        task.xla = _uses_xla(params.runtime, strategy)
+        if strategy.extended.should_checkpoint:
+            own_dir = model_dir
+            if "train" in mode:
+                tf.io.gfile.makedirs(model_dir)
+                _remove_unfinished_checkpoints(model_dir)
+                train_utils.serialize_config(params, model_dir)
+        _Runner(task, strategy, params, mode, model_dir, own_dir).run()
     return task
 
 
-def _check(params: cfg.ExperimentConfig, mode: str, model_dir: str) -> None:
+def _remove_unfinished_checkpoints(model_dir: str) -> None:
+    """Removes what a process that was killed while it saved left behind."""
+    for path in tf.io.gfile.glob(os.path.join(model_dir, "ckpt-*_temp")):
+        tf.io.gfile.rmtree(path)
+
+
+def _check(
+    params: cfg.ExperimentConfig, mode: str, model_dir: str, cluster: Optional[Cluster]
+) -> None:
     if params.trainer.optimizer_config.ema is not None:
         if params.runtime.mixed_precision_dtype == "float16":
             raise ValueError(
@@ -94,31 +160,85 @@ def _check(params: cfg.ExperimentConfig, mode: str, model_dir: str) -> None:
                 "trainer.best_checkpoint_export_subdir would keep averaged weights as raw ones. "
                 "Leave it empty, or set trainer.optimizer_config.ema to null."
             )
+    if mode == "continuous_eval" and cluster is not None:
+        raise ValueError("--mode=continuous_eval is one process; give it no cluster.")
     if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
         raise ValueError(f"there is no checkpoint in --model_dir {model_dir!r} to evaluate.")
 
 
-class _Runner(train_lib.OrbitExperimentRunner):
-    """Adds our actions, which need the checkpoint manager and the step."""
+def _uses_xla(runtime: cfg.RuntimeConfig, strategy: tf.distribute.Strategy) -> bool:
+    """Whether XLA compiles the training step; on a TPU it always does.
 
-    def __init__(self, task, strategy, params, mode, model_dir):
+    Raises:
+      ValueError: several replicas on CPUs, whose losses and batch statistics XLA cannot exchange.
+    """
+    if isinstance(strategy, tf.distribute.TPUStrategy):
+        return True
+    if runtime.enable_xla and strategy.num_replicas_in_sync > 1 and not runtime.num_gpus:
+        raise ValueError(
+            "runtime.enable_xla cannot compile what replicas on CPUs exchange, and there are "
+            f"{strategy.num_replicas_in_sync} of them. Leave it off, or take one replica."
+        )
+    return runtime.enable_xla
+
+
+class _Runner(train_lib.OrbitExperimentRunner):
+    """Adds our actions, which need the checkpoint manager and the step.
+
+    All workers do the same, since reading a variable may take all of them; what those beside the
+    first write goes to a folder of their own, which is thrown away.
+    """
+
+    def __init__(self, task, strategy, params, mode, model_dir, own_dir):
         self._task = task
-        self._panels = panels.PanelWriter(task, model_dir) if "eval" in mode else None
+        self._own_dir = own_dir
+        self._is_first = own_dir == model_dir
+        writes_panels = "eval" in mode and self._is_first
+        self._panels = panels.PanelWriter(task, model_dir) if writes_panels else None
         self._progress: Optional[actions.ProgressBar] = None
-        super().__init__(strategy, task, mode, params, model_dir)
+        # TensorFlow's own handler of SIGTERM would take the place of ours.
+        params = params.replace(trainer={"preemption_on_demand_checkpoint": False})
+        super().__init__(strategy, task, mode, params, model_dir, save_summary=self._is_first)
+        with strategy.scope():
+            workers.check_same_step(int(self.trainer.global_step.numpy()), model_dir)
+
+    def _build_trainer(self, task, train: bool, evaluate: bool) -> base_trainer.Trainer:
+        trainer = super()._build_trainer(task, train, evaluate)
+        # Several replicas in one process cannot create them inside of the training loop.
+        if train and hasattr(trainer.optimizer, "_create_all_weights"):
+            with self.strategy.scope():
+                trainer.optimizer._create_all_weights(trainer.model.trainable_variables)
+        return trainer
+
+    def _build_best_checkpoint_exporter(self):
+        return train_utils.maybe_create_best_ckpt_exporter(self.params, self._own_dir)
+
+    def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager:
+        return _CheckpointManager(
+            self.trainer.checkpoint,
+            directory=self._own_dir,
+            restore_from=self.model_dir,
+            max_to_keep=self.params.trainer.max_to_keep if self._is_first else 1,
+            step_counter=self.trainer.global_step,
+            checkpoint_interval=self.params.trainer.checkpoint_interval,
+            init_fn=self.trainer.initialize,
+        )
 
     def _build_controller(self, *args: Any, **kwargs: Any):
         trainer = kwargs["trainer"]
         step = self.trainer.global_step
         eval_actions = [self._after_evaluation] if self._panels is not None else []
         if trainer is not None:
-            self._progress = actions.ProgressBar(
-                global_step=step,
-                train_steps=self.params.trainer.train_steps,
-                batch_size=self.params.task.train_data.global_batch_size,
-            )
+            kwargs["train_actions"] = [actions.FiniteLoss(step)]
+            if self._is_first:
+                self._progress = actions.ProgressBar(
+                    global_step=step,
+                    train_steps=self.params.trainer.train_steps,
+                    batch_size=self.params.task.train_data.global_batch_size,
+                )
+                kwargs["train_actions"].append(self._progress)
             save_on_signal = actions.SaveOnSignal(self.checkpoint_manager, step)
-            kwargs["train_actions"] = [actions.FiniteLoss(step), self._progress, save_on_signal]
+            kwargs["train_actions"].append(save_on_signal)
             eval_actions.append(save_on_signal)
         kwargs["eval_actions"] = eval_actions
         return super()._build_controller(*args, **kwargs)
@@ -142,6 +262,20 @@ class _Runner(train_lib.OrbitExperimentRunner):
         finally:
             if self._progress is not None:
                 self._progress.close()
+
+
+class _CheckpointManager(tf.train.CheckpointManager):
+    """Saves to one folder and goes on from the last checkpoint of another."""
+
+    def __init__(self, checkpoint: tf.train.Checkpoint, *, restore_from: str, **kwargs: Any):
+        super().__init__(checkpoint, **kwargs)
+        self._restore_from = restore_from
+
+    def restore_or_initialize(self) -> Optional[str]:
+        """See base class."""
+        if self.directory != self._restore_from:
+            self._latest_checkpoint = tf.train.latest_checkpoint(self._restore_from)
+        return super().restore_or_initialize()
 
 
 def evaluate(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import os
 import re
+import types
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
@@ -14,9 +15,11 @@ from official.core import base_task
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import pipeline
+from panoptic_tf.layers import operators
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.structures import GroundTruth, Tensors
 from panoptic_tf.systems import config as base_config
+from panoptic_tf.systems import workers
 from panoptic_tf.systems.model import PanopticModel
 
 Loss = Callable[[Tensors, Tensors], Tensors]
@@ -29,16 +32,23 @@ class PanopticTask(base_task.Task):
     """What the trainer needs of a system; a system fills in four small methods.
 
     Attributes:
-      last_result: the metrics of the last evaluation, as `metrics.json` holds them.
       image_listeners: called with (ground truth, prediction, PQ) of every evaluated image.
+      xla: whether XLA compiles the network, the losses and the gradients of a training step.
     """
 
     def __init__(self, params, logging_dir: Optional[str] = None, name: Optional[str] = None):
         super().__init__(params, logging_dir=logging_dir, name=name)
         self._dataset_info = DatasetInfo.load(params.dataset_info)
         self._loss = self.build_loss()
-        self.last_result: Dict[str, Any] = {}
+        self.xla = False
+        # Inside an object: of a dictionary tf.Module makes something that json does not take.
+        self._evaluation = types.SimpleNamespace(result={})
         self.image_listeners: List[ImageListener] = []
+
+    @property
+    def last_result(self) -> Dict[str, Any]:
+        """The metrics of the last evaluation, as `metrics.json` holds them."""
+        return self._evaluation.result
 
     # What a system fills in.
 
@@ -186,16 +196,10 @@ class PanopticTask(base_task.Task):
         Losses are normalised over all replicas, so gradients are summed over replicas.
         """
         features, labels = inputs
-        with tf.GradientTape() as tape:
-            outputs = model(features, training=True)
-            losses = self._total(self._loss(labels, outputs), optimizer.iterations)
-            objective = losses[self.loss]
-            if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-                objective = optimizer.get_scaled_loss(objective)
+        losses, gradients = self._compiled(self._losses_and_gradients)(
+            features, labels, model, optimizer
+        )
         variables = model.trainable_variables
-        gradients = tape.gradient(objective, variables)
-        if isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer):
-            gradients = optimizer.get_unscaled_gradients(gradients)
         gradients = self._regularize(gradients, variables)
         optimizer.apply_gradients(list(zip(gradients, variables)))
         # A replica holds its share of the global loss; means over replicas are logged.
@@ -204,6 +208,32 @@ class PanopticTask(base_task.Task):
         for metric in metrics or []:
             metric.update_state(logs[metric.name])
         return {self.loss: logs[self.loss]}
+
+    def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function as `xla` wants it."""
+        if not self.xla:
+            return function
+
+        def trace(*arguments: Any) -> Any:
+            with operators.compiled_by_xla():
+                return function(*arguments)
+
+        if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
+            return trace  # It compiles the whole step.
+        return tf.function(trace, jit_compile=True, autograph=False)
+
+    def _losses_and_gradients(
+        self, features: Tensors, labels: Tensors, model: PanopticModel, optimizer: Any
+    ) -> Tuple[Tensors, List[tf.Tensor]]:
+        is_scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        with tf.GradientTape() as tape:
+            outputs = model(features, training=True)
+            losses = self._total(self._loss(labels, outputs), optimizer.iterations)
+            objective = losses[self.loss]
+            if is_scaled:
+                objective = optimizer.get_scaled_loss(objective)
+        gradients = tape.gradient(objective, model.trainable_variables)
+        return losses, optimizer.get_unscaled_gradients(gradients) if is_scaled else gradients
 
     def _regularize(self, gradients: List[tf.Tensor], variables: List[tf.Variable]) -> List:
         """Adds this replica's share of weight decay."""
@@ -234,7 +264,12 @@ class PanopticTask(base_task.Task):
     def aggregate_logs(self, state=None, step_outputs=None):
         """Streams the images of a step into the evaluator; runs on the host."""
         if state is None:
-            state = self.build_evaluator()
+            is_alone = workers.num_workers(tf.distribute.get_strategy()) == 1
+            state = (
+                self.build_evaluator()
+                if is_alone
+                else workers.EvaluatorOfWorkers(self.build_evaluator)
+            )
         # Leaves are tuples with one tensor for each replica.
         for replica in range(len(next(iter(step_outputs["prediction"].values())))):
             truth, prediction = (
@@ -251,7 +286,7 @@ class PanopticTask(base_task.Task):
 
     def reduce_aggregated_logs(self, aggregated_logs, global_step=None) -> Dict[str, float]:
         """The scalars of an evaluation; what a data set has nothing of is left out."""
-        self.last_result = aggregated_logs.result()
+        self._evaluation.result = aggregated_logs.result()
         if global_step is not None:
             # A variable with a copy on each replica is no number yet.
             self.last_result["step"] = global_step = int(tf.convert_to_tensor(global_step))

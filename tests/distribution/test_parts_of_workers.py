@@ -1,0 +1,121 @@
+"""What each worker reads, and how the parts of an evaluation become one."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from jobs import BATCH_SIZE, override
+from official.core import exp_factory, task_factory
+
+from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
+from panoptic_tf.metrics.evaluator import PanopticEvaluator
+from panoptic_tf.structures import GroundTruth, Prediction
+from panoptic_tf.systems import workers
+
+NUM_WORKERS = 2
+
+
+@pytest.fixture
+def params(shapes_records):
+    params = exp_factory.get_exp_config("panoptic_deeplab_shapes")
+    params.override(override(shapes_records, train_steps=1, interval=1))
+    return params
+
+
+def context(worker):
+    return tf.distribute.InputContext(
+        num_input_pipelines=NUM_WORKERS, input_pipeline_id=worker, num_replicas_in_sync=NUM_WORKERS
+    )
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_with_a_seed_workers_have_the_rows_of_the_batches_of_one(params, cache):
+    task = task_factory.get_task(params.task)
+    data = params.task.train_data.replace(cache=cache)
+    whole = task.build_inputs(data)
+    parts = [task.build_inputs(data, context(worker)) for worker in range(NUM_WORKERS)]
+    for expected, *found in tf.data.Dataset.zip((whole, *parts)).take(6):  # two times all images
+        together = tf.nest.map_structure(lambda *rows: tf.concat(rows, axis=0), *found)
+        tf.nest.map_structure(np.testing.assert_array_equal, together, expected)
+        assert len(expected[0]["image"]) == BATCH_SIZE
+
+
+def test_without_a_seed_workers_share_the_records(params):
+    task = task_factory.get_task(params.task)
+    data = params.task.train_data.replace(seed=None, augmentation={"scale_min": 1, "scale_max": 1})
+    first = [task.build_inputs(data, context(w)).take(10) for w in range(NUM_WORKERS)]
+    images = [{i.tobytes() for f, _ in part for i in f["image"].numpy()} for part in first]
+    assert all(images) and not images[0] & images[1]
+
+
+def test_evaluation_deals_records_out_one_by_one(params):
+    task = task_factory.get_task(params.task)
+    data = params.task.validation_data
+
+    def image_ids(*input_context):
+        labels = [labels for _, labels in task.build_inputs(data, *input_context)]
+        return [i for label in labels for i in label[GroundTruth.IMAGE_ID].numpy()]
+
+    everything = image_ids()
+    assert len(set(everything)) == 7
+    for worker in range(NUM_WORKERS):
+        assert image_ids(context(worker)) == everything[worker::NUM_WORKERS]
+
+
+def make_image(seed):
+    """Masks of 3 categories, of which 1 and 2 are things, and a prediction that is partly right."""
+    rng = np.random.default_rng(seed)
+    instances = np.kron(rng.permutation(9).reshape(3, 3), np.ones((7, 7), np.int32)).astype(
+        np.int32
+    )
+    categories = np.array([3, 1, 2, 1, 2, 1, 2, 1, 2], np.int32)[instances]
+    wrong = rng.random(instances.shape) < 0.3
+    count = 8
+    truth = {
+        GroundTruth.CATEGORY_MASK: categories,
+        GroundTruth.INSTANCE_MASK: instances,
+        GroundTruth.IMAGE_ID: str(seed),
+    }
+    prediction = {
+        Prediction.CATEGORY_MASK: np.where(wrong, 3, categories),
+        Prediction.INSTANCE_MASK: np.where(wrong, 0, instances),
+        Prediction.SEGMENT_CATEGORY: np.array([1, 2, 1, 2, 1, 2, 1, 2], np.int32),
+        Prediction.SEGMENT_INSTANCE: np.arange(1, count + 1, dtype=np.int32),
+        # Ties, whose order AP depends on.
+        Prediction.SEGMENT_SCORE: rng.choice([0.5, 0.75, 1.0], count).astype(np.float32),
+        Prediction.NUM_SEGMENTS: np.int32(count),
+    }
+    return truth, prediction
+
+
+def build_evaluator():
+    return PanopticEvaluator(
+        num_categories=3, thing_ids=[1, 2], category_names=["void", "a", "b", "c"]
+    )
+
+
+@pytest.mark.parametrize("num_images", [0, 2, 11])
+def test_merged_result_is_exactly_that_of_one(monkeypatch, num_images):
+    images = [make_image(seed) for seed in range(num_images)]
+    one = build_evaluator()
+    for image in images:
+        one.update(*image)
+    parts = [workers.EvaluatorOfWorkers(build_evaluator) for _ in range(3)]
+    for i, image in enumerate(images):
+        parts[i % 3].update(*image)
+        assert parts[i % 3].image_scores()[-1] == one.image_scores()[i]
+    monkeypatch.setattr(workers, "gather", lambda _: [part._images for part in parts])
+    for part in parts:
+        assert part.result() == one.result()
+    if num_images:
+        assert 0 < one.result()["PQ"] < 100 and 0 < one.result()["AP"] < 100
+
+
+def test_one_process_gathers_its_own():
+    assert workers.gather({"a": 1}) == [{"a": 1}]
+    workers.check_same_step(3, "runs/model")
+
+
+def test_workers_with_other_checkpoints_are_refused(monkeypatch):
+    monkeypatch.setattr(workers, "gather", lambda step: [step, 0])
+    with pytest.raises(ValueError, match=r"\[20, 0\].*'runs/model'.*one folder"):
+        workers.check_same_step(20, "runs/model")
