@@ -1,17 +1,30 @@
 # Every target does its own set-up first; `make install` does only that.
 #   make demo               the whole way on the embedded data, into runs/demo
-#   make test               lint and tests
+#   make test               lint and tests; TESTS=tests/layers for some of them, WORKERS=0 for one
+#                           process with its output
 #   make install            the tested packages of STACK into VENV
+# STACK=tf215 is TensorFlow 2.15 with tensorflow-addons, on Python 3.9 to 3.11; STACK=tf220 is 2.20,
+# on Python 3.10 to 3.13. Without STACK it is the first that has the Python.
 # PYTHON, VENV and STACK can be set: make test PYTHON=python3.10 VENV=.venv310
 PYTHON ?= python3
-VENV ?= .venv
-STACK ?= tf215
+# .venv, and .venv-tf220 where STACK=tf220 is asked for: the two can live side by side.
+ifndef VENV
+VENV := .venv$(patsubst %,-%,$(filter-out tf215,$(STACK)))
+endif
+ifndef STACK
+VERSION := $(shell for python in $(VENV)/bin/python '$(PYTHON)'; do \
+    $$python -c 'import sys; print("%d%d" % sys.version_info[:2])' 2>/dev/null && break; done)
+STACK := $(if $(wildcard constraints/py$(VERSION)-tf215.txt),tf215,tf220)
+endif
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
 TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics serving)
-EXTRAS := addons,dev,serving
+EXTRAS_tf215 := addons,dev,serving
+EXTRAS_tf220 := dev,edge,serving
+TESTS ?=
+WORKERS ?= 2
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint install clean
@@ -23,7 +36,7 @@ demo: install
 	$(BIN)/panoptic-tf demo --output_dir=runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)
@@ -32,7 +45,7 @@ lint: $(STAMP)
 
 # What was trained, in runs/, stays.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tf220 $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One pip call with every version given; done again when a requirement changes.
 $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/*.txt)
@@ -40,16 +53,17 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/*.txt)
 	python='$(PYTHON)'; \
 	if $(BIN)/python -m pip --version >/dev/null 2>&1; then python='$(BIN)/python'; fi; \
 	version=$$($$python -c 'import sys; print("%d.%d" % sys.version_info[:2])') || \
-	    { echo "No Python runs as '$$python'. Set PYTHON=<path of Python 3.9 to 3.11>."; exit 1; }; \
+	    { echo "No Python runs as '$$python'. Set PYTHON=<path of Python 3.9 to 3.13>."; exit 1; }; \
 	pins=constraints/py$$(echo $$version | tr -d .)-$(STACK).txt; \
 	test -f $$pins || { \
 	    echo "$$python is Python $$version and there is no $$pins."; \
-	    echo "Give a Python that has one of" constraints/*-$(STACK).txt: PYTHON=python3.11; \
+	    echo "Set PYTHON and STACK to what one of these is for:" constraints/*.txt; \
 	    exit 1; }; \
 	tensorflow="TensorFlow $$(sed -n 's/^tensorflow==//p' $$pins)"; \
 	echo "Installing $$tensorflow for Python $$version into $(VENV); this takes some minutes."; \
 	test "$$python" = '$(BIN)/python' || $$python -m venv --clear $(VENV) || \
 	    { echo "'$$python -m venv' failed; Debian has it in the package python3-venv."; exit 1; }; \
-	$(BIN)/python -m pip install -qq -c $$pins -e '.[$(EXTRAS)]' && \
+	rm -f $(VENV)/.installed-*; \
+	$(BIN)/python -m pip install -qq --use-pep517 -c $$pins -e '.[$(EXTRAS_$(STACK))]' && \
 	echo "$$tensorflow, Python $$version ($$pins) in $(VENV); installation took" \
 	    "$$(($$(date +%s) - start)) s." > $@

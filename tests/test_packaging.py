@@ -42,18 +42,40 @@ def test_constraints_pin_every_version():
         assert len(set(names)) == len(names), path
 
 
-def test_constraints_pin_every_requirement(setup_cfg):
-    options = setup_cfg["options"]["install_requires"]
-    for extra in ("addons", "dev", "serving"):
-        options += setup_cfg["options.extras_require"][extra]
-    names = {
-        re.match(r"[\w.-]+", line).group().lower().replace("_", "-")
-        for line in options.splitlines()
-        if line
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize(
+    "python, stack",
+    [
+        *((python, "tf215") for python in ("39", "310", "311")),
+        *((python, "tf220") for python in ("310", "311", "312", "313")),
+    ],
+)
+def test_constraints_pin_every_requirement(setup_cfg, python, stack):
+    path = ROOT / "constraints" / f"py{python}-{stack}.txt"
+    text = path.read_text(encoding="utf-8")
+    pins = {
+        normalized(name): pin for name, pin in re.findall(r"^([\w.-]+)==(.+)$", text, re.MULTILINE)
     }
-    for path in (ROOT / "constraints").glob("*-tf215.txt"):
-        pins = re.findall(r"^([\w.-]+)==", path.read_text(encoding="utf-8"), re.MULTILINE)
-        assert names <= {pin.lower().replace("_", "-") for pin in pins}, path
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (extras,) = re.findall(rf"^EXTRAS_{stack} := (\S+)$", makefile, re.MULTILINE)
+    required = setup_cfg["options"]["install_requires"]
+    for extra in {*extras.split(","), "edge"}:
+        required += setup_cfg["options.extras_require"][extra]
+    names = re.findall(r"^[\w.-]+", required, re.MULTILINE)
+    assert {normalized(name) for name in names} <= set(pins)
+    number = {"tf215": "2.15.", "tf220": "2.20."}[stack]
+    for name in ("tensorflow", "tf-keras", "tf-models-official"):
+        assert pins[name].startswith(number), name
+    classifiers = setup_cfg["metadata"]["classifiers"]
+    assert f"Python :: {python[0]}.{python[1:]}\n" in classifiers
+
+
+def test_every_constraints_file_belongs_to_a_tested_stack():
+    names = {path.name for path in (ROOT / "constraints").iterdir()}
+    assert len(names) == 7 and all(re.fullmatch(r"py3\d+-tf2(15|20)\.txt", n) for n in names)
 
 
 @pytest.mark.slow

@@ -191,14 +191,14 @@ class _Runner(train_lib.OrbitExperimentRunner):
 
     def __init__(self, task, strategy, params, mode, model_dir, own_dir):
         self._task = task
-        self._own_dir = own_dir
+        self._shared_dir = model_dir
         self._is_first = own_dir == model_dir
         writes_panels = "eval" in mode and self._is_first
         self._panels = panels.PanelWriter(task, model_dir) if writes_panels else None
         self._progress: Optional[actions.ProgressBar] = None
         # TensorFlow's own handler of SIGTERM would take the place of ours.
         params = params.replace(trainer={"preemption_on_demand_checkpoint": False})
-        super().__init__(strategy, task, mode, params, model_dir, save_summary=self._is_first)
+        super().__init__(strategy, task, mode, params, own_dir, save_summary=self._is_first)
         with strategy.scope():
             workers.check_same_step(int(self.trainer.global_step.numpy()), model_dir)
 
@@ -210,14 +210,11 @@ class _Runner(train_lib.OrbitExperimentRunner):
                 trainer.optimizer._create_all_weights(trainer.model.trainable_variables)
         return trainer
 
-    def _build_best_checkpoint_exporter(self):
-        return train_utils.maybe_create_best_ckpt_exporter(self.params, self._own_dir)
-
     def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager:
         return _CheckpointManager(
             self.trainer.checkpoint,
-            directory=self._own_dir,
-            restore_from=self.model_dir,
+            directory=self.model_dir,
+            restore_from=self._shared_dir,
             max_to_keep=self.params.trainer.max_to_keep if self._is_first else 1,
             step_counter=self.trainer.global_step,
             checkpoint_interval=self.params.trainer.checkpoint_interval,
