@@ -3,8 +3,8 @@
 panoptic-tf demo --output_dir=runs/demo
 
 takes under ten minutes on two CPU cores and writes <output_dir>/metrics.json, report.html,
-saved_model/1/, model_float32.tflite, predictions/ and data/. Started again it goes on where it was:
-data that is whole is kept, training resumes from its last checkpoint.
+saved_model/1/, model_float32.tflite, model_int8.tflite, predictions/ and data/. Started again it
+goes on where it was: data that is whole is kept, training resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets import doctor, shapes_records, shapes_writer
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
-from panoptic_tf.serving import evaluation, export, prediction, tflite
+from panoptic_tf.serving import calibration, evaluation, export, prediction, quantization, tflite
 from panoptic_tf.serving.predictor import Predictor
 from panoptic_tf.systems import ceiling, results, runner
 
@@ -60,7 +60,8 @@ _LAYOUT: Dict[str, Tuple[str, ...]] = {
     "val_records": ("data", "records", "val-*"),
     "model": ("model",),
     "saved_model": ("saved_model",),
-    "tflite": ("model_float32.tflite",),
+    "tflite_float32": ("model_float32.tflite",),
+    "tflite_int8": ("model_int8.tflite",),
     "predictions": ("predictions",),
 }
 
@@ -88,7 +89,8 @@ def main(argv) -> None:
     best = stages.run("ceiling", lambda: ceiling.evaluate_ceiling(task, paths.val_records))
     forms["keras"]["PQ_ceiling"] = best["PQ"]
     stages.run("export", lambda: _export(params, task, paths))
-    for form, path in (("saved_model", paths.saved_model), ("tflite_float32", paths.tflite)):
+    for form in ("saved_model", "tflite_float32", "tflite_int8"):
+        path = getattr(paths, form)
         forms[form] = stages.run(f"evaluate {form}", lambda path=path: _evaluate_file(path, paths))
     stages.run("predict", lambda: _predict(paths))
     report = collector.finish(
@@ -149,7 +151,19 @@ def _export(params, task, paths: _Paths) -> None:
     network = model.inference_network
     shutil.rmtree(paths.saved_model, ignore_errors=True)
     export.export_saved_model(network, export_dir=paths.saved_model, version=1, **arguments)
-    tflite.export_tflite(network, tflite_path=paths.tflite, **arguments)
+    tflite.export_tflite(network, tflite_path=paths.tflite_float32, **arguments)
+    read_inputs = calibration.read_inputs(
+        paths.train_records,
+        dataset_info=arguments["dataset_info"],
+        input_size=arguments["input_size"],
+        num_images=min(calibration.NUM_IMAGES, _NUM_TRAIN.value),
+    )
+    tflite.quantize_tflite(
+        paths.tflite_float32,
+        network,
+        tflite_path=paths.tflite_int8,
+        int8_options=quantization.Options(read_inputs),
+    )
 
 
 def _evaluate_file(path: str, paths: _Paths) -> Dict[str, Any]:
@@ -198,7 +212,8 @@ def _print_results(forms, stages: _Stages, paths: _Paths, report: str) -> None:
         report,
         os.path.join(paths.root, "metrics.json"),
         os.path.join(paths.saved_model, "1"),
-        paths.tflite,
+        paths.tflite_float32,
+        paths.tflite_int8,
         paths.predictions,
     ):
         print(path)

@@ -93,15 +93,24 @@ def evaluate_records(
 
 def count_records(input_path: str, max_examples: int = 0) -> int:
     """Number of records, for a progress bar; reads the files once."""
-    count = sum(1 for _ in tf.data.TFRecordDataset(_find_files(input_path)))
+    count = sum(1 for _ in tf.data.TFRecordDataset(find_files(input_path)))
     return min(count, max_examples) if max_examples else count
 
 
-def _find_files(input_path: str) -> List[str]:
+def find_files(input_path: str, *, name: str = "input_path") -> List[str]:
+    """The files that match a pattern, in order.
+
+    Args:
+      input_path: the pattern.
+      name: of the flag, for the error message.
+
+    Raises:
+      ValueError: there is none.
+    """
     paths = sorted(tf.io.gfile.glob(input_path))
     if not paths:
         raise ValueError(
-            f"no file matches input_path {input_path!r}; expected records written by `convert`."
+            f"no file matches {name} {input_path!r}; expected records written by `convert`."
         )
     return paths
 
@@ -112,8 +121,8 @@ def _read(
     max_examples: int,
     with_instances: bool,
 ) -> Iterator[EvaluatedImage]:
-    paths = _find_files(input_path)
-    _check_categories(os.path.dirname(paths[0]), info)
+    paths = find_files(input_path)
+    check_categories(os.path.dirname(paths[0]), info)
     records = tf.data.TFRecordDataset(paths).map(record.decode_example)
     for example in records.take(max_examples or -1).as_numpy_iterator():
         name = example["file_name"].decode()
@@ -159,8 +168,16 @@ def _stored_instances(example: Arrays) -> Arrays:
     }
 
 
-def _check_categories(folder: str, info: dataset_info_lib.DatasetInfo) -> None:
-    """The records' own description, where it lies beside them, must agree with the model's."""
+def check_categories(folder: str, info: dataset_info_lib.DatasetInfo) -> None:
+    """The records' own description, where it lies beside them, must agree with the model's.
+
+    Args:
+      folder: of the records.
+      info: the model's categories.
+
+    Raises:
+      ValueError: it has other categories.
+    """
     path = os.path.join(folder, "dataset_info.json")
     if not os.path.exists(path):
         return

@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -20,9 +20,10 @@ from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files
 from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.layers import operators
+from panoptic_tf.serving import quantization as quantization_lib
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
 
-QUANTIZATIONS = ("none", "float16", "dynamic")
+QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
 SIGNATURE = "serving_default"
 
 _IDENTIFIER = b"TFL3"  # bytes 4..8 of every TFLite file
@@ -40,6 +41,7 @@ def export_tflite(
     tflite_path: str,
     experiment: str = "",
     quantization: str = "none",
+    int8_options: Optional[quantization_lib.Options] = None,
 ) -> str:
     """Converts a network, batch 1, and writes the file, whole or not at all.
 
@@ -50,18 +52,26 @@ def export_tflite(
       input_size: (height, width) of the network's input.
       tflite_path: the file.
       experiment: name of the experiment, kept in the file.
-      quantization: `none` (float32), `float16` (weights stored in half) or `dynamic` (weights in 8
-        bits, activations float).
+      quantization: `none` (float32), `float16` (weights stored in half), `dynamic` (weights in 8
+        bits, activations float) or `int8` (weights and activations of the layers with weights; see
+        `quantization`).
+      int8_options: what `int8` is calibrated with; it needs them.
 
     Returns:
       `tflite_path`.
 
     Raises:
-      ValueError: unknown quantisation, or the network needs an operator that is not builtin.
+      ValueError: unknown quantisation, no calibration for `int8`, or the network needs an operator
+        that is not builtin.
     """
     if quantization not in QUANTIZATIONS:
         raise ValueError(
             f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {quantization!r}."
+        )
+    if (quantization == "int8") != (int8_options is not None):
+        raise ValueError(
+            "int8_options, which hold the images to calibrate with, belong to quantization 'int8', "
+            f"got quantization {quantization!r} and options {int8_options}."
         )
     info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment)
 
@@ -82,7 +92,43 @@ def export_tflite(
     module = tf.Module()
     module.network_weights = list(inference_network.weights)
     module.answer = answer
-    model = _convert(answer.get_concrete_function(), module, quantization)
+    converted = "none" if quantization == "int8" else quantization
+    model = _convert(answer.get_concrete_function(), module, converted)
+    if int8_options is not None:
+        model = quantization_lib.quantize_model(
+            model, layers=_layers_with_weights(inference_network), options=int8_options
+        )
+    files.write_bytes(tflite_path, append_model_info(model, info))
+    return tflite_path
+
+
+def quantize_tflite(
+    float_path: str,
+    inference_network: tf.keras.Model,
+    *,
+    tflite_path: str,
+    int8_options: quantization_lib.Options,
+) -> str:
+    """Makes the int8 file of a float32 file; the same as exporting anew, without converting.
+
+    Args:
+      float_path: written by `export_tflite` without quantisation.
+      inference_network: what it was made of.
+      tflite_path: the file.
+      int8_options: what it is calibrated with.
+
+    Returns:
+      `tflite_path`.
+
+    Raises:
+      ValueError: see `quantization.quantize_model`.
+    """
+    info = read_model_info(float_path)
+    with open(float_path, "rb") as file:
+        model = file.read()
+    model = quantization_lib.quantize_model(
+        model, layers=_layers_with_weights(inference_network), options=int8_options
+    )
     files.write_bytes(tflite_path, append_model_info(model, info))
     return tflite_path
 
@@ -132,7 +178,7 @@ class TFLiteRunner:
     def __init__(self, tflite_path: str, *, num_threads: Optional[int] = None):
         _check_identifier(tflite_path)
         try:
-            interpreter = _interpreter_class()(model_path=tflite_path, num_threads=num_threads)
+            interpreter = interpreter_class()(model_path=tflite_path, num_threads=num_threads)
             self._run = interpreter.get_signature_runner(SIGNATURE)
             inputs = self._run.get_input_details()
         except (ValueError, RuntimeError) as error:
@@ -147,6 +193,10 @@ class TFLiteRunner:
     def __call__(self, image: np.ndarray, image_info: np.ndarray) -> Dict[str, np.ndarray]:
         """Answers one image: float32 [H, W, 3] and [4, 2] -> predictions with batch 1."""
         return self._run(image=image[np.newaxis], image_info=image_info[np.newaxis])
+
+
+def _layers_with_weights(network: tf.keras.Model) -> List[str]:
+    return [layer.name for layer in network.layers if layer.weights]
 
 
 def _convert(function: Any, module: tf.Module, quantization: str) -> bytes:
@@ -179,7 +229,8 @@ def _check_identifier(path: str) -> None:
         raise ValueError(f"{path} is not a TFLite file: it starts with {head!r}.")
 
 
-def _interpreter_class() -> Any:
+def interpreter_class() -> Any:
+    """The interpreter of ai_edge_litert where it is installed, else TensorFlow's."""
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:

@@ -39,16 +39,19 @@ def summary_tags(folder):
 
 def test_demo_leaves_every_result(demo):
     metrics = load(demo / "metrics.json")
-    assert list(metrics) == ["keras", "saved_model", "tflite_float32"]
+    assert list(metrics) == ["keras", "saved_model", "tflite_float32", "tflite_int8"]
     for form in metrics.values():
         assert set(METRICS) <= set(form)
         assert len(form["per_category"]) == 10
-    assert metrics["tflite_float32"]["size_bytes"] == (demo / "model_float32.tflite").stat().st_size
+    for form, name in (("tflite_float32", "model_float32"), ("tflite_int8", "model_int8")):
+        assert metrics[form]["size_bytes"] == (demo / f"{name}.tflite").stat().st_size
+        assert metrics[form]["latency_ms"] > 0
+    assert metrics["tflite_int8"]["size_bytes"] < 0.4 * metrics["tflite_float32"]["size_bytes"]
     assert metrics["saved_model"]["latency_ms"] > 0
     assert "<html" in (demo / "report.html").read_text()
     assert (demo / "saved_model" / "1" / "saved_model.pb").exists()
     output = (demo / "output.txt").read_text()
-    assert "tflite_float32" in output and "seconds:" in output
+    assert "tflite_float32" in output and "tflite_int8" in output and "seconds:" in output
 
 
 def test_exported_forms_score_as_keras_does(demo):
@@ -57,6 +60,13 @@ def test_exported_forms_score_as_keras_does(demo):
     for form in ("saved_model", "tflite_float32"):
         for name in ("PQ", "PQ_stuff", "mIoU"):
             assert metrics[form][name] == pytest.approx(metrics["keras"][name], abs=0.5)
+
+
+def test_int8_form_scores_nearly_as_keras_does(demo):
+    metrics = load(demo / "metrics.json")
+    # 30 steps leave logits close to each other; a trained network loses less.
+    for name in ("PQ_stuff", "mIoU"):
+        assert metrics["tflite_int8"][name] == pytest.approx(metrics["keras"][name], abs=5.0)
 
 
 def test_evaluate_reads_the_config_of_the_run(run, demo, tmp_path):
@@ -99,8 +109,15 @@ def test_evaluate_saved_model_and_tflite(run, demo, tmp_path):
         records,
         f"--output_dir={tmp_path / 'tflite'}",
     )
+    run(
+        "evaluate-tflite",
+        f"--tflite_path={demo / 'model_int8.tflite'}",
+        records,
+        f"--output_dir={tmp_path / 'int8'}",
+    )
     expected = load(demo / "metrics.json")
-    for folder, form in (("saved_model", "saved_model"), ("tflite", "tflite_float32")):
+    forms = {"saved_model": "saved_model", "tflite": "tflite_float32", "int8": "tflite_int8"}
+    for folder, form in forms.items():
         metrics = load(tmp_path / folder / "metrics.json")
         assert metrics["PQ"] == pytest.approx(expected[form]["PQ"], abs=1e-6)
 

@@ -2,6 +2,8 @@
 
 import io
 import os
+import sys
+import types
 import zipfile
 
 import numpy as np
@@ -43,9 +45,9 @@ def test_weight_quantization_runs(network, export_arguments, make_image, tmp_pat
 
 
 def test_unknown_quantization_is_refused(network, export_arguments, tmp_path):
-    with pytest.raises(ValueError, match="one of none, float16, dynamic, got 'int8'"):
+    with pytest.raises(ValueError, match="one of none, float16, dynamic, int8, got 'int4'"):
         export_tflite(
-            network, tflite_path=str(tmp_path / "m"), quantization="int8", **export_arguments
+            network, tflite_path=str(tmp_path / "m"), quantization="int4", **export_arguments
         )
 
 
@@ -117,3 +119,24 @@ def test_model_with_other_inputs(tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="expected inputs image and image_info"):
         TFLiteRunner(str(path))
+
+
+def test_ai_edge_litert_is_preferred_where_it_is_installed(monkeypatch):
+    installed = types.ModuleType("ai_edge_litert.interpreter")
+    installed.Interpreter = object()
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", types.ModuleType("ai_edge_litert"))
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", installed)
+    assert tflite.interpreter_class() is installed.Interpreter
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)  # not importable
+    assert tflite.interpreter_class() is tf.lite.Interpreter
+
+
+def test_both_interpreters_answer_alike(tflite_path, make_image, monkeypatch):
+    pytest.importorskip("ai_edge_litert.interpreter", reason="needs the package ai-edge-litert")
+    image, info = geometry.fit_and_pad(tf.constant(make_image(32, 48)), (32, 48))
+    runner = TFLiteRunner(tflite_path)
+    assert type(runner._interpreter).__module__.startswith("ai_edge_litert")
+    answer = runner(image.numpy(), info.numpy())
+    monkeypatch.setattr(tflite, "interpreter_class", lambda: tf.lite.Interpreter)
+    for key, value in TFLiteRunner(tflite_path)(image.numpy(), info.numpy()).items():
+        np.testing.assert_allclose(answer[key], value, atol=1e-5, err_msg=key)
