@@ -14,7 +14,6 @@ import pickle
 import re
 import shutil
 import sys
-import threading
 import traceback
 import zlib
 from typing import Any, Callable, Iterator, List, Optional
@@ -24,6 +23,7 @@ import tensorflow as tf
 from tensorflow.python.eager import context
 
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
+from panoptic_tf.systems import rendezvous
 from panoptic_tf.systems.cluster import Cluster
 
 LOST_WORKER = 138
@@ -50,7 +50,8 @@ def connect(
         num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
         rpc_layer="grpc",
     )
-    with _limit(cluster), _joining(cluster):
+    with _joining(cluster):
+        rendezvous.wait_for_all(cluster)
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             cluster_resolver=resolver,
             communication_options=tf.distribute.experimental.CommunicationOptions(
@@ -75,39 +76,18 @@ def _configure_heartbeats(cluster: Cluster) -> None:
 
 
 @contextlib.contextmanager
-def _limit(cluster: Cluster) -> Iterator[None]:
-    """Ends the process if not all others come in time."""
-
-    def end() -> None:
-        _leave(
-            f"not all of the {cluster.size} workers came within {cluster.start_timeout:g} s. "
-            f"Every one of {_all_addresses(cluster)} must be started and be able to reach the "
-            "others; --worker_start_seconds is how long they wait.",
-            LOST_WORKER,
-        )
-
-    timer = threading.Timer(cluster.start_timeout, end)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
 def _joining(cluster: Cluster) -> Iterator[None]:
-    """Ends the process where TensorFlow cannot connect it."""
+    """Ends the process that does not find the others."""
+    me = cluster.describe(cluster.job, cluster.index)
     try:
         yield
+    except TimeoutError as error:
+        _leave(str(error), LOST_WORKER)
+    except OSError as error:
+        _leave(f"{me} cannot listen at its address: {error}", 1)
     except tf.errors.OpError as error:
-        me = cluster.describe(cluster.job, cluster.index)
         code = LOST_WORKER if isinstance(error, _LOSSES) else 1
         _leave(f"{me} cannot join the other workers: {error.message}", code)
-
-
-def _all_addresses(cluster: Cluster) -> str:
-    return ", ".join(host for hosts in cluster.addresses.values() for host in hosts)
 
 
 def num_workers(strategy: tf.distribute.Strategy) -> int:
