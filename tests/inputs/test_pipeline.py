@@ -161,8 +161,11 @@ def test_workers_share_the_records(twelve_records, workers, build):
         )
         dataset = build(twelve_records, input_context=context, batch_size=1)
         if build is training:
-            # One pass of this worker's share, twice as long as any share can be.
-            seen = numbers(take(dataset, 24))
+            # One pass of this worker's share, twice as long as any share can be. In order: else the
+            # last of one pass and the first of the next may change places.
+            in_order = tf.data.Options()
+            in_order.deterministic = True
+            seen = numbers(take(dataset.with_options(in_order), 24))
             share = set(seen)
             assert sorted(seen[: len(share)]) == sorted(share)
         else:
