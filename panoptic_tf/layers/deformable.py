@@ -47,16 +47,18 @@ def deform_conv2d(
     y, x = _positions(offsets, kernel.shape[0], strides, dilation_rate, deformable_groups)
     if modulation is not None:
         modulation = _by_tap(modulation, deformable_groups)
-    index, weight = deformable_sampling.find_corners(y, x, height, width, modulation)
-    first = tf.range(batch)[:, tf.newaxis, tf.newaxis, tf.newaxis] * (height * width)
-    index = tf.reshape(index, [batch, out_height * out_width, samples, 4]) + first
-    if deformable_groups > 1:
-        group = np.tile(np.arange(deformable_groups, dtype=np.int32), kernel.shape[0] ** 2)
-        index = index * deformable_groups + group[:, np.newaxis]
+    first = tf.range(batch)[:, tf.newaxis, tf.newaxis] * (height * width)
+    group = np.tile(np.arange(deformable_groups, dtype=np.int32), kernel.shape[0] ** 2)
+
+    def in_batch(corner: deformable_sampling.Corner) -> deformable_sampling.Corner:
+        shape = [batch, out_height * out_width, samples]
+        index = (tf.reshape(corner.index, shape) + first) * deformable_groups + group
+        return deformable_sampling.Corner(index, tf.reshape(corner.weight, shape))
+
+    corners = deformable_sampling.find_corners(y, x, height, width, modulation)
     outputs = deformable_sampling.sampled_product(
         tf.reshape(tf.cast(inputs, tf.float32), [-1, channels // deformable_groups]),
-        index,
-        tf.reshape(weight, [batch, out_height * out_width, samples, 4]),
+        [in_batch(corner) for corner in corners],
         tf.reshape(kernel, [-1, kernel.shape[-1]]),
         training=training,
     )

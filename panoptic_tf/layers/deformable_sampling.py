@@ -9,7 +9,7 @@ so that what lies between them stays in the cache and nothing of it is kept for 
 from __future__ import annotations
 
 import math
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import tensorflow as tf
 
@@ -22,9 +22,21 @@ _CHUNK_BYTES = 5_000_000
 _HIGH_WORD = 1 << 32
 
 
+class Corner(NamedTuple):
+    """One of the four cells around each sample.
+
+    Attributes:
+      index: int32, of the cell; of one on the border if it lies outside.
+      weight: float32, of the same shape.
+    """
+
+    index: tf.Tensor
+    weight: tf.Tensor
+
+
 def find_corners(
     y: tf.Tensor, x: tf.Tensor, height: Size, width: Size, factor: Optional[tf.Tensor] = None
-) -> Tuple[tf.Tensor, tf.Tensor]:
+) -> List[Corner]:
     """The four cells around each position, and what each weighs.
 
     A cell outside the map weighs nothing. Positions that are not finite lie outside. The weights
@@ -39,17 +51,17 @@ def find_corners(
       factor: float32 [...], of the weights.
 
     Returns:
-      int32 [..., 4], index of the cell in the map, of one on the border if it lies outside; float32
-      [..., 4], weight.
+      Four of [...], rows before columns.
     """
     top, bottom = _along_axis(y, height)
     left, right = _along_axis(x, width)
     if factor is not None:
         top, bottom = ((cell, share * factor) for cell, share in (top, bottom))
-    pairs = [(row, column) for row in (top, bottom) for column in (left, right)]
-    index = tf.stack([row[0] * width + column[0] for row, column in pairs], axis=-1)
-    weight = tf.stack([row[1] * column[1] for row, column in pairs], axis=-1)
-    return index, weight
+    return [
+        Corner(row[0] * width + column[0], row[1] * column[1])
+        for row in (top, bottom)
+        for column in (left, right)
+    ]
 
 
 def _along_axis(position: tf.Tensor, size: Size) -> List[Tuple[tf.Tensor, tf.Tensor]]:
@@ -67,8 +79,7 @@ def _along_axis(position: tf.Tensor, size: Size) -> List[Tuple[tf.Tensor, tf.Ten
 
 def sampled_product(
     cells: tf.Tensor,
-    index: tf.Tensor,
-    weight: tf.Tensor,
+    corners: Sequence[Corner],
     kernel: tf.Tensor,
     *,
     training: Optional[bool] = None,
@@ -77,45 +88,70 @@ def sampled_product(
 
     Args:
       cells: float32 [N, C].
-      index: int32 [B, n, S, 4], of cells; see `find_corners`.
-      weight: float32 [B, n, S, 4].
+      corners: four of [B, n, S] of the cells; see `find_corners`.
       kernel: [S * C, D], of the dtype that is multiplied in.
       training: whether gradients will be asked for, which are fast then.
 
     Returns:
       [B * n, D] of the kernel's dtype.
     """
-    sample_bytes = cells.shape[-1] * index.shape[2] * cells.dtype.size
-    known = math.prod(size for size in index.shape[:2] if size)
-    count = -(-known * sample_bytes // _CHUNK_BYTES)
-    index, weight = (tf.reshape(x, [-1, *x.shape[2:]]) for x in (index, weight))
-    chunks = _slices(index, count)
-    is_portable = operators.only_portable_operators() or operators.has_accelerator()
-    sample = _gather if is_portable else _multiply
+    shape = corners[0].index.shape
+    sample_bytes = cells.shape[-1] * shape[2] * cells.dtype.size
+    count = -(-math.prod(size for size in shape[:2] if size) * sample_bytes // _CHUNK_BYTES)
+    corners = [Corner(*(tf.reshape(x, [-1, shape[2]]) for x in corner)) for corner in corners]
+    if operators.only_portable_operators() or operators.has_accelerator():
+        return _portable_product(cells, corners, kernel, count)
+    index, weight = (tf.stack(x, axis=-1) for x in zip(*corners))  # [B * n, S, 4]
 
     def product(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        parts = [_columns(sample(cells, index[i], weight[i]), kernel) @ kernel for i in chunks]
+        chunks = zip(_split(index, count), _split(weight, count))
+        parts = [_columns(_multiply(cells, i, w), kernel) @ kernel for i, w in chunks]
         return tf.concat(parts, axis=0)
 
     @tf.custom_gradient
     def with_gradient(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, ...]:
-            parts = [_gradients(cells, index[i], weight[i], kernel, upstream[i]) for i in chunks]
+            chunks = zip(*(_split(x, count) for x in (index, weight, upstream)))
+            parts = [_gradients(cells, i, w, kernel, u) for i, w, u in chunks]
             of_cells, of_weight, of_kernel = zip(*parts)
             of_kernel = tf.cast(tf.add_n(of_kernel), kernel.dtype)
             return tf.add_n(of_cells), tf.concat(of_weight, axis=0), of_kernel
 
         return product(cells, weight, kernel), gradient
 
-    function = with_gradient if training is True and not is_portable else product
-    return function(cells, weight, kernel)
+    return (with_gradient if training is True else product)(cells, weight, kernel)
 
 
-def _slices(x: tf.Tensor, count: int) -> List[slice]:
-    """Parts of the first axis."""
-    total = tf.shape(x)[0] if x.shape[0] is None else x.shape[0]
-    size = (total + count - 1) // count
-    return [slice(i * size, (i + 1) * size) for i in range(count)]
+def _portable_product(
+    cells: tf.Tensor, corners: Sequence[Corner], kernel: tf.Tensor, count: int
+) -> tf.Tensor:
+    """The product, of operators that TFLite and accelerators have; corners are [B * n, S].
+
+    A corner at a time: TFLite takes longer to put the four side by side, and to multiply a small
+    matrix for each sample, than for all of this.
+    """
+    parts = []
+    for chunk in zip(*(_split(x, count) for corner in corners for x in corner)):
+        pairs = zip(chunk[::2], chunk[1::2])
+        terms = [
+            tf.gather(cells, tf.reshape(i, [-1])) * tf.reshape(w, [-1, 1]) for i, w in pairs
+        ]  # [n * S, C]
+        samples = (terms[0] + terms[1]) + (terms[2] + terms[3])
+        parts.append(_columns(samples, kernel) @ kernel)
+    return tf.concat(parts, axis=0)
+
+
+def _split(x: tf.Tensor, count: int) -> List[tf.Tensor]:
+    """Parts of the first axis, as long as each other but for the last."""
+    total = x.shape[0]
+    if count == 1:
+        return [x]
+    if total is None:
+        size = (tf.shape(x)[0] + count - 1) // count
+        return [x[i * size : (i + 1) * size] for i in range(count)]
+    # Not slices, which TFLite copies a value at a time.
+    size = -(-total // count)
+    return tf.split(x, [min(size, total - i) for i in range(0, total, size)])
 
 
 def _columns(samples: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -137,12 +173,6 @@ def _gradients(
     of_weight = tf.reshape(tf.stack(dots, axis=-1), tf.shape(weight))
     of_cells = _multiply(of_samples, index, weight, cells=tf.shape(cells)[0])
     return of_cells, of_weight, tf.cast(of_kernel, tf.float32)
-
-
-def _gather(cells: tf.Tensor, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """[N, C] -> [n * S, C], of operators that TFLite and accelerators have."""
-    index, weight = tf.reshape(index, [-1, 4]), tf.reshape(weight, [-1, 1, 4])
-    return tf.matmul(weight, tf.gather(cells, index))[:, 0]
 
 
 def _multiply(x: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, *, cells: Any = None) -> tf.Tensor:

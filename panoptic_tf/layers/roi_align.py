@@ -231,13 +231,15 @@ def _align_portably(
         return tf.reshape(value, [-1, 1, taps, 1])
 
     def along_x(value: tf.Tensor) -> tf.Tensor:  # [N, S, K] -> [N * S, S, 1, K]
-        return tf.repeat(value, output_size, axis=0)[:, :, tf.newaxis]
+        return tf.expand_dims(tf.repeat(value, output_size, axis=0), axis=2)
 
     index = tf.reshape(along_y(first) + along_x(x_cell), [-1, taps**2])
     weight = tf.reshape(along_y(y_weight) * along_x(x_weight), [-1, 1, taps**2])
     step = max(_CELLS_AT_ONCE // taps**2, 1)
-    parts = []
-    for i in range(0, max(index.shape[0], 1), step):
-        gathered = tf.gather(cells, index[i : i + step])  # [bins, K * K, C]
-        parts.append(tf.matmul(weight[i : i + step], gathered)[:, 0])
+    sizes = [min(step, index.shape[0] - i) for i in range(0, index.shape[0], step)] or [0]
+    # Neither slices nor [:, 0]: TFLite copies those a value at a time.
+    parts = [
+        tf.squeeze(tf.matmul(w, tf.gather(cells, i)), axis=1)  # [bins, K * K, C] -> [bins, C]
+        for i, w in zip(tf.split(index, sizes), tf.split(weight, sizes))
+    ]
     return tf.concat(parts, axis=0)

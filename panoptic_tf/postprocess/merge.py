@@ -135,6 +135,6 @@ def _channels(
 def probability_of_logits(logits: tf.Tensor, channel: tf.Tensor) -> tf.Tensor:
     """Softmax probability, at each pixel, of a channel: float32 [B, H, W]."""
     flat = tf.reshape(logits, [-1, logits.shape[-1]])  # [B * HW, N]
-    chosen = tf.gather(flat, tf.reshape(channel, [-1, 1]), axis=1, batch_dims=1)[:, 0]
-    probability = tf.exp(chosen - tf.reduce_logsumexp(flat, axis=-1))
+    chosen = tf.gather(flat, tf.reshape(channel, [-1, 1]), axis=1, batch_dims=1)  # [B * HW, 1]
+    probability = tf.exp(tf.squeeze(chosen, axis=1) - tf.reduce_logsumexp(flat, axis=-1))
     return tf.reshape(probability, tf.shape(channel))

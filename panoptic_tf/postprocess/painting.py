@@ -68,8 +68,8 @@ def paint_by_score(
         upsampling,
     )
     if maps.shape[0] == 1:
-        first = tf.nest.map_structure(lambda x: x[0], arguments)
-        painted = [x[tf.newaxis] for x in painter.paint_image(*first)]
+        first = tf.nest.map_structure(lambda x: tf.squeeze(x, axis=0), arguments)
+        painted = [tf.expand_dims(x, axis=0) for x in painter.paint_image(*first)]
     else:
         painted = tf.map_fn(
             lambda image: painter.paint_image(*image),

@@ -69,12 +69,12 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
         }
         if "center_heatmap" not in outputs:
             return prediction
-        heatmap = rescale.rescale_to_image(outputs["center_heatmap"], *frame)[..., 0]
+        heatmap = rescale.rescale_to_image(outputs["center_heatmap"], *frame)
         offsets = rescale.rescale_to_image(outputs["offsets"], *frame)
         scale = rescale.output_scale(*frame)
         grouped = self._group(
             prediction[Prediction.SEMANTIC_MASK],
-            tf.where(inside, heatmap, 0.0),
+            tf.where(inside, tf.squeeze(heatmap, axis=-1), 0.0),
             offsets * scale[:, tf.newaxis, tf.newaxis, :],
             probability_of=best_channel.interpolate_probability(logits, *frame, best),
             num_categories=logits.shape[-1],

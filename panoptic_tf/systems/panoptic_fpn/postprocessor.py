@@ -150,7 +150,8 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         """Probability of the best channel, from the logits' own resolution: float32 [B, H, W]."""
         best = tf.reduce_max(logits, axis=-1, keepdims=True)
         probability = 1.0 / tf.reduce_sum(tf.exp(logits - best), axis=-1, keepdims=True)
-        return rescale.rescale_to_image(probability, image_info, self._output_size)[..., 0]
+        probability = rescale.rescale_to_image(probability, image_info, self._output_size)
+        return tf.squeeze(probability, axis=-1)
 
     def _instances(self, outputs: Tensors, image_info: tf.Tensor) -> _Instances:
         if "boxes" not in outputs:
