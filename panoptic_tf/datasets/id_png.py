@@ -1,16 +1,18 @@
 """Decodes the PNG of an id map into the array of its ids, without a copy between.
 
 Pillow keeps a colour image as four bytes a pixel, red first: an id with another byte on top. It is
-given the array's memory to decode into.
+given the array's memory to decode into, and pixels that are inflated already.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 from typing import Optional, Tuple
 
 import numpy as np
 from PIL import Image
+from zlib_ng import zlib_ng
 
 from panoptic_tf.datasets.segments import MAX_SEGMENT_ID
 
@@ -21,6 +23,12 @@ _PLAIN = bytes((8, 2, 0, 0, 0))
 
 _FILLER = 255
 """What Pillow writes into the fourth byte."""
+
+_BLOCK = 32768
+"""Bytes that are inflated at a time: a stored block, which stays in the cache."""
+
+_MAX_COPIES = 4
+"""Of every byte of the pixels; many images of labels stay below one."""
 
 
 def decode_id_png(content: bytes) -> np.ndarray:
@@ -56,8 +64,9 @@ def _decode_in_place(content: bytes, size: Tuple[int, int]) -> Optional[np.ndarr
     pixels[-1, -1] = 0
     target = Image.frombuffer("RGBX", size, pixels, "raw", "RGBX", 0, 1)
     try:
-        target.frombytes(_compressed_pixels(content), "zip", "RGB")
-    except ValueError:  # Damaged.
+        stored = _store(_compressed_pixels(content), height * (1 + 3 * width))
+        target.frombytes(stored, "zip", "RGB")
+    except (ValueError, zlib_ng.error):  # type: ignore[misc]  # Damaged; its stub is no class.
         return None
     return pixels if pixels[-1, -1] >> 24 == _FILLER else None
 
@@ -73,3 +82,38 @@ def _compressed_pixels(content: bytes) -> bytes:
             parts.append(content[start + 8 : end])
         start = end + 4  # the checksum
     return b"".join(parts)
+
+
+def _store(compressed: bytes, size: int) -> memoryview:
+    """The zlib stream of the same bytes in which they are stored, not compressed (RFC 1950, 1951).
+
+    Pillow asks for a row of pixels at a time. From a compressed stream that takes several times as
+    long as all at once; from a stored one it is a copy.
+
+    Args:
+      compressed: a zlib stream.
+      size: how many bytes it holds, what comes later is left out.
+
+    Raises:
+      ValueError: it holds fewer.
+      zlib_ng.error: it is damaged.
+    """
+    blocks = -(-size // _BLOCK)
+    if len(compressed) * blocks > _MAX_COPIES * size:  # What is left is copied for each block.
+        return memoryview(compressed)
+    stream = np.empty(2 + 5 * blocks + size + 4, np.uint8).data
+    stream[:2] = b"\x78\x01"
+    inflater, checksum, end = zlib_ng.decompressobj(), 1, 2
+    for start in range(0, size, _BLOCK):
+        length = min(_BLOCK, size - start)
+        block = inflater.decompress(compressed, length)
+        compressed = inflater.unconsumed_tail
+        if len(block) < length:
+            raise ValueError(f"the pixels end after {start + len(block)} of {size} bytes")
+        is_last = start + length == size
+        stream[end : end + 5] = struct.pack("<BHH", is_last, length, length ^ 0xFFFF)
+        stream[end + 5 : end + 5 + length] = block
+        checksum = zlib_ng.adler32(block, checksum)
+        end += 5 + length
+    stream[end:] = checksum.to_bytes(4, "big")
+    return stream

@@ -77,8 +77,22 @@ def test_without_memory_of_its_own(monkeypatch):
     np.testing.assert_array_equal(found, ids)
 
 
-@pytest.mark.parametrize("kept", [40, 1000])
-def test_cut_off(kept):
-    content = encode(Image.fromarray(segments.id_to_rgb(draw("noise", (40, 40)))))
+@pytest.mark.parametrize("size", [1000, 32768, 32769, 100_000])
+def test_stored_stream_holds_the_same(size):
+    pixels = bytes(np.repeat(np.arange(size // 100 + 1), 100).astype(np.uint8)[:size])
+    stored = id_png._store(zlib.compress(pixels + b"what follows"), size)
+    assert stored.nbytes > size and zlib.decompress(stored) == pixels
+
+
+def test_what_hardly_compresses_stays_as_it_is():
+    compressed = zlib.compress(draw("noise", (600, 600)).tobytes())
+    assert id_png._store(compressed, 4 * 600 * 600) == compressed
+
+
+@pytest.mark.parametrize("kind", ["noise", "blocks"])
+@pytest.mark.parametrize("kept", [40, 900])
+def test_cut_off(kind, kept):
+    content = encode(Image.fromarray(segments.id_to_rgb(draw(kind, (400, 400)))))
+    assert len(content) > kept + 100
     with pytest.raises((OSError, SyntaxError)):
         id_png.decode_id_png(content[:kept])
