@@ -6,6 +6,7 @@ from typing import NamedTuple, Sequence, Tuple
 
 import tensorflow as tf
 
+from panoptic_tf.layers import operators
 from panoptic_tf.structures import Prediction, Tensors
 
 
@@ -72,9 +73,16 @@ def sum_by_row(values: Sequence[tf.Tensor], row_map: tf.Tensor, num_rows: int) -
     first = tf.range(batch)[:, tf.newaxis, tf.newaxis] * (num_rows + 1)
     inside = tf.logical_and(row_map >= 0, row_map < num_rows)
     index = tf.reshape(tf.where(inside, row_map, num_rows) + first, [-1])
+    size = batch * (num_rows + 1)
 
     def total(value: tf.Tensor) -> tf.Tensor:
-        sums = tf.math.unsorted_segment_sum(tf.reshape(value, [-1]), index, batch * (num_rows + 1))
+        value = tf.reshape(value, [-1])
+        if operators.only_builtin_operators():
+            # TFLite takes the other for a tensor of unknown size, and with one of those its older
+            # interpreters run nothing of a model on their fast kernels.
+            sums = tf.scatter_nd(index[:, tf.newaxis], value, [size])
+        else:
+            sums = tf.math.unsorted_segment_sum(value, index, size)
         return tf.reshape(sums, [batch, num_rows + 1])[:, :num_rows]
 
     return tuple(total(value) for value in values)
