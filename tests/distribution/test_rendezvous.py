@@ -41,8 +41,12 @@ def test_all_come(processes, order):
     socket.create_server(("", port)).close()  # free for TensorFlow
 
 
-def test_one_alone_does_not_wait():
+def test_one_alone_opens_no_connection(monkeypatch):
+    opened = []
+    for name in ("create_server", "create_connection"):
+        monkeypatch.setattr(socket, name, lambda *args, **options: opened.append(args))
     rendezvous.wait_for_all(Cluster({"worker": ("nowhere:1",)}, "worker", 0))
+    assert not opened
 
 
 @pytest.mark.parametrize(
