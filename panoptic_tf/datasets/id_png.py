@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import Optional, Tuple
+from typing import Iterator, Optional, Tuple
 
 import numpy as np
 from PIL import Image
@@ -25,10 +25,7 @@ _FILLER = 255
 """What Pillow writes into the fourth byte."""
 
 _BLOCK = 32768
-"""Bytes that are inflated at a time: a stored block, which stays in the cache."""
-
-_MAX_COPIES = 4
-"""Of every byte of the pixels; many images of labels stay below one."""
+"""Bytes that are read or inflated at a time: what a stored block can hold, and the cache."""
 
 
 def decode_id_png(content: bytes) -> np.ndarray:
@@ -98,22 +95,30 @@ def _store(compressed: bytes, size: int) -> memoryview:
       ValueError: it holds fewer.
       zlib_ng.error: it is damaged.
     """
-    blocks = -(-size // _BLOCK)
-    if len(compressed) * blocks > _MAX_COPIES * size:  # What is left is copied for each block.
-        return memoryview(compressed)
-    stream = np.empty(2 + 5 * blocks + size + 4, np.uint8).data
+    most_blocks = -(-size // _BLOCK) - (-len(compressed) // _BLOCK)
+    stream = np.empty(2 + 5 * most_blocks + size + 4, np.uint8).data
     stream[:2] = b"\x78\x01"
-    inflater, checksum, end = zlib_ng.decompressobj(), 1, 2
-    for start in range(0, size, _BLOCK):
-        length = min(_BLOCK, size - start)
-        block = inflater.decompress(compressed, length)
-        compressed = inflater.unconsumed_tail
-        if len(block) < length:
-            raise ValueError(f"the pixels end after {start + len(block)} of {size} bytes")
-        is_last = start + length == size
-        stream[end : end + 5] = struct.pack("<BHH", is_last, length, length ^ 0xFFFF)
-        stream[end + 5 : end + 5 + length] = block
+    checksum, end = 1, 2
+    for block in _inflate(compressed, size):
+        size -= len(block)
+        header = struct.pack("<BHH", size == 0, len(block), len(block) ^ 0xFFFF)
+        for part in (header, block):
+            stream[end : end + len(part)] = part
+            end += len(part)
         checksum = zlib_ng.adler32(block, checksum)
-        end += 5 + length
-    stream[end:] = checksum.to_bytes(4, "big")
-    return stream
+    stream[end : end + 4] = checksum.to_bytes(4, "big")
+    return stream[: end + 4]
+
+
+def _inflate(compressed: bytes, size: int) -> Iterator[bytes]:
+    """What `_store` stores, in blocks that are full or end with a block of the compressed bytes."""
+    inflater, start, left = zlib_ng.decompressobj(), 0, size
+    while left:
+        piece = memoryview(compressed)[start : start + _BLOCK]
+        block = inflater.decompress(piece, min(_BLOCK, left))
+        if not block and not piece:
+            raise ValueError(f"the pixels end after {size - left} of {size} bytes")
+        start += len(piece) - len(inflater.unconsumed_tail)
+        left -= len(block)
+        if block:
+            yield block

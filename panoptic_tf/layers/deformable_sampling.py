@@ -97,15 +97,18 @@ def sampled_product(
     """
     shape = corners[0].index.shape
     sample_bytes = cells.shape[-1] * shape[2] * cells.dtype.size
-    count = -(-math.prod(size for size in shape[:2] if size) * sample_bytes // _CHUNK_BYTES)
+    known = math.prod(size for size in shape[:2] if size is not None)
+    count = max(-(-known * sample_bytes // _CHUNK_BYTES), 1)
     corners = [Corner(*(tf.reshape(x, [-1, shape[2]]) for x in corner)) for corner in corners]
-    if operators.only_portable_operators() or operators.has_accelerator():
-        return _portable_product(cells, corners, kernel, count)
+    if operators.only_builtin_operators():
+        return _product_by_corner(cells, corners, kernel, count)
     index, weight = (tf.stack(x, axis=-1) for x in zip(*corners))  # [B * n, S, 4]
+    is_portable = operators.only_portable_operators() or operators.has_accelerator()
+    sample = _gather if is_portable else _multiply
 
     def product(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         chunks = zip(_split(index, count), _split(weight, count))
-        parts = [_columns(_multiply(cells, i, w), kernel) @ kernel for i, w in chunks]
+        parts = [_columns(sample(cells, i, w), kernel) @ kernel for i, w in chunks]
         return tf.concat(parts, axis=0)
 
     @tf.custom_gradient
@@ -119,22 +122,24 @@ def sampled_product(
 
         return product(cells, weight, kernel), gradient
 
-    return (with_gradient if training is True else product)(cells, weight, kernel)
+    function = with_gradient if training is True and not is_portable else product
+    return function(cells, weight, kernel)
 
 
-def _portable_product(
+def _product_by_corner(
     cells: tf.Tensor, corners: Sequence[Corner], kernel: tf.Tensor, count: int
 ) -> tf.Tensor:
-    """The product, of operators that TFLite and accelerators have; corners are [B * n, S].
+    """The product for TFLite; corners are [B * n, S].
 
-    A corner at a time: TFLite takes longer to put the four side by side, and to multiply a small
-    matrix for each sample, than for all of this.
+    TFLite takes longer to put the four corners side by side, and to multiply a small matrix for
+    each sample, than for all of this.
     """
+    chunks = zip(*(map(Corner, _split(c.index, count), _split(c.weight, count)) for c in corners))
     parts = []
-    for chunk in zip(*(_split(x, count) for corner in corners for x in corner)):
-        pairs = zip(chunk[::2], chunk[1::2])
+    for chunk in chunks:
         terms = [
-            tf.gather(cells, tf.reshape(i, [-1])) * tf.reshape(w, [-1, 1]) for i, w in pairs
+            tf.gather(cells, tf.reshape(corner.index, [-1])) * tf.reshape(corner.weight, [-1, 1])
+            for corner in chunk
         ]  # [n * S, C]
         samples = (terms[0] + terms[1]) + (terms[2] + terms[3])
         parts.append(_columns(samples, kernel) @ kernel)
@@ -142,7 +147,7 @@ def _portable_product(
 
 
 def _split(x: tf.Tensor, count: int) -> List[tf.Tensor]:
-    """Parts of the first axis, as long as each other but for the last."""
+    """At most `count` parts of the first axis, the later ones shorter."""
     total = x.shape[0]
     if count == 1:
         return [x]
@@ -173,6 +178,12 @@ def _gradients(
     of_weight = tf.reshape(tf.stack(dots, axis=-1), tf.shape(weight))
     of_cells = _multiply(of_samples, index, weight, cells=tf.shape(cells)[0])
     return of_cells, of_weight, tf.cast(of_kernel, tf.float32)
+
+
+def _gather(cells: tf.Tensor, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """[N, C] -> [n * S, C], of operators that XLA and accelerators have."""
+    index, weight = tf.reshape(index, [-1, 4]), tf.reshape(weight, [-1, 1, 4])
+    return tf.squeeze(tf.matmul(weight, tf.gather(cells, index)), axis=1)
 
 
 def _multiply(x: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, *, cells: Any = None) -> tf.Tensor:

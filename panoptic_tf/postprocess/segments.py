@@ -78,9 +78,9 @@ def sum_by_row(values: Sequence[tf.Tensor], row_map: tf.Tensor, num_rows: int) -
     def total(value: tf.Tensor) -> tf.Tensor:
         value = tf.reshape(value, [-1])
         if operators.only_builtin_operators():
-            # TFLite takes the other for a tensor of unknown size, and with one of those its older
+            # To TFLite a segment sum is of unknown size, and with one of those its older
             # interpreters run nothing of a model on their fast kernels.
-            sums = tf.scatter_nd(index[:, tf.newaxis], value, [size])
+            sums = tf.scatter_nd(tf.expand_dims(index, axis=-1), value, [size])
         else:
             sums = tf.math.unsorted_segment_sum(value, index, size)
         return tf.reshape(sums, [batch, num_rows + 1])[:, :num_rows]

@@ -77,16 +77,28 @@ def test_without_memory_of_its_own(monkeypatch):
     np.testing.assert_array_equal(found, ids)
 
 
-@pytest.mark.parametrize("size", [1000, 32768, 32769, 100_000])
-def test_stored_stream_holds_the_same(size):
-    pixels = bytes(np.repeat(np.arange(size // 100 + 1), 100).astype(np.uint8)[:size])
+@pytest.mark.parametrize("kind", ["noise", "blocks"])
+@pytest.mark.parametrize("size", [1, 1000, 32768, 32769, 100_000])
+def test_stored_stream_holds_the_same(kind, size):
+    pixels = draw(kind, (160, 160)).tobytes()[:size]
     stored = id_png._store(zlib.compress(pixels + b"what follows"), size)
     assert stored.nbytes > size and zlib.decompress(stored) == pixels
 
 
-def test_what_hardly_compresses_stays_as_it_is():
-    compressed = zlib.compress(draw("noise", (600, 600)).tobytes())
-    assert id_png._store(compressed, 4 * 600 * 600) == compressed
+@pytest.mark.parametrize("position", [60, 300, 900])
+def test_damaged(position):
+    """Pillow says what is wrong, or reads on as it does."""
+    content = bytearray(encode(Image.fromarray(segments.id_to_rgb(draw("blocks", (400, 400))))))
+    content[position] ^= 0x40
+
+    def read(decode):
+        try:
+            return decode(bytes(content))
+        except (OSError, SyntaxError) as error:
+            return str(error)
+
+    expected = read(lambda data: segments.rgb_to_id(np.asarray(Image.open(io.BytesIO(data)))))
+    np.testing.assert_array_equal(read(id_png.decode_id_png), expected)
 
 
 @pytest.mark.parametrize("kind", ["noise", "blocks"])

@@ -1,3 +1,5 @@
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -68,15 +70,14 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(params=["whole", "chunks", "portable"])
+@pytest.fixture(params=["whole", "chunks", "tflite", "tflite, chunks", "xla"])
 def form(request, monkeypatch):
     """Every way to compute the same."""
-    if request.param == "chunks":
+    compiler, _, is_chunked = request.param.partition(", ")
+    if "chunks" in (compiler, is_chunked):
         monkeypatch.setattr(deformable_sampling, "_CHUNK_BYTES", 500)
-    if request.param != "portable":
-        yield request.param
-        return
-    with operators.builtin_operators_only():
+    contexts = {"tflite": operators.builtin_operators_only, "xla": operators.compiled_by_xla}
+    with contexts.get(compiler, contextlib.nullcontext)():
         yield request.param
 
 
@@ -179,6 +180,11 @@ def test_offsets_that_are_not_finite_read_zero(form):
     for value in (np.nan, np.inf, -np.inf, 1e38, -1e38):
         odd = np.where(offsets > 1, value, offsets).astype(np.float32)
         np.testing.assert_array_equal(convolve(inputs, odd, modulation, kernel), finite)
+
+
+def test_empty_batch_of_a_map_of_several_chunks(form):
+    shapes = ([0, 64, 64, 256], [0, 64, 64, 18], [3, 3, 256, 8])
+    assert deformable.deform_conv2d(*map(tf.zeros, shapes)).shape == (0, 64, 64, 8)
 
 
 def test_unknown_batch_and_size():
