@@ -1,8 +1,7 @@
 """CPU-seconds of modulated deformable convolution beside a plain one and beside another operator.
 
 python benchmarks/deformable_conv.py
-python benchmarks/deformable_conv.py --rounds=3 \\
-    --reference_command='other_venv/bin/python measure.py --workload={workload} --threads={threads}'
+python benchmarks/deformable_conv.py --rounds=3 --reference_python=other/bin/python
 
 A 3x3 convolution of 256 to 256 channels on the five levels (64x64 to 4x4 cells) that Panoptic FCN's
 heads see of an image of 512x512. Offsets vary by one cell. The operators alone: offsets and
@@ -41,7 +40,14 @@ def main(argv: List[str]) -> None:
                 rows.update({part: (part,) for part in parts})
                 rows[f"{kind} {batch}x all {name}"] = parts
     title = f"3x3, {_CHANNELS} to {_CHANNELS} channels"
-    speed.run(argv, title=title, build=build, measure=measure, rows=rows)
+    speed.run(
+        argv,
+        title=title,
+        build=build,
+        measure=measure,
+        rows=rows,
+        reference="torchvision_deformable_conv.py",
+    )
 
 
 def build() -> speed.Workload:

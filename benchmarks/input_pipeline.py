@@ -1,8 +1,9 @@
 """CPU-seconds of the input pipeline at 512x512, for 100 images; beside a reference.
 
 python benchmarks/input_pipeline.py --repetitions=3
-python benchmarks/input_pipeline.py --repetitions=3 --rounds=3 \\
-    --reference_command='python measure.py --workload={workload} --threads={threads}'
+python benchmarks/input_pipeline.py --repetitions=3 --rounds=3 --reference_command='...'
+
+The command is in `references/model_garden_parsers.py`.
 
 Both sides get the same annotated JPEGs (`input_pipeline_workload`), write records of their own and
 run in turn, in processes of their own. A reference command prints JSON that ends its output:

@@ -2,7 +2,7 @@
 
 python benchmarks/network.py --system=panoptic_deeplab
 python benchmarks/network.py --system=panoptic_deeplab --rounds=3 \\
-    --reference_command='other_venv/bin/python measure.py --workload={workload} --threads={threads}'
+    --reference_python=other/bin/python
 
 Both sides get the same weights, images and ground truth (`<system>_workload`) and run in turn, in
 processes of their own. A reference command prints JSON that ends its output:
@@ -48,6 +48,7 @@ def main(argv: List[str]) -> None:
         build=lambda: subject.workload.build_network(subject.experiment, subject.size),
         measure=measure,
         rows=_ROWS,
+        reference=subject.workload.REFERENCE,
     )
 
 

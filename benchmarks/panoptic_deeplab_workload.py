@@ -22,6 +22,7 @@ from panoptic_tf.systems.model import PanopticModel
 from panoptic_tf.systems.panoptic_deeplab import network as deeplab_network
 
 EXPERIMENT = "panoptic_deeplab_resnet52_coco"
+REFERENCE = "detectron2_panoptic_deeplab.py"
 VISIBLE_CLASSES = 10
 """Of stuff in the drawn outputs."""
 OFFSET_ERROR = 3.0

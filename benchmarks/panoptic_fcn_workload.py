@@ -23,6 +23,7 @@ from panoptic_tf.structures import Prediction, Tensors
 from panoptic_tf.systems.model import PanopticModel
 
 EXPERIMENT = "panoptic_fcn_resnet50_coco"
+REFERENCE = "panoptic_fcn_authors.py"
 OFFSET_STD = 1.0
 OBJECTS = (
     (20, ("3",), (16, 32)),

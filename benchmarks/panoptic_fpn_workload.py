@@ -22,6 +22,7 @@ from panoptic_tf.systems.model import PanopticModel
 from panoptic_tf.systems.panoptic_fpn.instance_branch import build_anchors
 
 EXPERIMENT = "panoptic_fpn_resnet50_coco"
+REFERENCE = "detectron2_panoptic_fpn.py"
 POSITIVES = 64
 MATCHING_IOU = 0.2
 """IoU from which a proposal is positive: low, so that there are more than `POSITIVES` of them."""

@@ -1,8 +1,7 @@
 """CPU-seconds of panoptic quality on images of 640x480, one process, beside a reference.
 
 python benchmarks/panoptic_quality.py
-python benchmarks/panoptic_quality.py --rounds=3 \\
-    --reference_command='python measure.py --workload={workload} --repetitions={repetitions}'
+python benchmarks/panoptic_quality.py --rounds=3 --reference_python=other/bin/python
 
 The images (`panoptic_images`: 10 to 25 segments, void, crowds, two of three segments found) are
 written to `--data_dir` and kept there. A reference command reads the path `folder` from the file
@@ -133,7 +132,14 @@ def _counts(metrics: Dict[str, Any]) -> Dict[str, Any]:
 
 def main(argv):
     """Measures, prints the table."""
-    speed.run(argv, title="panoptic quality", build=_build, measure=_measure, rows=_ROWS)
+    speed.run(
+        argv,
+        title="panoptic quality",
+        build=_build,
+        measure=_measure,
+        rows=_ROWS,
+        reference="panopticapi_quality.py",
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """CPU-seconds and memory of a system's post-processing; beside a reference.
 
 python benchmarks/postprocess.py --system=panoptic_deeplab --size=1024,2048 --centers=200
-python benchmarks/postprocess.py --system=panoptic_deeplab --rounds=3 \\
-    --reference_command='other_venv/bin/python measure.py --workload={workload} --threads={threads}'
+python benchmarks/postprocess.py --system=panoptic_fpn --rounds=3 \\
+    --reference_python=other/bin/python
 
 Both sides get the same (`<system>_workload`) and run in turn, in processes of their own. A
 reference command prints JSON that ends its output:
@@ -48,6 +48,7 @@ def main(argv: List[str]) -> None:
         build=lambda: _build(subject),
         measure=measure,
         rows=_ROWS,
+        reference=subject.workload.REFERENCE,
         compare=_compare,
     )
 

@@ -1,7 +1,8 @@
 """What the speed benchmarks share: two commands in turns, medians of CPU-seconds, their table.
 
-Both sides get the same workload, a file of arrays, and run in turn in processes of their own. A
-reference command prints JSON that ends its output:
+Both sides get the same workload, a file of arrays, and run in turn in processes of their own. The
+reference is the benchmark's script in `references/`, run by `--reference_python`, or any other
+command. It prints JSON that ends its output:
 `{"seconds": {<part>: ..., ...}, "counts": {<what was done>: ..., ...}}`.
 """
 
@@ -27,6 +28,9 @@ Turns = Dict[str, List[Dict[str, Any]]]
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of an operation.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Of each measurement; the median counts.")
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "How often both sides take their turn.")
+_REFERENCE_PYTHON = flags.DEFINE_string(
+    "reference_python", None, "Python of an environment where the reference is installed."
+)
 _REFERENCE = flags.DEFINE_string(
     "reference_command",
     None,
@@ -44,6 +48,7 @@ def run(
     build: Callable[[], Workload],
     measure: Callable[[Workload], Dict[str, Any]],
     rows: Mapping[str, Sequence[str]],
+    reference: str = "",
     compare: Optional[Callable[[Turns], None]] = None,
 ) -> None:
     """The `main` of a benchmark.
@@ -55,6 +60,7 @@ def run(
       measure: measures ours on it, in this process; `seconds` and `counts`.
       rows: parts whose seconds a row of the table sums, by the row's name; a row of a part that
         ours did not measure is left out.
+      reference: file in `references/` for `--reference_python`; none if it takes more arguments.
       compare: prints more about what both sides printed.
     """
     if len(argv) > 1:
@@ -65,8 +71,8 @@ def run(
         print(json.dumps(measure(dict(np.load(_WORKLOAD.value)))))
         return
     commands = {"ours": [sys.executable, os.path.abspath(argv[0]), *sys.argv[1:]]}
-    if _REFERENCE.value:
-        commands["reference"] = shlex.split(_REFERENCE.value)
+    if _REFERENCE.value or _REFERENCE_PYTHON.value:
+        commands["reference"] = _reference_command(reference)
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "workload.npz")
         np.savez(path, **build())
@@ -80,6 +86,16 @@ def run(
         _print_table(turns, rows)
         if compare:
             compare(turns)
+
+
+def _reference_command(script: str) -> List[str]:
+    if _REFERENCE.value:
+        return shlex.split(_REFERENCE.value)
+    if not script:
+        raise app.UsageError("--reference_python does not do here; give --reference_command.")
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "references", script)
+    settings = [f"--{name}={{{name}}}" for name in ("workload", "threads", "repetitions")]
+    return [_REFERENCE_PYTHON.value, path, *settings]
 
 
 def cpu_seconds(function: Callable[[], Any]) -> float:

@@ -1,0 +1,100 @@
+"""What the reference scripts share: arguments, CPU-seconds, memory, weights, the JSON they print.
+
+A reference script runs in an environment of its own, which needs NumPy and the reference but not
+this package. It measures another implementation on the workload of a benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from typing import Any, Callable, Dict, List, Mapping, Optional
+
+import numpy as np
+
+Workload = Mapping[str, np.ndarray]
+_WARM_UPS = 2
+_NO_PATHS: Mapping[str, str] = {}
+
+
+def parse_arguments(description: Optional[str], *, paths: Mapping[str, str] = _NO_PATHS) -> Any:
+    """Arguments that the benchmarks give, and those of the script.
+
+    Args:
+      description: of the script.
+      paths: help by name of what the script needs to be told where it lies.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--workload", required=True, help="File of the benchmark's workload.")
+    parser.add_argument("--threads", type=int, default=1, help="Threads of an operation.")
+    parser.add_argument("--repetitions", type=int, default=7, help="The median counts.")
+    for name, text in paths.items():
+        parser.add_argument(f"--{name}", required=True, help=text)
+    return parser.parse_args()
+
+
+def cpu_seconds(function: Callable[[], Any], repetitions: int) -> float:
+    """Median of process time; two calls that warm up do not count, as in the benchmarks."""
+    found: List[float] = []
+    for _ in range(repetitions + _WARM_UPS):
+        start = time.process_time()
+        function()
+        found.append(time.process_time() - start)
+    return statistics.median(found[_WARM_UPS:])
+
+
+def megabytes_of(function: Callable[[], Any]) -> Dict[str, float]:
+    """Memory of the first call of a function, as the benchmarks measure it; Linux only."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # the peak so far is forgotten
+        before = _status_megabytes("VmRSS")
+        function()
+        peak = _status_megabytes("VmHWM")
+    except OSError:
+        return {}
+    return {"more at the peak of a call": peak - before, "of the process then": peak}
+
+
+def select(workload: Workload, prefix: str) -> Dict[str, np.ndarray]:
+    """Arrays of a workload whose names start with a prefix, without it."""
+    return {key[len(prefix) :]: workload[key] for key in workload if key.startswith(prefix)}
+
+
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """[B, H, W, C] -> [B, C, H, W]."""
+    return np.ascontiguousarray(x.transpose(0, 3, 1, 2))
+
+
+def convolution_kernel(name: str, kernel: np.ndarray) -> np.ndarray:
+    """Keras' kernel of a variable of this name as PyTorch has it; other shapes as they are."""
+    if kernel.ndim != 4:
+        return kernel
+    axes = (2, 3, 0, 1) if "depthwise_kernel" in name else (3, 2, 0, 1)
+    return np.ascontiguousarray(kernel.transpose(axes))
+
+
+def write_beside_workload(workload_path: str, name: str, **arrays: np.ndarray) -> str:
+    """Writes arrays into the folder of the workload, which lives as long as the turns."""
+    path = os.path.join(os.path.dirname(workload_path), name)
+    np.savez(path, **arrays)
+    return path
+
+
+def print_result(seconds: Mapping[str, float], counts: Mapping[str, Any], **more: Any) -> None:
+    """Prints what a benchmark reads of a reference.
+
+    Args:
+      seconds: CPU-seconds by part.
+      counts: what was done, by name.
+      **more: `memory` and `segments`, where there are.
+    """
+    print(json.dumps({"seconds": dict(seconds), "counts": dict(counts), **more}))
+
+
+def _status_megabytes(field: str) -> float:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024.0
