@@ -6,7 +6,7 @@ python benchmarks/postprocess.py --system=panoptic_fpn --rounds=3 \\
 
 Both sides get the same (`<system>_workload`) and run in turn, in processes of their own. A
 reference command prints JSON that ends its output:
-`{"seconds": {"post": ...}, "counts": {...}, "memory": {"post": ...}, "segments": "<file>.npz"}`,
+`{"seconds": {"post": ...}, "counts": {...}, "memory": {...}, "segments": "<file>.npz"}`,
 the last two if it has them.
 
 post: Panoptic-DeepLab: from drawn logits, heat map and offsets at the heads' stride, Panoptic FCN:
