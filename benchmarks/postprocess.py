@@ -29,6 +29,7 @@ import subjects
 import tensorflow as tf
 import workloads
 from absl import app, flags
+from references import measuring
 
 from panoptic_tf.structures import Prediction, Tensors
 
@@ -65,7 +66,7 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
     subject = subjects.get_subject()
     process, count = subject.workload.prepare_postprocess(subject.params, workload)
     process.get_concrete_function()
-    memory = speed.megabytes_of(process)
+    memory = measuring.megabytes_of(process)
     prediction = process()
     seconds = {"post": speed.cpu_seconds(process)}
     if _WITH_NETWORK.value:

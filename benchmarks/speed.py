@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 from absl import app, flags
+from references import measuring
 
 Workload = Dict[str, np.ndarray]
 Turns = Dict[str, List[Dict[str, Any]]]
@@ -108,39 +109,15 @@ def cpu_seconds(function: Callable[[], Any]) -> float:
     return statistics.median(found[2:])
 
 
-def megabytes_of(function: Callable[[], Any]) -> Dict[str, float]:
-    """Memory of the first call of a function that is traced already; Linux only.
-
-    Returns:
-      By how much it raises the resident memory at most, and that memory; empty elsewhere.
-    """
-    try:
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")  # the peak so far is forgotten
-        before = _status_megabytes("VmRSS")
-        function()
-        peak = _status_megabytes("VmHWM")
-    except OSError:
-        return {}
-    return {"more at the peak of a call": peak - before, "of the process then": peak}
-
-
 def write_beside_workload(name: str, **arrays: np.ndarray) -> str:
     """Writes arrays into the folder of the workload, which lives as long as the turns."""
-    path = os.path.join(os.path.dirname(_WORKLOAD.value), name)
-    np.savez(path, **arrays)
-    return path
+    return measuring.write_beside_workload(_WORKLOAD.value, name, **arrays)
 
 
 def select_tensors(workload: Workload, prefix: str) -> Dict[str, tf.Tensor]:
     """Arrays of a workload whose names start with a prefix, without it."""
     found = {key: value for key, value in workload.items() if key.startswith(prefix)}
     return {key[len(prefix) :]: tf.constant(value) for key, value in found.items()}
-
-
-def _status_megabytes(field: str) -> float:
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith(field)) / 1024.0
 
 
 def _run(command: List[str]) -> Dict[str, Any]:

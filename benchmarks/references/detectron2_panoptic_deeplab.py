@@ -13,7 +13,7 @@ of the synchronised one, no dropout and the pooling of the whole map, as ours in
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import detectron2.data.datasets  # noqa: F401  (registers COCO)
 import measuring
@@ -68,8 +68,8 @@ _SETTINGS: Dict[str, Any] = {
     "SOLVER.WEIGHT_DECAY_NORM": 0.0,
 }
 
-# From the name of our variable, in order, to that of the parameter with "/" for ".".
-_NAMES: List[Tuple[str, str]] = [
+# Of our layers, in order, and of the reference's; see `measuring.parameter_name`.
+_NAMES: measuring.Names = [
     (r"^backbone/stem/", "backbone/stem/"),
     (r"^backbone/res(\d)_(\d+)/", r"backbone/res\1/\2/"),
     (r"^semantic/decoder/aspp/", "sem_seg_head/decoder/res5/project_conv/"),
@@ -87,11 +87,6 @@ _NAMES: List[Tuple[str, str]] = [
     (r"^instance/center_head/conv/conv1/", "ins_embed_head/center_head/0/"),
     (r"^instance/center_head/conv/conv2/", "ins_embed_head/center_head/1/"),
     (r"^instance/center_head/predictor", "ins_embed_head/center_predictor"),
-    (r"/conv/(kernel|depthwise_kernel|bias)$", r"/\1"),
-    (r"/(depthwise_kernel|kernel|gamma)$", "/weight"),
-    (r"/beta$", "/bias"),
-    (r"/moving_mean$", "/running_mean"),
-    (r"/moving_variance$", "/running_var"),
 ]
 
 
@@ -100,8 +95,7 @@ def main() -> None:
     arguments = measuring.parse_arguments(__doc__)
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
-    with np.load(arguments.workload) as file:
-        workload = dict(file)
+    workload = measuring.load(arguments.workload)
 
     def measure(function: Callable[[], Any]) -> float:
         return measuring.cpu_seconds(function, arguments.repetitions)
@@ -133,23 +127,15 @@ def _build(workload: measuring.Workload) -> Tuple[CfgNode, torch.nn.Module]:
     settings["MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY"] = int(size[0])
     config.merge_from_list([part for setting in settings.items() for part in setting])
     model = build_model(config)
-    state = {
-        _parameter_name(name): torch.tensor(measuring.convolution_kernel(name, value))
-        for name, value in measuring.select(workload, "weights/").items()
-    }
+    state = {}
+    for name, value in measuring.select(workload, "weights/").items():
+        kernel = measuring.convolution_kernel(name, value)
+        state[measuring.parameter_name(name, _NAMES)] = torch.tensor(kernel)
     missing, unexpected = model.load_state_dict(state, strict=False)
     missing = [name for name in missing if not re.search("num_batches|pixel_", name)]
     if missing or unexpected:
         raise ValueError(f"The models differ: no weights for {missing}, no place for {unexpected}.")
     return config, model
-
-
-def _parameter_name(name: str) -> str:
-    """Of our variable, as `backbone/stem/conv1/conv/kernel:0`."""
-    name = name.partition(":")[0]
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name.replace("/", ".")
 
 
 def _network(model: torch.nn.Module, workload: measuring.Workload) -> Callable[[], Any]:

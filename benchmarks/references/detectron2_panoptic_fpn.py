@@ -37,8 +37,8 @@ _DIVISOR = 1000
 _YX_TO_XY = [1, 0, 3, 2]
 _POLYGON_POINTS = 32
 
-# From the name of our variable, in order, to that of the parameter with "/" for ".".
-_NAMES: List[Tuple[str, str]] = [
+# Of our layers, in order, and of the reference's; see `measuring.parameter_name`.
+_NAMES: measuring.Names = [
     (r"^backbone/stem/", "backbone/bottom_up/stem/"),
     (r"^backbone/res(\d)_(\d+)/", r"backbone/bottom_up/res\1/\2/"),
     (r"^fpn/(lateral|output)_(\d)/", r"backbone/fpn_\1\2/"),
@@ -55,11 +55,6 @@ _NAMES: List[Tuple[str, str]] = [
     (r"^semantic/level_(\d)_1/", r"sem_seg_head/p\1/2/"),
     (r"^semantic/level_(\d)_2/", r"sem_seg_head/p\1/4/"),
     (r"^semantic/predictor/", "sem_seg_head/predictor/"),
-    (r"/conv/(kernel|bias)$", r"/\1"),
-    (r"/(kernel|gamma)$", "/weight"),
-    (r"/beta$", "/bias"),
-    (r"/moving_mean$", "/running_mean"),
-    (r"/moving_variance$", "/running_var"),
 ]
 
 
@@ -68,8 +63,7 @@ def main() -> None:
     arguments = measuring.parse_arguments(__doc__)
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
-    with np.load(arguments.workload) as file:
-        workload = dict(file)
+    workload = measuring.load(arguments.workload)
     config, model = _build(workload)
     network = _network(model, workload)
     proposals, detections, semantic_logits = network()
@@ -113,7 +107,7 @@ def _build(workload: measuring.Workload) -> Tuple[CfgNode, torch.nn.Module]:
     model = build_model(config)
     pooled = config.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
     state = {
-        _parameter_name(name): torch.tensor(_parameter_value(name, value, pooled))
+        measuring.parameter_name(name, _NAMES): torch.tensor(_parameter_value(name, value, pooled))
         for name, value in measuring.select(workload, "weights/").items()
     }
     missing, unexpected = model.load_state_dict(state, strict=False)
@@ -121,14 +115,6 @@ def _build(workload: measuring.Workload) -> Tuple[CfgNode, torch.nn.Module]:
     if missing or unexpected:
         raise ValueError(f"The models differ: no weights for {missing}, no place for {unexpected}.")
     return config, model
-
-
-def _parameter_name(name: str) -> str:
-    """Of our variable, as `backbone/stem/conv1/conv/kernel:0`."""
-    name = name.partition(":")[0]
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name.replace("/", ".")
 
 
 def _parameter_value(name: str, value: np.ndarray, pooled: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """What the reference scripts share: arguments, CPU-seconds, memory, weights, the JSON they print.
 
-A reference script runs in an environment of its own, which needs NumPy and the reference but not
-this package. It measures another implementation on the workload of a benchmark.
+A reference script measures another implementation on the workload of a benchmark. It runs in an
+environment of its own, which needs NumPy and the reference but not this package. The benchmarks
+measure memory with this module, too.
 """
 
 from __future__ import annotations
@@ -9,15 +10,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 Workload = Mapping[str, np.ndarray]
 _WARM_UPS = 2
 _NO_PATHS: Mapping[str, str] = {}
+
+Names = Sequence[Tuple[str, str]]
+"""Regular expressions of parts of a variable's name and what replaces them, in order."""
+
+_PARTS_OF_LAYERS: Names = (
+    (r"/conv/(kernel|depthwise_kernel|bias)$", r"/\1"),
+    (r"/(depthwise_kernel|kernel|gamma)$", "/weight"),
+    (r"/beta$", "/bias"),
+    (r"/moving_mean$", "/running_mean"),
+    (r"/moving_variance$", "/running_var"),
+)
 
 
 def parse_arguments(description: Optional[str], *, paths: Mapping[str, str] = _NO_PATHS) -> Any:
@@ -47,7 +60,11 @@ def cpu_seconds(function: Callable[[], Any], repetitions: int) -> float:
 
 
 def megabytes_of(function: Callable[[], Any]) -> Dict[str, float]:
-    """Memory of the first call of a function, as the benchmarks measure it; Linux only."""
+    """Memory of the first call of a function that is traced already; Linux only.
+
+    Returns:
+      By how much it raises the resident memory at most, and that memory; empty elsewhere.
+    """
     try:
         with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
             file.write("5")  # the peak so far is forgotten
@@ -57,6 +74,25 @@ def megabytes_of(function: Callable[[], Any]) -> Dict[str, float]:
     except OSError:
         return {}
     return {"more at the peak of a call": peak - before, "of the process then": peak}
+
+
+def load(path: str) -> Dict[str, np.ndarray]:
+    """The arrays of a workload."""
+    with np.load(path) as file:
+        return dict(file)
+
+
+def parameter_name(name: str, layers: Names) -> str:
+    """PyTorch's name of a variable.
+
+    Args:
+      name: ours, as `backbone/stem/conv1/conv/kernel:0`.
+      layers: how the layers are called there, with "/" for ".".
+    """
+    name = name.partition(":")[0]
+    for pattern, replacement in (*layers, *_PARTS_OF_LAYERS):
+        name = re.sub(pattern, replacement, name)
+    return name.replace("/", ".")
 
 
 def select(workload: Workload, prefix: str) -> Dict[str, np.ndarray]:

@@ -18,7 +18,6 @@ instances, semantic scores and panoptic map at the image's size.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Callable, Dict, List, Tuple
 
 import measuring
@@ -52,8 +51,8 @@ _SETTINGS: Dict[str, Any] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 35.0,
 }
 
-# From the name of our variable, in order, to that of the parameter with "/" for ".".
-_NAMES: List[Tuple[str, str]] = [
+# Of our layers, in order, and of the reference's; see `measuring.parameter_name`.
+_NAMES: measuring.Names = [
     (r"^backbone/stem/", "backbone/bottom_up/stem/"),
     (r"^backbone/res(\d)_(\d+)/", r"backbone/bottom_up/res\1/\2/"),
     (r"^fpn/(lateral|output)_([2-5])/", r"backbone/fpn_\1\2/"),
@@ -70,11 +69,6 @@ _NAMES: List[Tuple[str, str]] = [
     (r"^position_head/stuff/", "position_head/out_sem/"),
     (r"^kernel_head/predictor/", "kernel_head/out_conv/"),
     (r"^(thing|stuff)_embedding/", r"\1_generator/embed_extractor/"),
-    (r"/conv/(kernel|bias)$", r"/\1"),
-    (r"/(kernel|gamma)$", "/weight"),
-    (r"/beta$", "/bias"),
-    (r"/moving_mean$", "/running_mean"),
-    (r"/moving_variance$", "/running_var"),
 ]
 
 
@@ -83,8 +77,7 @@ def main() -> None:
     arguments = measuring.parse_arguments(__doc__)
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
-    with np.load(arguments.workload) as file:
-        workload = dict(file)
+    workload = measuring.load(arguments.workload)
 
     def measure(function: Callable[[], Any]) -> float:
         return measuring.cpu_seconds(function, arguments.repetitions)
@@ -123,7 +116,9 @@ def _build(workload: measuring.Workload) -> Tuple[CfgNode, torch.nn.Module]:
     for name, value in measuring.select(workload, "weights/").items():
         if value.ndim == 2:  # of a dense layer, which is a 1x1 convolution there
             value = value[np.newaxis, np.newaxis]
-        state[_parameter_name(name)] = torch.tensor(measuring.convolution_kernel(name, value))
+        state[measuring.parameter_name(name, _NAMES)] = torch.tensor(
+            measuring.convolution_kernel(name, value)
+        )
     model.load_state_dict(state)
     return config, model
 
@@ -144,14 +139,6 @@ def _deform_on_cpu(
     return torchvision.ops.deform_conv2d(
         x, offset, weight, bias, stride, padding, dilation, mask=mask
     )
-
-
-def _parameter_name(name: str) -> str:
-    """Of our variable, as `backbone/stem/conv1/conv/kernel:0`."""
-    name = name.partition(":")[0]
-    for pattern, replacement in _NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name.replace("/", ".")
 
 
 def _heads(model: torch.nn.Module, images: torch.Tensor) -> List[Any]:
