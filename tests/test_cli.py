@@ -14,6 +14,7 @@ COMMANDS = {
     "demo": "experiments",
     "doctor": "experiments",
     "evaluate": "experiments",
+    "import-checkpoint": "experiments",
     "predict": "experiments",
     "score": "experiments",
     "shapes": "experiments",

@@ -24,17 +24,18 @@ ALLOWED = {
     "metrics": {"structures"},
     "backbones": {"structures", "layers"},
     "visualization": {"structures"},
+    # Names of variables and files of weights: a task starts from them.
+    "checkpoints": set(),
 }
 ALLOWED["systems"] = set(ALLOWED) - {"_keras2"}
-ALLOWED["checkpoints"] = ALLOWED["systems"] | {"systems"}
-ALLOWED["serving"] = ALLOWED["checkpoints"] | {"checkpoints"}
+ALLOWED["serving"] = ALLOWED["systems"] | {"systems"}
 ALLOWED["experiments"] = ALLOWED["serving"] | {"serving"}
 ALLOWED["export"] = ALLOWED["experiments"] | {"experiments"}
 # The package itself only hands out names.
 ALLOWED[""] = {"_keras2", "serving"}
 
 BINARIES = ("experiments", "export")
-WITH_MODEL_GARDEN = ("backbones", "systems", "checkpoints", "serving", *BINARIES)
+WITH_MODEL_GARDEN = ("backbones", "systems", "serving", *BINARIES)
 WITHOUT_TENSORFLOW = ("structures", "visualization", "_keras2", "")
 
 

@@ -1,5 +1,5 @@
 """Backbones: images to feature maps by level. Importing registers them all with the factory."""
 
-from panoptic_tf.backbones import factory, official, resnet
+from panoptic_tf.backbones import factory, hrnet, official, resnet, xception
 
-__all__ = ["factory", "official", "resnet"]
+__all__ = ["factory", "hrnet", "official", "resnet", "xception"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.backbones import resnet
+from panoptic_tf.backbones import hrnet, resnet, xception
 
 Builder = Callable[..., tf.keras.layers.Layer]
 
@@ -58,18 +58,21 @@ def build_backbone(
     Args:
       name: one of `backbone_names()`.
       norm: `batch`, `frozen_batch`, `sync_batch`, `group` or `none`; official.vision's backbones
-        know `batch` and `sync_batch`.
+        know the first three.
       norm_momentum: share of the old running statistics kept at each step.
       norm_epsilon: added to the variance.
       output_stride: of level 5: 8, 16 or 32 (what a backbone cannot do, it says).
-      frozen_stages: 0 trains all, 1 freezes the stem, 2 the stem and stage 2, ...
-      multi_grid: dilations of the blocks of stage 5 (ResNet).
+      frozen_stages: 0 trains all, 1 freezes the stem, 2 the stem and stage 2, ..., 5 everything;
+        where a backbone has no such stages, what its level 2 needs, ...
+      multi_grid: dilations of the blocks of stage 5 (ResNet), of the convolutions of the last block
+        (Xception).
       stride_in_1x1: where a bottleneck strides (ResNet): the first 1x1 (the published MSRA weights
         of ResNet) or the 3x3 convolution (those of ResNeXt, and PyTorch's).
       input_size: (height, width) for backbones that need it when they are built; others ignore it.
       layer_name: first part of the variables' names.
       **options: of the backbone itself: `widths`, `num_blocks`, `groups`, `stem_width`,
-        `deformable_stages`, ...
+        `deformable_stages` (ResNet), `activates_levels` (Xception), `width` (HRNet), `padding`
+        (official.vision's), ...
 
     Returns:
       A Keras layer: [B, H, W, 3] -> `{'2': [B, H/4, W/4, C], ..., '5'}`, with `output_channels` and
@@ -94,26 +97,78 @@ def build_backbone(
     )
 
 
-def _resnet(**defaults: Any) -> Builder:
-    def build(*, input_size: Optional[Sequence[int]] = None, **options: Any) -> resnet.ResNet:
-        del input_size  # fully convolutional
-        unknown = sorted(set(options) - _RESNET_OPTIONS)
-        if unknown:
-            raise ValueError(
-                f"ResNet has no option {', '.join(unknown)}; it has "
-                f"{', '.join(sorted(_RESNET_OPTIONS))}."
-            )
-        return resnet.ResNet(**{**defaults, **options})
+class _Own(NamedTuple):
+    """A family of this package.
 
-    return build
+    Attributes:
+      layer: its class.
+      title: for messages.
+      options: keywords of the class that `build_backbone` hands on.
+      unused: those of `build_backbone`'s that it has no use for.
+    """
+
+    layer: Callable[..., tf.keras.layers.Layer]
+    title: str
+    options: FrozenSet[str]
+    unused: Tuple[str, ...] = ()
+
+    def builder(self, **defaults: Any) -> Builder:
+        """A builder with other defaults than the class."""
+
+        def build(
+            *, input_size: Optional[Sequence[int]] = None, **options: Any
+        ) -> tf.keras.layers.Layer:
+            del input_size  # fully convolutional
+            for name in self.unused:
+                if options.pop(name, None):
+                    raise ValueError(f"{name} does not belong to {self.title}: leave it unset.")
+            unknown = sorted(set(options) - self.options)
+            if unknown:
+                raise ValueError(
+                    f"{self.title} has no option {', '.join(unknown)}; it has "
+                    f"{', '.join(sorted(self.options))}."
+                )
+            return self.layer(**{**defaults, **options})
+
+        return build
 
 
-_RESNET_OPTIONS = {
-    *("block", "num_blocks", "widths", "groups", "width_per_group", "stem", "stem_width"),
-    *("output_stride", "multi_grid", "stride_in_1x1", "frozen_stages"),
-    *("deformable_stages", "deformable_version"),
-    *("norm", "norm_momentum", "norm_epsilon", "name"),
-}
+_COMMON = {"output_stride", "frozen_stages", "norm", "norm_momentum", "norm_epsilon", "name"}
+
+_RESNET = _Own(
+    resnet.ResNet,
+    "ResNet",
+    frozenset(
+        {
+            *("block", "num_blocks", "widths", "groups", "width_per_group", "stem", "stem_width"),
+            *("multi_grid", "stride_in_1x1", "deformable_stages", "deformable_version"),
+            *_COMMON,
+        }
+    ),
+)
+_XCEPTION = _Own(
+    xception.Xception,
+    "Xception",
+    frozenset(
+        {
+            *("stem_widths", "entry_widths", "entry_strides", "num_middle_blocks", "exit_widths"),
+            *("activates_levels", "multi_grid"),
+            *_COMMON,
+        }
+    ),
+    unused=("stride_in_1x1",),
+)
+_HRNET = _Own(
+    hrnet.HRNet,
+    "HRNet",
+    frozenset(
+        {
+            *("width", "num_modules", "num_blocks", "stage1_blocks", "stage1_width", "upsampling"),
+            *_COMMON,
+        }
+    ),
+    unused=("stride_in_1x1", "multi_grid"),
+)
 
 _RESNETS: Dict[str, Dict[str, Any]] = {
     "resnet": {},  # everything by options
@@ -126,9 +181,24 @@ _RESNETS: Dict[str, Dict[str, Any]] = {
     "resnext101": {"num_blocks": (3, 4, 23, 3), "groups": 32, "width_per_group": 8},
     "resnext101_64x4d": {"num_blocks": (3, 4, 23, 3), "groups": 64, "width_per_group": 4},
     "resnext152": {"num_blocks": (3, 8, 36, 3), "groups": 32, "width_per_group": 8},
+    "wide_resnet50": {"num_blocks": (3, 4, 6, 3), "width_per_group": 128},
+    "wide_resnet101": {"num_blocks": (3, 4, 23, 3), "width_per_group": 128},
     "resnet52": {"num_blocks": (3, 4, 6, 3), "stem": "deep"},
     "resnet103": {"num_blocks": (3, 4, 23, 3), "stem": "deep"},
 }
 
-for _name, _defaults in _RESNETS.items():
-    register_backbone(_name)(_resnet(**_defaults))
+_XCEPTIONS: Dict[str, Dict[str, Any]] = {
+    "xception41": {"num_middle_blocks": 8},
+    "xception65": {},
+    "xception71": {"entry_widths": (128, 256, 256, 728, 728), "entry_strides": (2, 1, 2, 1, 2)},
+}
+
+_HRNETS: Dict[str, Dict[str, Any]] = {
+    "hrnet_w18": {"width": 18},
+    "hrnet_w32": {"width": 32},
+    "hrnet_w48": {"width": 48},
+}
+
+for _family, _members in ((_RESNET, _RESNETS), (_XCEPTION, _XCEPTIONS), (_HRNET, _HRNETS)):
+    for _name, _defaults in _members.items():
+        register_backbone(_name)(_family.builder(**_defaults))

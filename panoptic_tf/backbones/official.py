@@ -4,11 +4,42 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Mapping, NamedTuple, Optional, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.backbones import factory
+from panoptic_tf.backbones import factory, rewiring
+
+_PADDINGS = ("same", "symmetric")
+_NORMS = ("batch", "frozen_batch", "sync_batch")
+_LEVELS = ("2", "3", "4", "5")
+
+# A model and the fields of its configuration to the stages' last tensors by level.
+StageOutputs = Callable[[tf.keras.Model, Mapping[str, Any]], Dict[str, Any]]
+
+
+def _outputs_by_stride(model: tf.keras.Model, fields: Mapping[str, Any]) -> Dict[str, Any]:
+    del fields
+    return {level: model.output[level] for level in _LEVELS if level in model.output}
+
+
+def _mobilenet_outputs(model: tf.keras.Model, fields: Mapping[str, Any]) -> Dict[str, Any]:
+    from official.vision.modeling.backbones import mobilenet
+
+    specs = mobilenet.SUPPORTED_SPECS_MAP[fields["model_id"]]
+    is_output = specs["block_spec_schema"].index("is_output")
+    names = [
+        f"block_group_{spec[0]}_{i}"
+        for i, spec in enumerate(specs["block_specs"])
+        if spec[is_output]
+    ]
+    return {level: model.get_layer(name).output for level, name in zip(_LEVELS, names)}
+
+
+def _dilated_resnet_outputs(model: tf.keras.Model, fields: Mapping[str, Any]) -> Dict[str, Any]:
+    del fields
+    ends = [layer.output for layer in model.layers if layer.name.startswith("tf.identity")]
+    return dict(zip(_LEVELS, [*ends[:3], ends[-1]]))  # The last stage may be repeated.
 
 
 class _Family(NamedTuple):
@@ -17,13 +48,23 @@ class _Family(NamedTuple):
     kind: str  # field of its `Backbone` configuration
     config_class: str
     output_strides: Tuple[int, ...] = (32,)
+    takes_output_stride: bool = False
+    stage_outputs: StageOutputs = _outputs_by_stride
     activation: str = "relu"
     needs_input_size: bool = False
+    arguments: Tuple[str, ...] = ()  # options that are of its builder, not of its configuration
 
 
-_MOBILENET = _Family("mobilenet", "MobileNet", (8, 16, 32))
-_EFFICIENTNET = _Family("efficientnet", "EfficientNet", activation="swish")
-_DILATED = _Family("dilated_resnet", "DilatedResNet", (8, 16))
+_MOBILENET = _Family("mobilenet", "MobileNet", (8, 16, 32), True, _mobilenet_outputs)
+# Without `se_ratio` official.vision's has no squeeze-and-excitation. The published one has
+# se_ratio=0.25 and se_inner_activation="swish".
+_EFFICIENTNET = _Family(
+    *("efficientnet", "EfficientNet", (8, 16, 32)),
+    activation="swish",
+    arguments=("se_inner_activation",),
+)
+_EFFICIENTNET_LITE = _EFFICIENTNET._replace(activation="relu6")
+_DILATED = _Family("dilated_resnet", "DilatedResNet", (8, 16), True, _dilated_resnet_outputs)
 _RESNET = _Family("resnet", "ResNet")
 _SPINENET = _Family("spinenet", "SpineNet", needs_input_size=True)
 _MOBILEDET = _Family("mobiledet", "MobileDet")
@@ -36,6 +77,7 @@ _BACKBONES: Dict[str, Tuple[_Family, Dict[str, Any]]] = {
     "mobilenetv3_edgetpu": (_MOBILENET, {"model_id": "MobileNetV3EdgeTPU"}),
     "mobiledet_cpu": (_MOBILEDET, {"model_id": "MobileDetCPU"}),
     **{f"efficientnet_b{i}": (_EFFICIENTNET, {"model_id": f"b{i}"}) for i in range(8)},
+    "efficientnet_lite0": (_EFFICIENTNET_LITE, {"model_id": "b0"}),
     **{f"official_resnet{d}": (_RESNET, {"model_id": d}) for d in (18, 34, 50, 101, 152)},
     **{f"dilated_resnet{d}": (_DILATED, {"model_id": d}) for d in (50, 101, 152)},
     **{
@@ -45,41 +87,75 @@ _BACKBONES: Dict[str, Tuple[_Family, Dict[str, Any]]] = {
 }
 
 
-class OfficialBackbone(tf.keras.layers.Layer):
-    """Wraps a functional backbone of official.vision; padding and names of layers are its own.
+class _Untracked:
+    """Holds a model where Keras does not look for weights and checkpoints do not look for paths."""
 
-    Levels are '2' to '5' by depth. With an output stride of 16 or 8 official.vision gives out the
-    last stage only, of those whose stride is cut: '4' (and '3' with 8) are then absent.
+    def __init__(self, model: tf.keras.Model):
+        self.model = model
+
+
+class OfficialBackbone(tf.keras.layers.Layer):
+    """Wraps a functional backbone of official.vision; the names of its layers are its own.
+
+    Levels are '2' to '5' by depth: the last tensor of the stage that has stride 4, 8, 16 or 32 in
+    the undilated network. With an output stride of 16 or 8 the deeper ones have that stride.
 
     Args:
-      model: images to `{'2': ..., '3': ...}` by stride.
+      model: the functional model.
+      levels: its tensors, by level.
       output_stride: of the deepest level.
+      frozen_stages: 1 freezes the layers before the second that strides, 2 to 4 what that level
+        needs, 5 everything.
       **kwargs: of the Keras layer.
 
     Attributes:
+      model: images to levels, without the layers that no level needs: the classifier's last ones.
       output_channels: channels by level.
       output_strides: stride by level.
     """
 
-    def __init__(self, model: tf.keras.Model, *, output_stride: int, **kwargs: Any):
+    def __init__(
+        self,
+        model: tf.keras.Model,
+        levels: Mapping[str, Any],
+        *,
+        output_stride: int,
+        frozen_stages: int = 0,
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
-        levels = _levels(model.output, output_stride)
-        # Leaves out what no level needs: the classifier's last convolutions.
-        self.model = tf.keras.Model(model.inputs, levels, name="model")
+        self._source = _Untracked(model)
+        self.model = tf.keras.Model(model.inputs, dict(levels), name="model")
         self.output_channels = {level: int(x.shape[-1]) for level, x in levels.items()}
         self.output_strides = {level: min(2 ** int(level), output_stride) for level in levels}
+        self._freeze(frozen_stages)
+
+    @property
+    def source_model(self) -> tf.keras.Model:
+        """The functional model as official.vision built it, with the same layers.
+
+        Its checkpoints name variables by their path from it. It is no part of this layer: of what
+        `model` has not, neither the weights nor the checkpoints of this layer know.
+        """
+        return self._source.model
+
+    def _freeze(self, frozen_stages: int) -> None:
+        if not frozen_stages:
+            return
+        if frozen_stages == 5:
+            self.trainable = False
+            return
+        frozen = rewiring.stem(self.model)
+        if frozen_stages > 1:
+            level = self.model.output[str(frozen_stages)]
+            frozen = tf.keras.Model(self.model.inputs, level).layers
+        for layer in frozen:
+            layer.trainable = False
 
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
         """Normalised images [B, H, W, 3] -> {'2': [B, H/4, W/4, C], ..., '5'}."""
         return self.model(inputs, training=training)
-
-
-def _levels(outputs: Mapping[str, Any], output_stride: int) -> Dict[str, Any]:
-    """Renames outputs by stride to outputs by depth."""
-    last = {8: "3", 16: "4", 32: "5"}[output_stride]
-    levels = {k: v for k, v in outputs.items() if "2" <= k < last}
-    return {**levels, "5": outputs[last]}
 
 
 @contextlib.contextmanager
@@ -114,15 +190,16 @@ def stable_variable_names(prefix: str) -> Iterator[None]:
 
 def _check(name: str, family: _Family, settings: Mapping[str, Any]) -> None:
     norm, output_stride = settings["norm"], settings["output_stride"]
-    if norm not in ("batch", "sync_batch"):
-        raise ValueError(f"norm must be 'batch' or 'sync_batch' for {name!r}, got {norm!r}.")
+    if norm not in _NORMS:
+        raise ValueError(f"norm must be one of {', '.join(_NORMS)} for {name!r}, got {norm!r}.")
     if output_stride not in family.output_strides:
         known = " or ".join(str(stride) for stride in family.output_strides)
         raise ValueError(f"output_stride must be {known} for {name!r}, got {output_stride}.")
-    if settings["frozen_stages"] not in (0, 5):
+    if not 0 <= settings["frozen_stages"] <= 5:
+        raise ValueError(f"frozen_stages must be 0 to 5, got {settings['frozen_stages']}.")
+    if settings["padding"] not in _PADDINGS:
         raise ValueError(
-            f"frozen_stages must be 0 (none) or 5 (all) for {name!r}, got "
-            f"{settings['frozen_stages']}."
+            f"padding must be one of {', '.join(_PADDINGS)}, got {settings['padding']!r}."
         )
     if settings["multi_grid"] or settings["stride_in_1x1"]:
         raise ValueError(f"multi_grid and stride_in_1x1 belong to our ResNets, not to {name!r}.")
@@ -154,6 +231,7 @@ def _build_model(
                 norm_momentum=settings["norm_momentum"],
                 norm_epsilon=settings["norm_epsilon"],
             ),
+            **settings["arguments"],
         )
 
 
@@ -164,16 +242,29 @@ _SETTINGS = (
 
 
 def _builder(backbone: str, family: _Family, fields: Mapping[str, Any]) -> factory.Builder:
-    def build(**options: Any) -> OfficialBackbone:
-        settings = {key: options.pop(key) for key in _SETTINGS}
+    def build(*, padding: str = "same", **options: Any) -> OfficialBackbone:
+        settings = {"padding": padding, **{key: options.pop(key) for key in _SETTINGS}}
+        names = [name for name in family.arguments if name in options]
+        settings["arguments"] = {name: options.pop(name) for name in names}
         _check(backbone, family, settings)
         output_stride = settings["output_stride"]
-        if len(family.output_strides) > 1:
+        if family.takes_output_stride:
             options["output_stride"] = None if output_stride == 32 else output_stride
-        model = _build_model(backbone, family, {**fields, **options}, settings)
-        layer = OfficialBackbone(model, output_stride=output_stride, name=settings["name"])
-        layer.trainable = settings["frozen_stages"] == 0
-        return layer
+        all_fields = {**fields, **options}
+        model = _build_model(backbone, family, all_fields, settings)
+        if output_stride < 32 and not family.takes_output_stride:
+            rewiring.dilate(model, output_stride)
+        if padding == "symmetric":
+            rewiring.pad_symmetrically(model)
+        if settings["norm"] == "frozen_batch":
+            rewiring.freeze_norms(model)
+        return OfficialBackbone(
+            model,
+            family.stage_outputs(model, all_fields),
+            output_stride=output_stride,
+            frozen_stages=settings["frozen_stages"],
+            name=settings["name"],
+        )
 
     return build
 

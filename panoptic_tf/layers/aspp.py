@@ -23,6 +23,7 @@ class ASPP(tf.keras.layers.Layer):
       use_separable_conv: the three 3x3 branches are depthwise-separable.
       pool_size: (height, width) of the pooling window in cells, or None: the whole map.
       pool_norm: norm of the pooling branch; none (and a bias) in the published networks.
+      align_corners: how the pooling branch is resized; see `resize`.
       dropout_rate: after the projection.
       norm: a name of `normalization.build_norm`.
       activation: of all branches and the projection.
@@ -40,6 +41,7 @@ class ASPP(tf.keras.layers.Layer):
         use_separable_conv: bool = False,
         pool_size: Optional[Sequence[int]] = None,
         pool_norm: str = "none",
+        align_corners: bool = False,
         dropout_rate: float = 0.1,
         norm: str = "batch",
         activation: Any = "relu",
@@ -61,6 +63,7 @@ class ASPP(tf.keras.layers.Layer):
             "use_separable_conv": use_separable_conv,
             "pool_size": tuple(pool_size) if pool_size else None,
             "pool_norm": pool_norm,
+            "align_corners": align_corners,
             "dropout_rate": dropout_rate,
             "norm": norm,
             **common,
@@ -96,7 +99,8 @@ class ASPP(tf.keras.layers.Layer):
         """[B, H, W, C] -> [B, H, W, filters]."""
         features = [branch(inputs, training=training) for branch in self.branches]
         pooled = self.pool(self._average(inputs), training=training)
-        features.append(resize.upsample_like(pooled, inputs))
+        align_corners = self._settings["align_corners"]
+        features.append(resize.upsample_like(pooled, inputs, align_corners=align_corners))
         x = self.project(tf.concat(features, axis=-1), training=training)
         return self.dropout(x, training=training)
 

@@ -1,4 +1,7 @@
-"""Bilinear resizing with half-pixel centers: pixel i reads at (i + 0.5) * in / out - 0.5."""
+"""Bilinear resizing with half-pixel centers: pixel i reads at (i + 0.5) * in / out - 0.5.
+
+With aligned corners, as some published weights want it, it reads at i * (in - 1) / (out - 1).
+"""
 
 from __future__ import annotations
 
@@ -17,20 +20,25 @@ def spatial_size(x: tf.Tensor) -> Union[tf.Tensor, Tuple[int, int]]:
     return height, width
 
 
-def resize_bilinear(x: tf.Tensor, size: Size) -> tf.Tensor:
+def resize_bilinear(x: tf.Tensor, size: Size, *, align_corners: bool = False) -> tf.Tensor:
     """Resizes [B, H, W, C] to [B, *size, C], in float32 within, in the dtype that came without.
 
     Args:
       x: any float dtype.
       size: (height, width).
+      align_corners: see above.
     """
-    resized = tf.image.resize(tf.cast(x, tf.float32), size, method="bilinear", antialias=False)
+    pixels = tf.cast(x, tf.float32)
+    if align_corners:
+        resized = tf.raw_ops.ResizeBilinear(images=pixels, size=size, align_corners=True)
+    else:
+        resized = tf.image.resize(pixels, size, method="bilinear", antialias=False)
     return tf.cast(resized, x.dtype)
 
 
-def upsample_like(x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
+def upsample_like(x: tf.Tensor, reference: tf.Tensor, *, align_corners: bool = False) -> tf.Tensor:
     """Resizes [B, h, w, C] bilinearly to the height and width of [B, H, W, D]."""
-    return resize_bilinear(x, spatial_size(reference))
+    return resize_bilinear(x, spatial_size(reference), align_corners=align_corners)
 
 
 def upsample_bilinear(x: tf.Tensor, factor: int) -> tf.Tensor:

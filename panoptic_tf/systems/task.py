@@ -13,13 +13,14 @@ import tensorflow as tf
 from absl import logging
 from official.core import base_task
 
+from panoptic_tf import checkpoints
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import pipeline
 from panoptic_tf.layers import operators
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.structures import GroundTruth, Tensors
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import workers
+from panoptic_tf.systems import weight_settings, workers
 from panoptic_tf.systems.model import PanopticModel
 
 Loss = Callable[[Tensors, Tensors], Tensors]
@@ -105,11 +106,11 @@ class PanopticTask(base_task.Task):
         return PanopticModel(*self.build_networks())
 
     def initialize(self, model: tf.keras.Model) -> None:
-        """Loads `init_checkpoint` where a run starts; see `init_checkpoint_modules`.
+        """Loads `init_checkpoint` where a run starts: see `checkpoints.load_weights`.
 
         Raises:
-          ValueError: something is frozen without a checkpoint to start from, the checkpoint does
-            not exist or does not fit, or the modules are not known.
+          ValueError: something is frozen without a checkpoint to start from, the checkpoint cannot
+            be read or does not fit, or the modules are not known.
         """
         config = self.task_config
         if not config.init_checkpoint:
@@ -121,13 +122,17 @@ class PanopticTask(base_task.Task):
                     "task.model.backbone.norm=batch and frozen_stages=0."
                 )
             return
-        items = {"all": {"model": model}, "backbone": {"backbone": model.parts["backbone"]}}
-        if config.init_checkpoint_modules not in items:
-            raise ValueError(
-                "task.init_checkpoint_modules must be 'all' or 'backbone', got "
-                f"{config.init_checkpoint_modules!r}."
+        loaded = checkpoints.load_weights(
+            config.init_checkpoint, model.weights, modules=config.init_checkpoint_modules
+        )
+        others = weight_settings.differing(config, loaded.description.settings)
+        if others:
+            logging.warning(
+                "%s was trained with another configuration than this experiment has. To train on "
+                "as it was: --params_override='%s'",
+                config.init_checkpoint,
+                weight_settings.as_overrides(others),
             )
-        load_checkpoint(config.init_checkpoint, items[config.init_checkpoint_modules])
 
     def build_inputs(
         self, params: base_config.DataConfig, input_context: Optional[Any] = None
@@ -302,29 +307,6 @@ class PanopticTask(base_task.Task):
             crowd_rule=self.task_config.evaluation.crowd_rule,
             compute_ap=self.task_config.evaluation.report_mask_ap,
         )
-
-
-def load_checkpoint(path: str, items: Mapping[str, Any]) -> None:
-    """Loads items of a checkpoint and insists that every one of their variables is there.
-
-    Args:
-      path: a checkpoint's prefix or a folder with checkpoints.
-      items: what to load, by the name it has in the checkpoint.
-
-    Raises:
-      ValueError: no checkpoint there, or variables are missing or of another shape.
-    """
-    prefix = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
-    if not prefix or not tf.io.gfile.exists(prefix + ".index"):
-        raise ValueError(f"no checkpoint at {path!r}: expected a prefix with an .index file.")
-    try:
-        status = tf.train.Checkpoint(**items).read(prefix)
-        status.expect_partial().assert_existing_objects_matched()
-    except (AssertionError, ValueError) as error:
-        names = [name for name, _ in tf.train.list_variables(prefix)][:8]
-        raise ValueError(
-            f"checkpoint {prefix} does not fit {sorted(items)}: {error}\nIt holds {names} ..."
-        ) from error
 
 
 def _predict(model: tf.keras.Model, features: Tensors) -> Tensors:

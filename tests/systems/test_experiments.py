@@ -1,5 +1,6 @@
 """Configs of the registered experiments, parameter counts, and what wrong configs say."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
@@ -8,14 +9,13 @@ from official.core import exp_factory
 from small_systems import ROWS, SNAPSHOTS, get_params, get_task, row_task
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.systems import task as task_lib
 
 SEMANTIC_ONLY = ("deeplabv3plus", "semantic_fpn")
 EXPERIMENTS = (
     [
         f"{system}_{backbone}_{dataset}"
         for system in ("panoptic_deeplab", "deeplabv3plus")
-        for backbone in ("resnet50", "resnet52", "resnet101", "mobilenetv3")
+        for backbone in ("resnet50", "resnet52", "resnet101", "xception71", "mobilenetv3")
         for dataset in ("coco", "cityscapes")
     ]
     + [
@@ -178,31 +178,53 @@ def test_nothing_frozen_needs_no_checkpoint(small_row):
 def test_a_missing_checkpoint_is_named(small_row, tmp_path, built, missing):
     path = str(tmp_path / missing)
     task = row_task(small_row, {"init_checkpoint": path})
-    with pytest.raises(ValueError, match=f"no checkpoint at '{path}'"):
+    with pytest.raises(ValueError, match=f"{path} (does not exist|is a folder without)"):
         task.initialize(built[1])
 
 
 def test_unknown_modules_are_named(small_row, built, tmp_path):
     override = {"init_checkpoint": str(tmp_path), "init_checkpoint_modules": "decoder"}
-    with pytest.raises(ValueError, match="init_checkpoint_modules must be.*'decoder'"):
+    with pytest.raises(ValueError, match="init_checkpoint_modules must be one of.*'decoder'"):
         row_task(small_row, override).initialize(built[1])
 
 
-def test_a_checkpoint_of_something_else_lists_names(tmp_path, built):
+def test_a_checkpoint_of_something_else_lists_names(tmp_path, small_row, built):
     saved = tf.train.Checkpoint(something=tf.Variable(1.0)).save(str(tmp_path / "other"))
-    with pytest.raises(ValueError, match="does not fit") as caught:
-        task_lib.load_checkpoint(saved, {"model": built[1]})
-    message = str(caught.value)
-    assert saved in message and "something" in message  # what it holds
-    assert "backbone" in message  # what was wanted
+    with pytest.raises(ValueError, match="no known source") as caught:
+        row_task(small_row, {"init_checkpoint": saved}).initialize(built[1])
+    assert saved in str(caught.value) and "something" in str(caught.value)  # what it holds
 
 
-def test_a_checkpoint_of_other_shapes_is_refused(tmp_path, small_row, built):
-    _, model = built
+def test_a_checkpoint_of_other_shapes_is_refused(tmp_path, small_row):
+    model = row_task(small_row).build_model()
     wide = {"model": {"semantic": {"head_channels": 12}}}
-    other_task = row_task(small_row, wide)
-    saved = tf.train.Checkpoint(model=other_task.build_model()).save(str(tmp_path / "wide"))
+    other = row_task(small_row, wide).build_model()
+    saved = tf.train.Checkpoint(model=other).save(str(tmp_path / "wide"))
     before = model.get_weights()
-    with pytest.raises(ValueError, match="does not fit"):
-        task_lib.load_checkpoint(saved, {"model": model})
-    model.set_weights(before)
+    with pytest.raises(ValueError, match="does not fit") as caught:
+        row_task(small_row, {"init_checkpoint": saved}).initialize(model)
+    predictor = "semantic/semantic_head/predictor/kernel"
+    assert f"{predictor} is [1, 1, 8, 10]" in str(caught.value)  # the network's
+    assert "is [1, 1, 12, 10]" in str(caught.value)  # the file's
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights()))
+
+
+def test_what_fits_of_a_checkpoint_is_taken_where_asked(tmp_path, small_row):
+    wide = {"model": {"semantic": {"head_channels": 12}}}
+    other = row_task(small_row, wide).build_model()
+    saved = tf.train.Checkpoint(model=other).save(str(tmp_path / "wide"))
+    override = {"init_checkpoint": saved, "init_checkpoint_modules": "matching"}
+    model = row_task(small_row).build_model()
+    row_task(small_row, override).initialize(model)
+    ours, theirs = ({v.name: v.numpy() for v in m.weights} for m in (model, other))
+    for name, value in ours.items():
+        assert np.array_equal(value, theirs[name]) or value.shape != theirs[name].shape, name
+
+
+def test_another_normalisation_of_the_weights_is_said(tmp_path, small_row, caplog):
+    model = row_task(small_row).build_model()
+    saved = tf.train.Checkpoint(model=model).save(str(tmp_path / "ckpt"))
+    (tmp_path / "params.yaml").write_text("task: {normalization: {channel_order: BGR}}")
+    with caplog.at_level("WARNING"):
+        row_task(small_row, {"init_checkpoint": saved}).initialize(model)
+    assert "--params_override='task.normalization.channel_order=BGR'" in caplog.text

@@ -21,7 +21,7 @@ class WideConv(tf.keras.layers.Layer):
       channels: of the output.
       hidden_channels: between the two 3x3; None is `channels`.
       use_separable_conv: see above.
-      norm: a name of `normalization.build_norm`.
+      norm_options: keywords of `ConvNormAct`.
       **kwargs: of the Keras layer.
     """
 
@@ -31,14 +31,14 @@ class WideConv(tf.keras.layers.Layer):
         *,
         hidden_channels: Optional[int] = None,
         use_separable_conv: bool,
-        norm: str,
+        norm_options: Dict[str, Any],
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if use_separable_conv:
-            self.convs = [SeparableConvNormAct(channels, 5, norm=norm, name="separable")]
+            self.convs = [SeparableConvNormAct(channels, 5, name="separable", **norm_options)]
         else:
-            options = {"norm": norm, "kernel_initializer": "xavier"}
+            options = {"kernel_initializer": "xavier", **norm_options}
             self.convs = [
                 ConvNormAct(hidden_channels or channels, 3, name="conv1", **options),
                 ConvNormAct(channels, 3, name="conv2", **options),
@@ -59,8 +59,9 @@ class Decoder(tf.keras.layers.Layer):
       low_level_features: names of the backbone's levels.
       low_level_channels: to which each is projected.
       decoder_channels: of every fusion.
-      use_separable_conv: in ASPP and in the fusions.
-      norm: a name of `normalization.build_norm`.
+      use_separable_conv: in the fusions.
+      align_corners: how features are resized; see `resize`.
+      norm_options: keywords of `ConvNormAct`.
       aspp: further arguments of `ASPP`.
       **kwargs: of the Keras layer.
     """
@@ -72,22 +73,25 @@ class Decoder(tf.keras.layers.Layer):
         low_level_channels: Sequence[int],
         decoder_channels: int,
         use_separable_conv: bool,
-        norm: str,
+        norm_options: Dict[str, Any],
+        align_corners: bool = False,
         aspp: Dict[str, Any],
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self._levels = tuple(low_level_features)
-        self.aspp = ASPP(use_separable_conv=use_separable_conv, norm=norm, name="aspp", **aspp)
+        self._align_corners = align_corners
+        self.aspp = ASPP(align_corners=align_corners, name="aspp", **norm_options, **aspp)
+        options = {"kernel_initializer": "xavier", **norm_options}
         self.projections = [
-            ConvNormAct(channels, norm=norm, kernel_initializer="xavier", name=f"project_{level}")
+            ConvNormAct(channels, name=f"project_{level}", **options)
             for level, channels in zip(self._levels, low_level_channels)
         ]
         self.fusions = [
             WideConv(
                 decoder_channels,
                 use_separable_conv=use_separable_conv,
-                norm=norm,
+                norm_options=norm_options,
                 name=f"fuse_{level}",
             )
             for level in self._levels
@@ -98,7 +102,8 @@ class Decoder(tf.keras.layers.Layer):
         x = self.aspp(inputs["5"], training=training)
         for level, project, fuse in zip(self._levels, self.projections, self.fusions):
             low = project(inputs[level], training=training)
-            x = tf.concat([low, upsample_like(x, low)], axis=-1)
+            x = upsample_like(x, low, align_corners=self._align_corners)
+            x = tf.concat([low, x], axis=-1)
             x = fuse(x, training=training)
         return x
 
@@ -122,7 +127,7 @@ class Head(tf.keras.layers.Layer):
       head_channels: channels before the predictor.
       decoder_channels: of the input, and between two plain convolutions.
       use_separable_conv: see `WideConv`.
-      norm: a name of `normalization.build_norm`.
+      norm_options: keywords of `ConvNormAct`.
       **kwargs: of the Keras layer.
     """
 
@@ -133,7 +138,7 @@ class Head(tf.keras.layers.Layer):
         head_channels: int,
         decoder_channels: int,
         use_separable_conv: bool,
-        norm: str,
+        norm_options: Dict[str, Any],
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -141,7 +146,7 @@ class Head(tf.keras.layers.Layer):
             head_channels,
             hidden_channels=decoder_channels,
             use_separable_conv=use_separable_conv,
-            norm=norm,
+            norm_options=norm_options,
             name="conv",
         )
         self.predictor = _predictor(outputs)
@@ -171,7 +176,7 @@ class SemanticBranch(tf.keras.layers.Layer):
             head_channels=head_channels,
             decoder_channels=decoder["decoder_channels"],
             use_separable_conv=decoder["use_separable_conv"],
-            norm=decoder["norm"],
+            norm_options=decoder["norm_options"],
             name="semantic_head",
         )
 
@@ -186,17 +191,23 @@ class SemanticBranch(tf.keras.layers.Layer):
 class InstanceBranch(tf.keras.layers.Layer):
     """Decoder, center head and offset head.
 
-    The center head keeps plain 3x3 convolutions even where the rest is separable.
-
     Args:
       output_stride: of the heads, to turn cells into pixels.
       head_channels: see `Head`.
       decoder: arguments of `Decoder`.
+      center_use_separable_conv: as of `WideConv`; detectron2's keeps plain 3x3 convolutions in this
+        head even where the rest is separable.
       **kwargs: of the Keras layer.
     """
 
     def __init__(
-        self, *, output_stride: int, head_channels: int, decoder: Dict[str, Any], **kwargs: Any
+        self,
+        *,
+        output_stride: int,
+        head_channels: int,
+        decoder: Dict[str, Any],
+        center_use_separable_conv: bool = False,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self._output_stride = float(output_stride)
@@ -204,9 +215,11 @@ class InstanceBranch(tf.keras.layers.Layer):
         options = {
             "head_channels": head_channels,
             "decoder_channels": decoder["decoder_channels"],
-            "norm": decoder["norm"],
+            "norm_options": decoder["norm_options"],
         }
-        self.center_head = Head(1, use_separable_conv=False, name="center_head", **options)
+        self.center_head = Head(
+            1, use_separable_conv=center_use_separable_conv, name="center_head", **options
+        )
         self.offset_head = Head(
             2, use_separable_conv=decoder["use_separable_conv"], name="offset_head", **options
         )

@@ -56,9 +56,15 @@ class Model(hyperparams.Config):
       low_level_features: levels of the backbone that the decoder adds, deepest first.
       aspp_dilation_rates: of ASPP at output stride 16.
       aspp_pool_size: window of ASPP's image pooling in cells; None is the whole map.
+      aspp_pool_norm: norm of ASPP's image pooling.
       aspp_dropout: after ASPP.
       use_separable_conv: 5x5 depthwise-separable convolutions, else pairs of plain 3x3.
+      aspp_keeps_plain_conv: plain 3x3 convolutions in ASPP even where the rest is separable.
+      center_keeps_plain_conv: the same in the center head.
+      align_corners: bilinear resizing aligns the corners' pixels, else the maps' borders; wants
+        sizes of images that are a multiple of the output stride plus one.
       norm: of everything after the backbone.
+      norm_momentum, norm_epsilon: of that; see `backbones.factory.build_backbone`.
       semantic: the semantic branch.
       instance: the instance branch.
       has_instance_branch: without it the network is DeepLabv3+.
@@ -72,9 +78,15 @@ class Model(hyperparams.Config):
     low_level_features: List[str] = dataclasses.field(default_factory=lambda: ["3", "2"])
     aspp_dilation_rates: List[int] = dataclasses.field(default_factory=lambda: [6, 12, 18])
     aspp_pool_size: Optional[List[int]] = None
+    aspp_pool_norm: str = "none"
     aspp_dropout: float = 0.1
     use_separable_conv: bool = True
+    aspp_keeps_plain_conv: bool = False
+    center_keeps_plain_conv: bool = True
+    align_corners: bool = False
     norm: str = "batch"
+    norm_momentum: float = 0.9
+    norm_epsilon: float = 1e-5
     semantic: Branch = dataclasses.field(default_factory=Branch)
     instance: Branch = dataclasses.field(default_factory=_instance_branch)
     has_instance_branch: bool = True

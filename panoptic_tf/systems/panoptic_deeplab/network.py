@@ -44,6 +44,9 @@ def build_networks(
                 output_stride=stride,
                 head_channels=config.instance.head_channels,
                 decoder=_decoder_options(config, config.instance),
+                center_use_separable_conv=(
+                    config.use_separable_conv and not config.center_keeps_plain_conv
+                ),
                 name="instance",
             )
         )
@@ -83,11 +86,18 @@ def _decoder_options(config: deeplab_config.Model, branch: deeplab_config.Branch
         "low_level_channels": branch.low_level_channels,
         "decoder_channels": branch.decoder_channels,
         "use_separable_conv": config.use_separable_conv,
-        "norm": config.norm,
+        "norm_options": {
+            "norm": config.norm,
+            "norm_momentum": config.norm_momentum,
+            "norm_epsilon": config.norm_epsilon,
+        },
+        "align_corners": config.align_corners,
         "aspp": {
             "filters": branch.aspp_channels,
             "dilation_rates": config.aspp_dilation_rates,
+            "use_separable_conv": config.use_separable_conv and not config.aspp_keeps_plain_conv,
             "pool_size": config.aspp_pool_size,
+            "pool_norm": config.aspp_pool_norm,
             "dropout_rate": config.aspp_dropout,
         },
     }

@@ -1,0 +1,61 @@
+"""Turns published weights into a checkpoint to evaluate, export, predict with and train on.
+
+panoptic-tf import-checkpoint --source=model_final.pkl --output_dir=runs/imported
+"""
+
+from __future__ import annotations
+
+from absl import app, flags
+
+from panoptic_tf import checkpoints
+from panoptic_tf.experiments import common
+from panoptic_tf.systems import importing
+
+common.define_experiment_flags()
+_SOURCE = flags.DEFINE_string(
+    "source",
+    None,
+    "The weights: .pkl, .pth, .pt, .bin, .safetensors, .h5, a TensorFlow checkpoint, keras:NAME.",
+    required=True,
+)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A new folder.", required=True)
+_MODULES = flags.DEFINE_enum(
+    "modules",
+    "all",
+    checkpoints.MODULES,
+    "all of the file; its backbone; matching: what fits, the rest stays random.",
+)
+
+
+def main(argv) -> None:
+    """Runs the binary."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    source = _SOURCE.value
+    title, description = checkpoints.describe(source)
+    print(f"{source} is {title}.")
+    experiment = flags.FLAGS.experiment or _choose_experiment(source, description.experiments)
+    flags.FLAGS.experiment = experiment
+    params = importing.configure(common.parse_experiment(), experiment, description.settings)
+    loaded = importing.import_checkpoint(
+        params, source=source, output_dir=_OUTPUT_DIR.value, modules=_MODULES.value
+    )
+    print(loaded.summary(source))
+    if not loaded.match.is_whole:
+        print(loaded.match.differences())
+    print(f"--experiment={experiment} --model_dir={_OUTPUT_DIR.value}")
+
+
+def _choose_experiment(source: str, experiments) -> str:
+    if not experiments:
+        raise app.UsageError(
+            f"{source} says of no experiment that it fits. Give --experiment; a backbone, or heads "
+            "for other categories, with --modules=matching."
+        )
+    if len(experiments) > 1:
+        print(f"It fits {', '.join(experiments)}; the first is taken. --experiment takes another.")
+    return experiments[0]
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,90 @@
+"""Published weights as a checkpoint of an experiment, ready to evaluate, export and train on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, Mapping
+
+import tensorflow as tf
+from absl import logging
+from official.core import base_trainer, exp_factory, train_utils
+from official.core import config_definitions as cfg
+
+from panoptic_tf import checkpoints
+from panoptic_tf.systems import runner, weight_settings
+
+
+def configure(
+    params: cfg.ExperimentConfig, experiment: str, settings: Mapping[str, Any]
+) -> cfg.ExperimentConfig:
+    """The experiment as weights want it, but for what its user has set himself.
+
+    Args:
+      params: the experiment with the user's overrides.
+      experiment: its name.
+      settings: of `checkpoints.describe`.
+    """
+    wanted = weight_settings.differing(params.task, settings)
+    by_default = exp_factory.get_exp_config(experiment).task
+    untouched = weight_settings.differing(by_default, settings)
+    taken = {key: value for key, value in wanted.items() if key in untouched}
+    for key in sorted(set(wanted) - set(taken)):
+        logging.warning("task.%s stays as you set it; the weights want %s.", key, wanted[key])
+    return params.replace(task=weight_settings.nested(taken)) if taken else params
+
+
+def import_checkpoint(
+    params: cfg.ExperimentConfig, *, source: str, output_dir: str, modules: str = "all"
+) -> checkpoints.Loaded:
+    """Writes a checkpoint and its `params.yaml`; all or nothing.
+
+    Args:
+      params: the experiment, as `configure` makes it.
+      source: the weights; see `checkpoints.load_weights`.
+      output_dir: a new folder.
+      modules: see `checkpoints.load_weights`.
+
+    Returns:
+      What was loaded.
+
+    Raises:
+      ValueError: the folder is there already, or the weights cannot be read or do not fit.
+    """
+    if os.path.exists(output_dir) and (not os.path.isdir(output_dir) or os.listdir(output_dir)):
+        raise ValueError(f"--output_dir {output_dir!r} exists already. Give a new folder.")
+    params = params.replace(
+        task={"init_checkpoint": os.path.abspath(output_dir), "init_checkpoint_modules": "all"}
+    )
+    tf.keras.mixed_precision.set_global_policy("float32")
+    task = runner.build_task(params)
+    with tf.distribute.OneDeviceStrategy("device:CPU:0").scope():
+        model = task.build_model()
+        loaded = checkpoints.load_weights(source, model.weights, modules=modules)
+        # After the weights, of which an averaging optimizer takes a copy.
+        trainer = base_trainer.Trainer(
+            params,
+            task,
+            model=model,
+            optimizer=train_utils.create_optimizer(task, params),
+            train=False,
+            evaluate=False,
+        )
+    _write(params, trainer.checkpoint, output_dir)
+    return loaded
+
+
+def _write(params: cfg.ExperimentConfig, checkpoint: tf.train.Checkpoint, output_dir: str) -> None:
+    folder = os.path.abspath(output_dir)
+    unfinished = f"{folder}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    os.makedirs(unfinished)
+    try:
+        manager = tf.train.CheckpointManager(checkpoint, unfinished, max_to_keep=1)
+        manager.save(checkpoint_number=0)
+        train_utils.serialize_config(params, unfinished)
+        if os.path.isdir(folder):
+            os.rmdir(folder)
+        os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
