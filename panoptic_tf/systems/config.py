@@ -13,13 +13,22 @@ from panoptic_tf.backbones import factory as backbone_factory
 
 
 @dataclasses.dataclass
+class Options(hyperparams.Config):
+    """Any keys, which the one who gets them checks; YAML and `--params_override` may add some."""
+
+    def _override(self, override_dict: Dict[str, Any], is_strict: bool = True) -> None:
+        super()._override(override_dict, is_strict=False)
+
+
+@dataclasses.dataclass
 class Backbone(hyperparams.Config):
     """Arguments of `backbones.factory.build_backbone`, which documents them.
 
     Attributes:
       deformable_stages: stages of a ResNet, of 2 to 5, with deformable 3x3 convolutions.
       deformable_version: of these, 1 or 2.
-      options: further arguments of the backbone itself, such as `widths` of a ResNet.
+      options: further arguments of the backbone itself, such as `widths` of a ResNet or `padding`
+        of a MobileNet.
     """
 
     name: str = "resnet50"
@@ -32,7 +41,7 @@ class Backbone(hyperparams.Config):
     frozen_stages: int = 0
     deformable_stages: List[int] = dataclasses.field(default_factory=list)
     deformable_version: int = 2
-    options: Dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: Options = dataclasses.field(default_factory=Options)
 
     @property
     def is_frozen(self) -> bool:

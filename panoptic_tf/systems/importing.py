@@ -26,11 +26,16 @@ def configure(
       settings: of `checkpoints.describe`.
     """
     wanted = weight_settings.differing(params.task, settings)
-    by_default = exp_factory.get_exp_config(experiment).task
-    untouched = weight_settings.differing(by_default, settings)
-    taken = {key: value for key, value in wanted.items() if key in untouched}
-    for key in sorted(set(wanted) - set(taken)):
-        logging.warning("task.%s stays as you set it; the weights want %s.", key, wanted[key])
+    default = exp_factory.get_exp_config(experiment).task
+    taken = {}
+    for key, value in wanted.items():
+        current = weight_settings.value_of(params.task, key)
+        if current == weight_settings.value_of(default, key):
+            taken[key] = value
+        else:
+            logging.warning(
+                "task.%s stays %s, as you set it; the weights want %s.", key, current, value
+            )
     return params.replace(task=weight_settings.nested(taken)) if taken else params
 
 
@@ -60,16 +65,14 @@ def import_checkpoint(
     task = runner.build_task(params)
     with tf.distribute.OneDeviceStrategy("device:CPU:0").scope():
         model = task.build_model()
-        loaded = checkpoints.load_weights(source, model.weights, modules=modules)
-        # After the weights, of which an averaging optimizer takes a copy.
+        loaded = checkpoints.load_weights(source, model.weights, modules=modules, network=model)
+        optimizer = train_utils.create_optimizer(task, params)
         trainer = base_trainer.Trainer(
-            params,
-            task,
-            model=model,
-            optimizer=train_utils.create_optimizer(task, params),
-            train=False,
-            evaluate=False,
+            params, task, model=model, optimizer=optimizer, train=False, evaluate=False
         )
+        if hasattr(optimizer, "swap_weights"):  # Averages are what is evaluated.
+            for variable in model.weights:
+                optimizer.get_slot(variable, "average").assign(variable)
     _write(params, trainer.checkpoint, output_dir)
     return loaded
 

@@ -123,7 +123,10 @@ class PanopticTask(base_task.Task):
                 )
             return
         loaded = checkpoints.load_weights(
-            config.init_checkpoint, model.weights, modules=config.init_checkpoint_modules
+            config.init_checkpoint,
+            model.weights,
+            modules=config.init_checkpoint_modules,
+            network=model,
         )
         others = weight_settings.differing(config, loaded.description.settings)
         if others:

@@ -6,9 +6,13 @@ from typing import Any, Dict, List, Mapping
 
 from official.modeling import hyperparams
 
+_OPTIONS = "backbone.options."
+
 
 def differing(task_config: hyperparams.Config, settings: Mapping[str, Any]) -> Dict[str, Any]:
     """The settings that the config has otherwise; those that it does not know are left out.
+
+    Options of a backbone may be absent, which is another value than any.
 
     Args:
       task_config: of a task.
@@ -16,12 +20,19 @@ def differing(task_config: hyperparams.Config, settings: Mapping[str, Any]) -> D
     """
     found = {}
     for key, wanted in settings.items():
-        value: Any = task_config
-        for part in key.split("."):
-            value = getattr(value, part, None)
-        if value is not None and _plain(value) != _plain(wanted):
+        value = value_of(task_config, key)
+        is_known = value is not None or _OPTIONS in key
+        if is_known and value != _plain(wanted):
             found[key] = wanted
     return found
+
+
+def value_of(task_config: hyperparams.Config, key: str) -> Any:
+    """What a config has for a key; None where it does not know it."""
+    value: Any = task_config
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return _plain(value)
 
 
 def nested(settings: Mapping[str, Any]) -> Dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Writes the files that readers of checkpoints are tested with, those of PyTorch without PyTorch."""
+"""Writes files for the tests of readers of checkpoints; those of PyTorch without PyTorch."""
 
 import collections
 import contextlib
@@ -47,7 +47,7 @@ def storage(key, values, kind=None, size=None):
 
 def tensor(key, values):
     """A contiguous tensor in a storage of its own."""
-    strides = tuple(step // values.itemsize for step in np.ascontiguousarray(values).strides)
+    strides = tuple(step // values.itemsize for step in np.array(values, order="C").strides)
     return Tensor(storage(key, values), 0, values.shape, strides)
 
 
@@ -137,7 +137,7 @@ def torch_zip(path, content, protocol=2, byteorder="little", more=(), compressio
 
 
 def torch_stream(path, content, protocol=2, counts=None, little_endian=True):
-    """The older form of `torch.save`; `counts`: of a storage's elements, where not the right ones."""
+    """The older form of `torch.save`; `counts`: of a storage's elements, where they are wrong."""
     pickled, storages = torch_pickle(content, protocol, more=(None,))
     facts = {"protocol_version": 1001, "little_endian": little_endian}
     with open(path, "wb") as file:

@@ -168,7 +168,7 @@ def test_values_that_are_not_finite_are_named(tmp_path):
     state = source_files.torchvision_resnet(source_files.values_of(backbone.weights))
     state["layer2.0.bn1.weight"] = np.full_like(state["layer2.0.bn1.weight"], np.nan)
     path = source_files.write_pickle(state, tmp_path / "weights.pkl")
-    with pytest.raises(CheckpointError, match=r"layer2\.0\.bn1\.weight holds values that are not finite"):
+    with pytest.raises(CheckpointError, match=r"layer2\.0\.bn1\.weight holds .* not finite"):
         checkpoints.load_weights(path, backbone.weights, modules="all")
 
 
@@ -231,7 +231,6 @@ def test_whole_models_come_in_as_they_were(system, tmp_path):
                 **_NARROW[system],
             }
         },
-        is_strict=False,
     )
     model = task_factory.get_task(config).build_model()
     source_files.randomize(model.weights)

@@ -60,7 +60,7 @@ def test_the_whole_backbone_comes_from_the_file(experiment, tmp_path):
     config = _backbone(experiment)
     if config.name in ELSEWHERE:
         pytest.skip(f"{config.name}: see test_backbone_sources.py")
-    config.override({"options": NARROW}, is_strict=False)
+    config.override({"options": NARROW})
     backbone = base_config.build_backbone(config, [64, 64])
     backbone(tf.zeros([1, 64, 64, 3]))
     path, expected = _write(backbone.weights, WRITERS[config.name], tmp_path)
@@ -93,7 +93,7 @@ def test_a_training_starts_from_the_file_and_makes_a_step(experiment, tmp_path):
     backbone = params.task.model.backbone
     backbone.norm = backbone.norm.replace("sync_batch", "batch")
     options = {**NARROW, "num_blocks": [1, 1, 1, 1]}
-    backbone.override({"options": options}, is_strict=False)
+    backbone.override({"options": options})
     if backbone.multi_grid:
         backbone.multi_grid = [1]
     task = get_task(params)

@@ -19,7 +19,7 @@ from panoptic_tf.checkpoints.readers import (
     torch_file,
 )
 from panoptic_tf.checkpoints.readers.arrays import CheckpointError, StoredArray, StoredCheckpoint
-from panoptic_tf.checkpoints.readers.local_copy import local_copy
+from panoptic_tf.checkpoints.readers.copies import local_copy
 from panoptic_tf.checkpoints.readers.mapped import MappedFile, open_mapped
 
 __all__ = ["CheckpointError", "StoredArray", "StoredCheckpoint", "read_checkpoint"]

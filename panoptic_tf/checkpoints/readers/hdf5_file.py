@@ -13,7 +13,6 @@ Only what is in the file itself is read: links and data that lead elsewhere are 
 
 from __future__ import annotations
 
-import os
 from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
@@ -169,4 +168,4 @@ class _Reader:
 
 def _target(link: Any) -> str:
     file_name = getattr(link, "filename", "")
-    return os.path.join(file_name, link.path)[:200] if file_name else link.path[:200]
+    return f"{link.path[:200]} in {file_name[:200]}" if file_name else link.path[:200]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 
@@ -71,25 +71,29 @@ def read(prefix: str) -> StoredCheckpoint:
 
     try:
         reader = tf.train.load_checkpoint(prefix)
-        shapes = reader.get_variable_to_shape_map()
         types = reader.get_variable_to_dtype_map()
+        shapes = {key: elements.checked_shape(shape) for key, shape in _shapes(reader)}
+        _check_shards(prefix, sum(types[key].size * elements.count(shapes[key]) for key in shapes))
         names = _variable_names(reader) if _GRAPH in shapes else {}
+    except CheckpointError:
+        raise
     except Exception as error:  # Of damaged ones, TensorFlow raises nearly anything.
         raise CheckpointError(f"{prefix} is no checkpoint, or damaged: {_line(error)}") from error
     arrays: Dict[str, StoredArray] = {}
-    total = 0
     for key in _ordered(shapes, names):
-        name, kind = key.replace(_VALUE, ""), types[key].as_numpy_dtype
-        is_number = types[key] == tf.bfloat16 or np.dtype(kind).kind in _KINDS
+        name = key.replace(_VALUE, "")
+        is_number = types[key] == tf.bfloat16 or np.dtype(types[key].as_numpy_dtype).kind in _KINDS
         if is_number and not _NO_WEIGHTS.search(name):
             arrays[name] = _array(prefix, reader, key, shapes[key], types[key])
-            total += elements.count(arrays[name].shape) * types[key].size
     if not arrays:
         raise CheckpointError(f"{prefix} holds no variables.")
-    _check_shards(prefix, total)
     by_name = {key.replace(_VALUE, ""): name for key, name in names.items()}
     kept = {name: by_name[name] for name in arrays if by_name.get(name)}
     return StoredCheckpoint(prefix, arrays, {"variable_names": kept} if kept else {})
+
+
+def _shapes(reader: Any) -> Iterable[Tuple[str, List[int]]]:
+    return reader.get_variable_to_shape_map().items()
 
 
 def _variable_names(reader: Any) -> Dict[str, str]:
@@ -111,7 +115,7 @@ def _ordered(shapes: Dict[str, Any], names: Dict[str, str]) -> Dict[str, None]:
     return dict.fromkeys([*(key for key in names if key in shapes), *sorted(shapes)])
 
 
-def _array(prefix: str, reader: Any, key: str, shape: Any, kind: Any) -> StoredArray:
+def _array(prefix: str, reader: Any, key: str, shape: Tuple[int, ...], kind: Any) -> StoredArray:
     import tensorflow as tf
 
     given = np.dtype(np.float32 if kind == tf.bfloat16 else kind.as_numpy_dtype)
@@ -122,10 +126,7 @@ def _array(prefix: str, reader: Any, key: str, shape: Any, kind: Any) -> StoredA
         except Exception as error:
             raise CheckpointError(f"{prefix}: {key} cannot be read: {_line(error)}") from error
 
-    try:
-        return StoredArray(elements.checked_shape(list(shape)), given, read_array)
-    except ValueError as error:
-        raise CheckpointError(f"{prefix}: {key}: {error}.") from error
+    return StoredArray(shape, given, read_array)
 
 
 def _check_shards(prefix: str, total: int) -> None:

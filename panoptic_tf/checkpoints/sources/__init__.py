@@ -5,6 +5,24 @@ from panoptic_tf.checkpoints.sources import (  # isort: skip
     panoptic_fcn,
     detectron2,
     pytorch_resnets,
+    pytorch_mobile,
+    pytorch_others,
+    keras_applications,
+    deeplab2,
+    # Before the backbones that its files hold.
+    model_garden,
+    official_vision,
 )
 
-__all__ = ["detectron2", "own", "panoptic_fcn", "pytorch_resnets"]
+__all__ = [
+    "deeplab2",
+    "detectron2",
+    "keras_applications",
+    "model_garden",
+    "official_vision",
+    "own",
+    "panoptic_fcn",
+    "pytorch_mobile",
+    "pytorch_others",
+    "pytorch_resnets",
+]

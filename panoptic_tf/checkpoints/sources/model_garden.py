@@ -16,9 +16,8 @@ from typing import Any, Dict, Optional
 import tensorflow as tf
 
 from panoptic_tf.checkpoints import names
-from panoptic_tf.checkpoints.names import Description, Translated, Translation
+from panoptic_tf.checkpoints.names import Description, Source, Translated, Translation
 from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
-from panoptic_tf.checkpoints.sources import official_vision
 from panoptic_tf.checkpoints.sources.inverted_bottlenecks import IMAGENET, settings
 
 _BACKBONE = r"^backbone/layer_with_weights-\d+/"
@@ -29,14 +28,18 @@ _MOBILENETS = {11: "mobilenetv3_small", 15: "mobilenetv3_large", 17: "mobilenetv
 _DILATED: Dict[str, Any] = {"stem_type": "v1", "se_ratio": 0.25, "multigrid": [1, 2, 4]}
 
 
-class _ModelGardenSource(official_vision._OfficialSource):
-    """Translates the backbone by walking the network; what else there is keeps its name."""
+class _ModelGardenSource(Source):
+    """Translates the backbone as official.vision's are; what else there is keeps its name."""
 
     def translate_for(
         self, checkpoint: StoredCheckpoint, network: Optional[tf.Module]
     ) -> Translation:
         """See base class."""
-        found = super().translate_for(checkpoint, network)
+        # Registers a source that fits these files, too: of the two this one must come first.
+        from panoptic_tf.checkpoints.sources import official_vision
+
+        backbones = official_vision._OfficialSource(title=self.title, signature=(), rules=())
+        found = backbones.translate_for(checkpoint, network)
         ignored = re.compile("|".join(self.ignored))
         for name, array in checkpoint.arrays.items():
             if not name.startswith("backbone/") and not ignored.search(name):
