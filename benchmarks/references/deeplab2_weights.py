@@ -20,8 +20,8 @@ Written are:
   reference.npz, floats float32 and channels last:
     image: uint8 RGB [H, W, 3], before normalisation; H and W are multiples of 32 plus one.
     C2..C5: what the decoder takes of them.
-    semantic_logits, center [h, w, 1], offset [h, w, 2] (y, x; in pixels of the network's input,
-      that is times 4), before the upsampling.
+    semantic_logits (without void's), center [h, w, 1], offset [h, w, 2] (y, x; in pixels of the
+      network's input, that is times 4), before the upsampling.
     panoptic_category (of the data set, 0 void), panoptic_instance (segment): int32 [H, W].
 """
 
@@ -79,7 +79,6 @@ _PREDICTORS: Dict[str, _Predictor] = {
     "center_heatmap": _Predictor(0.1, -0.1),  # of which 0.1 is the threshold
     "offset_map": _Predictor(1.0, 0.0, 0.5),  # in cells
 }
-_OUTPUTS = {"semantic_logits": "semantic_logits", "center": "center_heatmap"}
 
 
 def main() -> None:
@@ -96,7 +95,8 @@ def main() -> None:
     parts = _Parts(model, images)
     parts.outputs()  # makes the variables
     _randomise(model, parts, random)
-    _spread(parts, has_void=info.ignore_label < info.num_classes, random=random)
+    has_void = info.ignore_label < info.num_classes
+    _spread(parts, has_void=has_void, random=random)
 
     features, outputs = parts.features(), parts.outputs()
     panoptic = model(images, training=False)["panoptic_pred"][0].numpy()
@@ -107,7 +107,8 @@ def main() -> None:
         names,
         image=image,
         **{f"C{level}": features[f"res{level}"][0].numpy() for level in "2345"},
-        **{name: outputs[key][0].numpy() for name, key in _OUTPUTS.items()},
+        semantic_logits=outputs["semantic_logits"][0, ..., int(has_void) :].numpy(),
+        center=outputs["center_heatmap"][0].numpy(),
         offset=outputs["offset_map"][0].numpy() * _STRIDE,
         **_panoptic_arrays(panoptic, info),
     )

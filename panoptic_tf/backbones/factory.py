@@ -142,6 +142,7 @@ _RESNET = _Own(
         {
             *("block", "num_blocks", "widths", "groups", "width_per_group", "stem", "stem_width"),
             *("multi_grid", "stride_in_1x1", "deformable_stages", "deformable_version"),
+            *("has_pooling", "dilates_first_blocks"),
             *_COMMON,
         }
     ),
@@ -170,6 +171,9 @@ _HRNET = _Own(
     unused=("stride_in_1x1", "multi_grid"),
 )
 
+# Strides where others pool, and dilates as the strided network would have it.
+_DEEPLAB2 = {"num_blocks": (3, 4, 6, 3), "has_pooling": False, "dilates_first_blocks": False}
+
 _RESNETS: Dict[str, Dict[str, Any]] = {
     "resnet": {},  # everything by options
     "resnet18": {"block": "basic", "num_blocks": (2, 2, 2, 2)},
@@ -185,6 +189,8 @@ _RESNETS: Dict[str, Dict[str, Any]] = {
     "wide_resnet101": {"num_blocks": (3, 4, 23, 3), "width_per_group": 128},
     "resnet52": {"num_blocks": (3, 4, 6, 3), "stem": "deep"},
     "resnet103": {"num_blocks": (3, 4, 23, 3), "stem": "deep"},
+    "deeplab2_resnet50": _DEEPLAB2,
+    "deeplab2_resnet50_beta": {**_DEEPLAB2, "stem": "deep"},
 }
 
 _XCEPTIONS: Dict[str, Dict[str, Any]] = {

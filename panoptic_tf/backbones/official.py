@@ -36,6 +36,14 @@ def _mobilenet_outputs(model: tf.keras.Model, fields: Mapping[str, Any]) -> Dict
     return {level: model.get_layer(name).output for level, name in zip(_LEVELS, names)}
 
 
+def _depthwise_outputs(model: tf.keras.Model, fields: Mapping[str, Any]) -> Dict[str, Any]:
+    """What the depthwise convolutions of the stages' last blocks give; the last convolution's."""
+    del fields
+    (pooling,) = (x for x in model.layers if isinstance(x, tf.keras.layers.GlobalAveragePooling2D))
+    levels = {level: model.output[f"{level}/depthwise"] for level in _LEVELS[:-1]}
+    return {**levels, _LEVELS[-1]: pooling.input}
+
+
 def _dilated_resnet_outputs(model: tf.keras.Model, fields: Mapping[str, Any]) -> Dict[str, Any]:
     del fields
     ends = [layer.output for layer in model.layers if layer.name.startswith("tf.identity")]
@@ -52,6 +60,7 @@ class _Family(NamedTuple):
     stage_outputs: StageOutputs = _outputs_by_stride
     activation: str = "relu"
     needs_input_size: bool = False
+    squeeze_gate: str = ""  # other than its own
     arguments: Tuple[str, ...] = ()  # options that are of its builder, not of its configuration
 
 
@@ -64,6 +73,12 @@ _EFFICIENTNET = _Family(
     arguments=("se_inner_activation",),
 )
 _EFFICIENTNET_LITE = _EFFICIENTNET._replace(activation="relu6")
+# deeplab2's: dilated as the strided network would have it.
+_DEEPLAB2_MOBILENET = _Family(
+    *("mobilenet", "MobileNet", (8, 16, 32)),
+    stage_outputs=_depthwise_outputs,
+    squeeze_gate="sigmoid",
+)
 _DILATED = _Family("dilated_resnet", "DilatedResNet", (8, 16), True, _dilated_resnet_outputs)
 _RESNET = _Family("resnet", "ResNet")
 _SPINENET = _Family("spinenet", "SpineNet", needs_input_size=True)
@@ -75,6 +90,13 @@ _BACKBONES: Dict[str, Tuple[_Family, Dict[str, Any]]] = {
     "mobilenetv3_large": (_MOBILENET, {"model_id": "MobileNetV3Large"}),
     "mobilenetv3_small": (_MOBILENET, {"model_id": "MobileNetV3Small"}),
     "mobilenetv3_edgetpu": (_MOBILENET, {"model_id": "MobileNetV3EdgeTPU"}),
+    **{
+        f"deeplab2_mobilenetv3_{size.lower()}": (
+            _DEEPLAB2_MOBILENET,
+            {"model_id": f"MobileNetV3{size}", "output_intermediate_endpoints": True},
+        )
+        for size in ("Large", "Small")
+    },
     "mobiledet_cpu": (_MOBILEDET, {"model_id": "MobileDetCPU"}),
     **{f"efficientnet_b{i}": (_EFFICIENTNET, {"model_id": f"b{i}"}) for i in range(8)},
     "efficientnet_lite0": (_EFFICIENTNET_LITE, {"model_id": "b0"}),
@@ -254,6 +276,8 @@ def _builder(backbone: str, family: _Family, fields: Mapping[str, Any]) -> facto
         model = _build_model(backbone, family, all_fields, settings)
         if output_stride < 32 and not family.takes_output_stride:
             rewiring.dilate(model, output_stride)
+        if family.squeeze_gate:
+            rewiring.gate_squeezes(model, family.squeeze_gate)
         if padding == "symmetric":
             rewiring.pad_symmetrically(model)
         if settings["norm"] == "frozen_batch":

@@ -9,7 +9,7 @@ convolutions of some stages. No classifier.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Type
+from typing import Any, Dict, Optional, Sequence, Tuple, Type
 
 import tensorflow as tf
 
@@ -23,16 +23,28 @@ _VERSIONS = (1, 2)
 class Stem(tf.keras.layers.Layer):
     """[B, H, W, 3] -> [B, ceil(H / 4), ceil(W / 4), C]: convolutions, then 3x3 max pooling.
 
+    Without the pooling the result has stride 2.
+
     Args:
       kind: `basic`, one 7x7 with `width` channels, or `deep`, three 3x3 with `width`, `width` and
         2 * `width` channels.
       width: see above.
+      has_pooling: see above.
       norm_options: keywords of `ConvNormAct`.
       **kwargs: of the Keras layer.
     """
 
-    def __init__(self, kind: str, *, width: int, norm_options: Dict[str, Any], **kwargs: Any):
+    def __init__(
+        self,
+        kind: str,
+        *,
+        width: int,
+        has_pooling: bool = True,
+        norm_options: Dict[str, Any],
+        **kwargs: Any,
+    ):
         super().__init__(**kwargs)
+        self._has_pooling = has_pooling
         if kind not in ("basic", "deep"):
             raise ValueError(f"stem must be 'basic' or 'deep', got {kind!r}.")
         conv = convolution.ConvNormAct
@@ -52,6 +64,8 @@ class Stem(tf.keras.layers.Layer):
         x = inputs
         for conv in self.convs:
             x = conv(x, training=training)
+        if not self._has_pooling:
+            return x
         # After ReLU zero is as good as minus infinity.
         x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
         return tf.nn.max_pool2d(x, ksize=3, strides=2, padding="VALID")
@@ -212,6 +226,10 @@ class ResNet(tf.keras.layers.Layer):
       stem: `basic` (7x7) or `deep` (three 3x3).
       stem_width: channels of the stem's first convolution.
       output_stride: 8, 16 or 32.
+      has_pooling: a max pooling ends the stem, else stage 2 strides (deeplab2's weights).
+      dilates_first_blocks: where a stage dilates instead of striding, its first block does so, too;
+        else it dilates as the stage before: what deeplab2 and torchvision do, and exactly the
+        strided network, read at every cell instead of every second.
       multi_grid: dilation of the blocks of stage 5, times what the output stride asks for.
       stride_in_1x1: see `BottleneckBlock`.
       deformable_stages: stages, of 2 to 5, whose 3x3 convolution (of a basic block the second) is
@@ -239,6 +257,8 @@ class ResNet(tf.keras.layers.Layer):
         stem: str = "basic",
         stem_width: int = 64,
         output_stride: int = 32,
+        has_pooling: bool = True,
+        dilates_first_blocks: bool = True,
         multi_grid: Optional[Sequence[int]] = None,
         stride_in_1x1: bool = False,
         deformable_stages: Sequence[int] = (),
@@ -260,6 +280,8 @@ class ResNet(tf.keras.layers.Layer):
             "stem": stem,
             "stem_width": stem_width,
             "output_stride": output_stride,
+            "has_pooling": has_pooling,
+            "dilates_first_blocks": dilates_first_blocks,
             "multi_grid": tuple(multi_grid) if multi_grid else None,
             "stride_in_1x1": stride_in_1x1,
             "deformable_stages": tuple(deformable_stages),
@@ -275,23 +297,33 @@ class ResNet(tf.keras.layers.Layer):
             "norm_momentum": norm_momentum,
             "norm_epsilon": norm_epsilon,
         }
-        self.stem = Stem(stem, width=stem_width, norm_options=self._norm_options, name="stem")
+        self.stem = Stem(
+            stem,
+            width=stem_width,
+            has_pooling=has_pooling,
+            norm_options=self._norm_options,
+            name="stem",
+        )
         self.stages = []
         self.output_channels = {}
         self.output_strides = {}
-        channels, stride, dilation = self.stem.output_channels, 4, 1
+        channels, stride, dilation = self.stem.output_channels, 4 if has_pooling else 2, 1
         for level in _STAGES:
-            strides = 1 if level == 2 else 2
+            strides, first_dilation = 1 if level == 2 and has_pooling else 2, dilation
             if stride * strides > output_stride:
                 strides, dilation = 1, 2 * dilation
             stride *= strides
-            self.stages.append(self._build_stage(level, channels, strides, dilation))
+            first = dilation if dilates_first_blocks else first_dilation
+            self.stages.append(self._build_stage(level, channels, strides, (first, dilation)))
             channels = widths[level - 2] * BLOCKS[block].EXPANSION
             self.output_channels[str(level)] = channels
             self.output_strides[str(level)] = stride
         self._freeze(frozen_stages)
 
-    def _build_stage(self, level: int, channels: int, strides: int, dilation: int) -> list[_Block]:
+    def _build_stage(
+        self, level: int, channels: int, strides: int, dilations: Tuple[int, int]
+    ) -> list[_Block]:
+        """With the dilations of the first block and of the others."""
         settings = self._settings
         count, width = settings["num_blocks"][level - 2], settings["widths"][level - 2]
         grid = settings["multi_grid"] if level == 5 and settings["multi_grid"] else (1,) * count
@@ -307,7 +339,7 @@ class ResNet(tf.keras.layers.Layer):
                 block(
                     width,
                     strides=strides if first else 1,
-                    dilation_rate=dilation * grid[i],
+                    dilation_rate=dilations[min(i, 1)] * grid[i],
                     has_projection=first and (strides > 1 or channels != width * block.EXPANSION),
                     norm_options=self._norm_options,
                     name=f"res{level}_{i}",

@@ -104,6 +104,15 @@ def freeze_norms(model: tf.keras.Model) -> None:
             layer.trainable = False
 
 
+def gate_squeezes(model: tf.keras.Model, activation: str) -> None:
+    """Sets what makes gates of the squeezes' outputs, a Keras activation."""
+    from official.vision.modeling.layers import nn_layers
+
+    for layer in _sublayers(model):
+        if isinstance(layer, nn_layers.SqueezeExcitation):
+            layer._gating_activation_fn = tf.keras.activations.get(activation)
+
+
 def stem(model: tf.keras.Model) -> List[tf.keras.layers.Layer]:
     """The layers before the second that strides."""
     count = 0

@@ -44,19 +44,22 @@ class _Taps(NamedTuple):
     share: tf.Tensor
 
 
-def find_best_channel(logits: tf.Tensor, image_info: tf.Tensor, output_size: Size) -> Best:
+def find_best_channel(
+    logits: tf.Tensor, image_info: tf.Tensor, output_size: Size, align_corners: bool = False
+) -> Best:
     """Argmax of `rescale.rescale_to_image`.
 
     Args:
       logits: float32 [B, h, w, C], over the whole network frame.
       image_info: float32 [B, 4, 2].
       output_size: static (height, width).
+      align_corners: see `rescale.map_positions`.
     """
     if operators.needs_static_shapes():
-        channel = rescale.argmax_in_image(logits, image_info, output_size)
+        channel = rescale.argmax_in_image(logits, image_info, output_size, align_corners)
         return Best(channel, tf.zeros_like(channel, tf.bool))
-    rows = _taps(image_info, output_size, 0, logits.shape[1])
-    columns = _taps(image_info, output_size, 1, logits.shape[2])
+    rows = _taps(image_info, output_size, 0, logits.shape[1], align_corners)
+    columns = _taps(image_info, output_size, 1, logits.shape[2], align_corners)
     best = tf.math.top_k(logits, k=1).indices[..., 0]  # [B, h, w]
     wide = _at_columns(tf.where(_is_alike(best), best, -1), columns)  # [B, h, W]
     channel = tf.gather(wide, rows.low, axis=1, batch_dims=1)  # [B, H, W]
@@ -67,7 +70,11 @@ def find_best_channel(logits: tf.Tensor, image_info: tf.Tensor, output_size: Siz
 
 
 def interpolate_probability(
-    logits: tf.Tensor, image_info: tf.Tensor, output_size: Size, best: Best
+    logits: tf.Tensor,
+    image_info: tf.Tensor,
+    output_size: Size,
+    best: Best,
+    align_corners: bool = False,
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Softmax probabilities of the cells, interpolated to the image where they are asked for.
 
@@ -76,12 +83,13 @@ def interpolate_probability(
       image_info: float32 [B, 4, 2].
       output_size: static (height, width).
       best: of these logits.
+      align_corners: see `rescale.map_positions`.
 
     Returns:
       From a channel for each pixel, int32 [B, H, W], to its probability, float32 [B, H, W].
     """
-    rows = _taps(image_info, output_size, 0, logits.shape[1])
-    columns = _taps(image_info, output_size, 1, logits.shape[2])
+    rows = _taps(image_info, output_size, 0, logits.shape[1], align_corners)
+    columns = _taps(image_info, output_size, 1, logits.shape[2], align_corners)
     largest = tf.reduce_max(logits, axis=-1, keepdims=True)
     total = tf.reduce_sum(tf.exp(logits - largest), axis=-1, keepdims=True)  # [B, h, w, 1]
 
@@ -97,7 +105,9 @@ def interpolate_probability(
         return _blend(corners, rows.share[:, :, tf.newaxis], columns.share[:, tf.newaxis, :])
 
     def where_uncertain(channel: tf.Tensor) -> tf.Tensor:
-        probability = rescale.rescale_to_image(1.0 / total, image_info, output_size)[..., 0]
+        probability = 1.0 / total
+        probability = rescale.rescale_to_image(probability, image_info, output_size, align_corners)
+        probability = tf.squeeze(probability, axis=-1)
         is_easy = tf.logical_and(best.is_certain, tf.equal(channel, best.channel))
         pixels = tf.where(tf.logical_not(tf.reshape(is_easy, [-1])))[:, 0]
         channel = tf.gather(tf.reshape(channel, [-1]), pixels)
@@ -116,8 +126,10 @@ def interpolate_probability(
     return everywhere if operators.needs_static_shapes() else where_uncertain
 
 
-def _taps(image_info: tf.Tensor, output_size: Size, axis: int, map_length: int) -> _Taps:
-    positions = rescale.map_positions(image_info, output_size, axis, map_length)
+def _taps(
+    image_info: tf.Tensor, output_size: Size, axis: int, map_length: int, align_corners: bool
+) -> _Taps:
+    positions = rescale.map_positions(image_info, output_size, axis, map_length, align_corners)
     low = tf.floor(positions)
     return _Taps(tf.cast(low, tf.int32), positions - low)
 

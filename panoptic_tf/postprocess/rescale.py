@@ -35,7 +35,9 @@ def size_in_output(image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
     return tf.cast(tf.minimum(fitted, limit), tf.int32)
 
 
-def rescale_to_image(maps: tf.Tensor, image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
+def rescale_to_image(
+    maps: tf.Tensor, image_info: tf.Tensor, output_size: Size, align_corners: bool = False
+) -> tf.Tensor:
     """Samples maps of the network's frame in the image's own frame.
 
     The pixel centers of the output are mapped to the network's frame, kept inside the part that the
@@ -46,17 +48,20 @@ def rescale_to_image(maps: tf.Tensor, image_info: tf.Tensor, output_size: Size) 
       maps: float32 [B, h, w, C], over the whole network frame.
       image_info: float32 [B, 4, 2].
       output_size: static (height, width).
+      align_corners: see `map_positions`.
 
     Returns:
       float32 [B, height, width, C]; beyond the image's size it repeats the border.
     """
-    rows = map_positions(image_info, output_size, 0, maps.shape[1])  # [B, H]
-    columns = map_positions(image_info, output_size, 1, maps.shape[2])  # [B, W]
+    rows = map_positions(image_info, output_size, 0, maps.shape[1], align_corners)  # [B, H]
+    columns = map_positions(image_info, output_size, 1, maps.shape[2], align_corners)  # [B, W]
     maps = _interpolate(maps, columns, axis=2)  # [B, h, W, C]
     return _interpolate(maps, rows, axis=1)  # [B, H, W, C]
 
 
-def argmax_in_image(logits: tf.Tensor, image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
+def argmax_in_image(
+    logits: tf.Tensor, image_info: tf.Tensor, output_size: Size, align_corners: bool = False
+) -> tf.Tensor:
     """The channel that is largest in the image's own frame: argmax of `rescale_to_image`.
 
     The interpolated logits, which are large, never exist as a whole: a few rows at a time are
@@ -66,13 +71,14 @@ def argmax_in_image(logits: tf.Tensor, image_info: tf.Tensor, output_size: Size)
       logits: float32 [B, h, w, C], over the whole network frame.
       image_info: float32 [B, 4, 2].
       output_size: static (height, width).
+      align_corners: see `map_positions`.
 
     Returns:
       int32 [B, height, width], 0..C - 1, the first of equals.
     """
     height, width = output_size
-    rows = map_positions(image_info, output_size, 0, logits.shape[1])  # [B, H]
-    columns = map_positions(image_info, output_size, 1, logits.shape[2])  # [B, W]
+    rows = map_positions(image_info, output_size, 0, logits.shape[1], align_corners)  # [B, H]
+    columns = map_positions(image_info, output_size, 1, logits.shape[2], align_corners)  # [B, W]
     logits = _interpolate(logits, columns, axis=2)  # [B, h, W, C]
     most = max(_VALUES_AT_ONCE // (width * logits.shape[-1]), 1)
     blocks = -(-height // most)
@@ -140,7 +146,11 @@ def _scaled_size(image_info: tf.Tensor) -> tf.Tensor:
 
 
 def map_positions(
-    image_info: tf.Tensor, output_size: Size, axis: int, map_length: int
+    image_info: tf.Tensor,
+    output_size: Size,
+    axis: int,
+    map_length: int,
+    align_corners: bool = False,
 ) -> tf.Tensor:
     """Where output pixels lie on the map along one axis, in its cells: float32 [B, length].
 
@@ -149,10 +159,15 @@ def map_positions(
       output_size: static (height, width).
       axis: 0 for y, 1 for x.
       map_length: of the map along the axis.
+      align_corners: the first and last cell lie on the first and last pixel of the network's frame,
+        else the borders of the map on those of the frame.
     """
     in_network = positions_in_network(image_info, output_size, axis, count=output_size[axis])
     network = image_info[:, ImageInfo.NETWORK_SIZE, axis, tf.newaxis]
-    on_map = (in_network + 0.5) * (float(map_length) / network) - 0.5
+    if align_corners:
+        on_map = in_network * (float(map_length - 1) / (network - 1.0))
+    else:
+        on_map = (in_network + 0.5) * (float(map_length) / network) - 0.5
     return tf.clip_by_value(on_map, 0.0, float(map_length - 1))
 
 

@@ -108,6 +108,29 @@ def test_frozen_stages(frozen_stages, frozen):
     assert moved == trained  # running statistics stand still in frozen stages
 
 
+def test_a_stem_without_pooling_leaves_the_stride_to_stage_2():
+    backbone = factory.build_backbone("resnet", has_pooling=False, **_TINY)
+    features = backbone(tf.zeros([1, 65, 97, 3]))
+    assert {k: tuple(x.shape[1:3]) for k, x in features.items()} == {
+        **{"2": (17, 25), "3": (9, 13)},
+        **{"4": (5, 7), "5": (3, 4)},
+    }
+    assert backbone.stages[0][0].convs[1]._settings["strides"] == 2
+
+
+def test_dilated_it_may_be_the_strided_network_at_every_cell():
+    options = {**_TINY, "widths": (4, 4, 8, 16), "dilates_first_blocks": False}
+    strided = factory.build_backbone("resnet", **options)
+    dilated = factory.build_backbone("resnet", output_stride=16, **options)
+    image = tf.random.stateless_normal([1, 65, 65, 3], seed=(0, 1))
+    expected = strided(image)["5"]
+    dilated(image)
+    for variable, value in zip(dilated.weights, strided.weights):
+        variable.assign(value)
+    found = dilated(image)["5"]
+    np.testing.assert_allclose(found[:, ::2, ::2], expected, atol=1e-5)
+
+
 def test_names_are_stable_and_unique():
     names = []
     for _ in range(2):

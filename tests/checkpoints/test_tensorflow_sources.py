@@ -218,6 +218,13 @@ def test_deeplab2s_settings_are_those_of_the_published_configuration(model, want
     assert {key: settings[key] for key in wanted} == wanted
 
 
+def test_wide_resnets_and_attention_are_not_taken_for_a_resnet():
+    for lacking in ("_stage2/_block3/_conv3_bn", "_stage5/_block3/_conv2_bn_act"):
+        shapes = {k: v for k, v in _resnet(is_beta=True).items() if lacking not in k}
+        with pytest.raises(CheckpointError, match="no known source"):
+            names.find_source(library_backbones.stored(shapes))
+
+
 def test_an_encoder_alone_is_a_backbone():
     checkpoint = library_backbones.stored(_resnet(is_beta=True), path="resnet50_beta/ckpt-100")
     source = names.find_source(checkpoint)
@@ -238,11 +245,8 @@ def test_low_level_channels_come_first_and_void_goes():
     after = np.arange(4.0, dtype=np.float32)
     values[f"{prefix}/_pointwise/_batch_norm/beta"] = after
     values["semantic_last_layer/bias"] = np.arange(134.0)
-    for name in (
-        "encoder/_stem/_conv/kernel",
-        "encoder/_stage5/_block3/_conv2_bn_act/_conv/kernel",
-    ):
-        values[name] = np.zeros(1)
+    for part in ("_stem", "_stage2/_block3/_conv3_bn", "_stage5/_block3/_conv2_bn_act"):
+        values[f"encoder/{part}/_conv/kernel"] = np.zeros(1)
     checkpoint = library_backbones.of_values(values)
     found = names.find_source(checkpoint).translate(checkpoint)
     fused = "semantic/decoder/fuse_3/separable"

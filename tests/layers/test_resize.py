@@ -11,6 +11,15 @@ def test_bilinear_doubling_is_half_pixel():
     np.testing.assert_allclose(y[0, :, :, 0], [[0, 1, 3, 4]] * 2)
 
 
+def test_aligned_corners_keep_the_first_and_the_last_pixel():
+    # 2 -> 5 along x: positions 0, 1/4, ..., 1; along y one row is all there is.
+    x = tf.reshape(tf.constant([0.0, 4.0]), [1, 1, 2, 1])
+    y = resize.resize_bilinear(x, (2, 5), align_corners=True)
+    np.testing.assert_allclose(y[0, :, :, 0], [[0, 1, 2, 3, 4]] * 2)
+    like = resize.upsample_like(tf.cast(x, tf.bfloat16), y, align_corners=True)
+    assert like.dtype == tf.bfloat16 and like.shape == y.shape
+
+
 def test_resize_keeps_the_dtype_and_computes_in_float32():
     x = tf.random.stateless_normal([1, 3, 4, 2], seed=(0, 1))
     low = tf.cast(x, tf.bfloat16)

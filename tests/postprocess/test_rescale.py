@@ -56,6 +56,17 @@ def expected_maps(maps, size, output_size):
     return result
 
 
+def test_aligned_corners_put_cells_on_every_fourth_pixel():
+    # A network of 9x13 pixels has 3x4 cells: on the pixels 0, 4, 8 and 0, 4, 8, 12.
+    maps = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
+    info = image_info((9, 13), (9, 13))[tf.newaxis]
+    found = rescale.rescale_to_image(maps, info, (9, 13), align_corners=True)
+    np.testing.assert_allclose(found[:, ::4, ::4], maps, atol=1e-6)
+    np.testing.assert_allclose(found[:, 2, ::4], (maps[:, 0] + maps[:, 1]) / 2, atol=1e-6)
+    best = rescale.argmax_in_image(maps, info, (9, 13), align_corners=True)
+    np.testing.assert_array_equal(best, np.argmax(found, axis=-1))
+
+
 def test_at_scale_1_it_is_a_resize_by_the_stride():
     maps = draw_maps()
     ours = rescale.rescale_to_image(maps, image_info(NETWORK_SIZE)[None], NETWORK_SIZE)

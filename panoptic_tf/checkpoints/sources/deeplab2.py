@@ -205,7 +205,12 @@ _LAYOUTS = ((r"^semantic/semantic_head/predictor/", _without_void),)
 names.register_source(
     Source(
         title="deeplab2's Panoptic-DeepLab with ResNet-50",
-        signature=(r"^encoder/_stem/", r"^encoder/_stage5/_block3/_conv2_bn_act/_conv/kernel$"),
+        # Wide ResNets have no third convolution in stage 2, those with attention no second in 5.
+        signature=(
+            r"^encoder/_stem/",
+            r"^encoder/_stage2/_block3/_conv3_bn/_conv/kernel$",
+            r"^encoder/_stage5/_block3/_conv2_bn_act/_conv/kernel$",
+        ),
         rules=_RESNET,
         layouts=_LAYOUTS,
         ignored=_IGNORED,

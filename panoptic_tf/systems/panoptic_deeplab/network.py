@@ -76,6 +76,7 @@ def build_postprocessor(
     return PanopticDeepLabPostProcessor(
         output_size=tuple(config.output_size or config.input_size),
         thing_ids=dataset_info.thing_ids,
+        align_corners=config.align_corners,
         **config.postprocessor.as_dict(),
     )
 

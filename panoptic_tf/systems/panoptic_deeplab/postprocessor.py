@@ -26,6 +26,7 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
         nms_kernel: int = 7,
         top_k: int = 200,
         stuff_area: int = 2048,
+        align_corners: bool = False,
         name: str = "postprocessor",
     ):
         """See the class.
@@ -35,6 +36,7 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
           thing_ids: contiguous ids of the thing categories.
           center_threshold, nms_kernel, top_k: see `grouping.find_centers`.
           stuff_area: smallest area of a stuff segment, pixels of the output.
+          align_corners: how the heads are resized; see `rescale.map_positions`.
           name: of the layer.
 
         Raises:
@@ -47,6 +49,7 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
         self._thing_ids = tuple(thing_ids)
         self._centers = dict(threshold=center_threshold, nms_kernel=nms_kernel, top_k=top_k)
         self._stuff_area = stuff_area
+        self._align_corners = align_corners
 
     def call(self, outputs: Tensors, image_info: tf.Tensor) -> Tensors:
         """Computes the prediction.
@@ -62,21 +65,22 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
         size = rescale.size_in_output(image_info, self._output_size)
         inside = rescale.valid_in_output(size, self._output_size)  # [B, H, W]
         logits, frame = outputs["semantic_logits"], (image_info, self._output_size)
-        best = best_channel.find_best_channel(logits, *frame)
+        aligned = {"align_corners": self._align_corners}
+        best = best_channel.find_best_channel(logits, *frame, **aligned)
         prediction = {
             Prediction.SEMANTIC_MASK: tf.where(inside, best.channel + 1, 0),
             Prediction.IMAGE_SIZE: size,
         }
         if "center_heatmap" not in outputs:
             return prediction
-        heatmap = rescale.rescale_to_image(outputs["center_heatmap"], *frame)
-        offsets = rescale.rescale_to_image(outputs["offsets"], *frame)
+        heatmap = rescale.rescale_to_image(outputs["center_heatmap"], *frame, **aligned)
+        offsets = rescale.rescale_to_image(outputs["offsets"], *frame, **aligned)
         scale = rescale.output_scale(*frame)
         grouped = self._group(
             prediction[Prediction.SEMANTIC_MASK],
             tf.where(inside, tf.squeeze(heatmap, axis=-1), 0.0),
             offsets * scale[:, tf.newaxis, tf.newaxis, :],
-            probability_of=best_channel.interpolate_probability(logits, *frame, best),
+            probability_of=best_channel.interpolate_probability(logits, *frame, best, **aligned),
             num_categories=logits.shape[-1],
         )
         return {**prediction, **grouped}
