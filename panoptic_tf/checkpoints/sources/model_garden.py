@@ -18,6 +18,7 @@ import tensorflow as tf
 from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.names import Description, Source, Translated, Translation
 from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
+from panoptic_tf.checkpoints.sources import object_paths
 from panoptic_tf.checkpoints.sources.inverted_bottlenecks import IMAGENET, settings
 
 _BACKBONE = r"^backbone/layer_with_weights-\d+/"
@@ -35,10 +36,7 @@ class _ModelGardenSource(Source):
         self, checkpoint: StoredCheckpoint, network: Optional[tf.Module]
     ) -> Translation:
         """See base class."""
-        # Registers a source that fits these files, too: of the two this one must come first.
-        from panoptic_tf.checkpoints.sources import official_vision
-
-        backbones = official_vision._OfficialSource(title=self.title, signature=(), rules=())
+        backbones = object_paths.OfficialSource(title=self.title, signature=(), rules=())
         found = backbones.translate_for(checkpoint, network)
         ignored = re.compile("|".join(self.ignored))
         for name, array in checkpoint.arrays.items():

@@ -122,7 +122,7 @@ class PanopticDeepLabTaskConfig(cfg.TaskConfig):
 
     Attributes:
       dataset_info: a built-in data set or the path of a `dataset_info.json`.
-      init_checkpoint_modules: `all` of the model or only its `backbone`.
+      init_checkpoint_modules: `all`, `backbone` or `matching`; see `checkpoints.load_weights`.
     """
 
     model: Model = dataclasses.field(default_factory=Model)

@@ -174,7 +174,7 @@ class PanopticFPNTaskConfig(cfg.TaskConfig):
 
     Attributes:
       dataset_info: a built-in data set or the path of a `dataset_info.json`.
-      init_checkpoint_modules: `all` of the model or only its `backbone`.
+      init_checkpoint_modules: `all`, `backbone` or `matching`; see `checkpoints.load_weights`.
       weight_decay: L2 regularisation of all but normalisation, added to the gradients; 0 leaves
         decay to the optimiser.
     """
