@@ -76,7 +76,7 @@ def main(argv) -> None:
                 worst = max(found.errors, key=found.errors.get)
                 print(
                     f"| {os.path.basename(folder)}, {name} | {worst} of {len(found.errors)} | "
-                    f"{found.errors[worst]:.1e} | {found.agreeing:.3f} % | {found.segments} |",
+                    f"{found.errors[worst]:.1e} | {_described(found)} |",
                     flush=True,
                 )
                 if not (found.errors[worst] <= _WORST and found.agreeing >= _AGREEING):
@@ -86,11 +86,17 @@ def main(argv) -> None:
         sys.exit(f"off: {', '.join(failed)}")
 
 
+def _described(found: _Comparison) -> str:
+    """Of the map, where the model makes one."""
+    segments = ", ".join(map(str, found.segments))
+    return f"{found.agreeing:.3f} % | {segments}" if any(found.segments) else "- | -"
+
+
 def _compare(folder: str, path: str) -> _Comparison:
     with np.load(os.path.join(folder, "reference.npz")) as file:
         reference = dict(file)
     _, description = checkpoints.describe(path)
-    params = _params(description, reference["image"].shape[:2])
+    params = _params(description, reference["image"].shape[:2], _map_size(reference))
     with tempfile.TemporaryDirectory() as work:
         imported = os.path.join(work, "imported")
         importing.import_checkpoint(params, source=path, output_dir=imported)
@@ -101,7 +107,7 @@ def _compare(folder: str, path: str) -> _Comparison:
     scale = min(1.0, *(frame[i] / image.shape[i] for i in (0, 1)))
     if scale < 1.0:
         raise ValueError(f"{folder}: the image is larger than --frame={frame}.")
-    inputs = _inputs(image, frame, params.task.normalization)
+    inputs = _inputs(image, frame, _map_size(reference), params.task.normalization)
     intermediates = _INTERMEDIATES[type(task).__name__](model, inputs, reference)
     errors = {
         name: float(np.linalg.norm(value - reference[name]) / np.linalg.norm(reference[name]))
@@ -111,7 +117,14 @@ def _compare(folder: str, path: str) -> _Comparison:
     return _Comparison(errors, *_compare_maps(prediction, reference, task.dataset_info))
 
 
-def _params(description: Any, size: Sequence[int]) -> cfg.ExperimentConfig:
+def _map_size(reference: Arrays) -> Tuple[int, int]:
+    """Of the image that the network's was scaled from; the same where it was not."""
+    return reference.get("panoptic_category", reference["image"]).shape[:2]
+
+
+def _params(
+    description: Any, size: Sequence[int], map_size: Tuple[int, int]
+) -> cfg.ExperimentConfig:
     """The experiment that the weights fit, at the photograph's size."""
     experiment = description.experiments[0]
     params = importing.configure(
@@ -122,15 +135,18 @@ def _params(description: Any, size: Sequence[int]) -> cfg.ExperimentConfig:
         # As the source pads: COCO to multiples of 640, Cityscapes to its training crop at least.
         window = params.task.model.aspp_pool_size
         frame = [-(-length // (16 * w)) * 16 * w for length, w in zip(frame, window)]
-    model = {"input_size": frame, "train_size": frame, "output_size": []}
+    model = {"input_size": frame, "train_size": frame, "output_size": list(map_size)}
     return params.replace(task={"model": model})
 
 
-def _inputs(image: np.ndarray, frame: Tuple[int, int], normalization: Any) -> Dict[str, tf.Tensor]:
-    """One image in the network's frame at its own scale."""
+def _inputs(
+    image: np.ndarray, frame: Tuple[int, int], map_size: Tuple[int, int], normalization: Any
+) -> Dict[str, tf.Tensor]:
+    """One image in the network's frame, and of which size it was."""
     height, width = image.shape[:2]
     padding = [[0, frame[0] - height], [0, frame[1] - width], [0, 0]]
-    info = tf.constant([[height, width], frame, [1.0, 1.0], [0.0, 0.0]], tf.float32)
+    scale = [height / map_size[0], width / map_size[1]]
+    info = tf.constant([map_size, frame, scale, [0.0, 0.0]], tf.float32)
     normalized = normalize.normalize_image(
         tf.pad(tf.constant(image), padding),
         info,

@@ -101,6 +101,9 @@ def build_parser(description: Optional[str]) -> argparse.ArgumentParser:
     parser.add_argument("--image", required=True, help="A photograph.")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--size", type=_size, help="height,width of the image that the model gets")
+    parser.add_argument(
+        "--output_size", type=_size, help="height,width of the map, where a whole model makes one"
+    )
     parser.add_argument("--seed", type=int, default=SEED)
     return parser
 

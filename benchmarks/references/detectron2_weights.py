@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import backbone_weights
 import detectron2.data.datasets  # noqa: F401  (registers the data sets)
@@ -96,15 +96,17 @@ def main() -> None:
     """Writes the weights, the names and the reference."""
     parser = backbone_weights.build_parser(__doc__)
     parser.add_argument("--repository", help="Copy of detectron2's, for Panoptic-DeepLab.")
+    parser.add_argument("--options", nargs="*", default=[], help="Of the configuration: KEY VALUE.")
     arguments = parser.parse_args()
     config = _config(arguments.model, arguments.repository)
+    config.merge_from_list(arguments.options)
     size = arguments.size or (
         _CITYSCAPES_SIZE if "cityscapes" in arguments.model else backbone_weights.SIZE
     )
     image = backbone_weights.read_image(arguments.image, size)
     torch.manual_seed(arguments.seed)
     model = build_model(config).eval()
-    run = prepare(model, image, config.INPUT.FORMAT)
+    run = prepare(model, image, config.INPUT.FORMAT, arguments.output_size)
     randomise(model, run, _predictors(config))
 
     is_deeplab = config.MODEL.META_ARCHITECTURE == "PanopticDeepLab"
@@ -143,13 +145,24 @@ def main() -> None:
 # What `panoptic_fcn_weights.py` needs, too.
 
 
-def prepare(model: torch.nn.Module, image: np.ndarray, channel_order: str) -> Callable[[], Any]:
+def prepare(
+    model: torch.nn.Module,
+    image: np.ndarray,
+    channel_order: str,
+    output_size: Optional[Tuple[int, int]] = None,
+) -> Callable[[], Any]:
     """One call of a model on an image, which gets its order of channels and no other change.
 
+    Args:
+      model: takes what detectron2's mappers give.
+      image: uint8 RGB [H, W, 3].
+      channel_order: that the model wants.
+      output_size: (height, width) of the image that this one was scaled from, and of the map.
+
     Returns:
-      A function to what the model answers for the image.
+      A function to what the model returns for the image.
     """
-    height, width = image.shape[:2]
+    height, width = output_size or image.shape[:2]
     pixels = image if channel_order == "RGB" else image[..., ::-1]
     tensor = torch.tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1)), dtype=torch.float32)
     batch = [{"image": tensor, "height": height, "width": width}]

@@ -65,7 +65,7 @@ def main() -> None:
     deform_conv.modulated_deform_conv = _deform_on_cpu
     torch.manual_seed(arguments.seed)
     model = build_model(config).eval()
-    run = detectron2_weights.prepare(model, image, config.INPUT.FORMAT)
+    run = detectron2_weights.prepare(model, image, config.INPUT.FORMAT, arguments.output_size)
     detectron2_weights.randomise(model, run, _predictors(config))
 
     stages = [f"backbone.bottom_up.res{level}" for level in "2345"]

@@ -167,7 +167,8 @@ def _describe_fpn(checkpoint: StoredCheckpoint) -> Description:
     backbone = f"{'resnext' if grouped else 'resnet'}{depth}"
     classes = _outputs(arrays, "roi_heads.box_predictor.cls_score.weight")
     stuff = _outputs(arrays, "sem_seg_head.predictor.weight")
-    system = {(81, 54): "panoptic_fpn", (81, None): "mask_rcnn"}.get((classes, stuff))
+    systems: Dict[Any, str] = {(81, 54): "panoptic_fpn", (81, None): "mask_rcnn"}
+    system = systems.get((classes, stuff))
     experiments: List[str] = []
     if system and depth:
         experiments = [f"{system}_{backbone}_coco{suffix}" for suffix in ("", "_3x")]

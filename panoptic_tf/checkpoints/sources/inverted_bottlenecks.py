@@ -32,7 +32,10 @@ ROLES: Rules = (
 )
 """The last rules of a source."""
 
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+Normalization = Tuple[Tuple[float, ...], Tuple[float, ...]]
+"""Mean and deviation of pixels in 0..1."""
+
+IMAGENET: Normalization = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 """Mean and standard deviation of RGB in 0..1: ImageNet's, and what brings it to -1..1."""
 
@@ -56,7 +59,7 @@ def numbered_as(stem: str, *, is_hard_gated: bool = False) -> Callable[[Translat
     """
 
     def complete(translation: Translation) -> Translation:
-        name_of = _Numbers(translation)
+        name_of = _Numbers(list(translation))
         found: Translation = {}
         for path, translated in translation.items():
             path = re.sub(r"^backbone/stem/conv/", f"{stem}conv2d/", path)
