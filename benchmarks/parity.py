@@ -18,7 +18,7 @@ import glob
 import os
 import sys
 import tempfile
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -37,9 +37,6 @@ from panoptic_tf.systems import importing, runner
 from panoptic_tf.systems.model import PanopticModel
 
 _DUMPS = flags.DEFINE_list("dumps", None, "Folders or patterns of folders.", required=True)
-_FRAME = flags.DEFINE_list(
-    "frame", None, "Height and width of the network; default: of the image, 640 for DeepLab's COCO."
-)
 _WORST = 1e-4
 _AGREEING = 99.9
 
@@ -96,7 +93,7 @@ def _compare(folder: str, path: str) -> _Comparison:
     with np.load(os.path.join(folder, "reference.npz")) as file:
         reference = dict(file)
     _, description = checkpoints.describe(path)
-    params = _params(description, reference["image"].shape[:2], _map_size(reference))
+    params = _params(description, reference["network_size"].tolist(), _map_size(reference))
     with tempfile.TemporaryDirectory() as work:
         imported = os.path.join(work, "imported")
         importing.import_checkpoint(params, source=path, output_dir=imported)
@@ -104,9 +101,6 @@ def _compare(folder: str, path: str) -> _Comparison:
         model = runner.load_model(params, task, checkpoint_path=imported)
     image = reference["image"].astype(np.float32)
     frame = tuple(params.task.model.input_size)
-    scale = min(1.0, *(frame[i] / image.shape[i] for i in (0, 1)))
-    if scale < 1.0:
-        raise ValueError(f"{folder}: the image is larger than --frame={frame}.")
     inputs = _inputs(image, frame, _map_size(reference), params.task.normalization)
     intermediates = _INTERMEDIATES[type(task).__name__](model, inputs, reference)
     errors = {
@@ -122,19 +116,12 @@ def _map_size(reference: Arrays) -> Tuple[int, int]:
     return reference.get("panoptic_category", reference["image"]).shape[:2]
 
 
-def _params(
-    description: Any, size: Sequence[int], map_size: Tuple[int, int]
-) -> cfg.ExperimentConfig:
-    """The experiment that the weights fit, at the photograph's size."""
+def _params(description: Any, frame: List[int], map_size: Tuple[int, int]) -> cfg.ExperimentConfig:
+    """The experiment that the weights fit, in the frame that the source has padded to."""
     experiment = description.experiments[0]
     params = importing.configure(
         exp_factory.get_exp_config(experiment), experiment, description.settings
     )
-    frame = [int(length) for length in _FRAME.value or size]
-    if not _FRAME.value and params.task.model.as_dict().get("aspp_pool_size"):
-        # As the source pads: COCO to multiples of 640, Cityscapes to its training crop at least.
-        window = params.task.model.aspp_pool_size
-        frame = [-(-length // (16 * w)) * 16 * w for length, w in zip(frame, window)]
     model = {"input_size": frame, "train_size": frame, "output_size": list(map_size)}
     return params.replace(task={"model": model})
 
