@@ -40,17 +40,21 @@ def main(argv) -> None:
     loaded = importing.import_checkpoint(
         params, source=source, output_dir=_OUTPUT_DIR.value, modules=_MODULES.value
     )
-    print(loaded.summary(source))
     if not loaded.match.is_whole:
         print(loaded.match.differences())
-    print(f"--experiment={experiment} --model_dir={_OUTPUT_DIR.value}")
+    if loaded.anew:
+        print(f"It says nothing of {', '.join(loaded.anew)}: random, to be trained.")
+    print(
+        f"{len(loaded.match.values)} arrays. Score them with: panoptic-tf evaluate "
+        f"--experiment={experiment} --model_dir={_OUTPUT_DIR.value} --output_dir=..."
+    )
 
 
 def _choose_experiment(source: str, experiments) -> str:
     if not experiments:
         raise app.UsageError(
-            f"{source} says of no experiment that it fits. Give --experiment; a backbone, or heads "
-            "for other categories, with --modules=matching."
+            f"{source} says of no experiment that it fits. Give --experiment, and for heads of "
+            "other categories --modules=matching."
         )
     if len(experiments) > 1:
         print(f"It fits {', '.join(experiments)}; the first is taken. --experiment takes another.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,8 +13,6 @@ from panoptic_tf.checkpoints import names, readers
 from panoptic_tf.checkpoints import sources as _sources  # noqa: F401  (registers them)
 from panoptic_tf.checkpoints.matching import MODULES, Match, compare
 from panoptic_tf.checkpoints.readers.arrays import CheckpointError, StoredCheckpoint
-
-__all__ = ["MODULES", "CheckpointError", "Loaded", "describe", "load_weights"]
 
 # Less is read before a bar is seen.
 _LARGE_BYTES = 200_000_000
@@ -27,11 +25,13 @@ class Loaded(NamedTuple):
       title: the source it was recognised as.
       description: what the source says of such a file.
       match: what was assigned, and what was not.
+      anew: parts of the network that got nothing.
     """
 
     title: str
     description: names.Description
     match: Match
+    anew: Tuple[str, ...]
 
     def summary(self, path: str) -> str:
         """One line for the log."""
@@ -50,7 +50,7 @@ def describe(path: str) -> Tuple[str, names.Description]:
     """
     checkpoint = readers.read_checkpoint(path)
     source = names.find_source(checkpoint)
-    return source.title, source.describe(checkpoint)
+    return source.title, _description(source, checkpoint)
 
 
 def load_weights(
@@ -61,6 +61,8 @@ def load_weights(
     network: Optional[tf.Module] = None,
 ) -> Loaded:
     """Assigns the weights of a file; strict: all or nothing, but for `matching`.
+
+    Offsets of deformable convolutions may be absent from all of a file, and stay as they are.
 
     Args:
       path: of a file of any known source, or of a TensorFlow checkpoint (a prefix or a folder).
@@ -82,59 +84,64 @@ def load_weights(
         )
     checkpoint = readers.read_checkpoint(path)
     source = names.find_source(checkpoint)
+    description = _description(source, checkpoint)
     by_name = {variable.name.partition(":")[0]: variable for variable in variables}
+    if len(by_name) < len(variables):
+        raise ValueError("two variables of the network have one name.")
     shapes = {name: tuple(variable.shape) for name, variable in by_name.items()}
-    translation = source.translate_for(checkpoint, network)
-    match = compare(_with_bar(checkpoint, translation), shapes, modules=modules)
+    match = compare(source.translate_for(checkpoint, network), shapes, modules=modules)
     if not match.values or (modules != "matching" and not match.is_whole):
-        hint = "" if modules == "matching" else _HINT
         raise CheckpointError(
-            f"{path} ({source.title}) does not fit the network.{hint}\n{match.differences()}"
+            f"{path} ({source.title}) does not fit the network.{_hint(modules, description)}\n"
+            f"{match.differences()}"
         )
-    _check_finite(path, match)
-    for name, values in match.values.items():
-        by_name[name].assign(values.astype(by_name[name].dtype.as_numpy_dtype))
-    loaded = Loaded(source.title, source.describe(checkpoint), match)
+    match.values = {
+        name: _cast(path, match.sources[name], values, by_name[name])
+        for name, values in match.values.items()
+    }
+    total = sum(values.nbytes for values in match.values.values())
+    with tqdm(
+        total=total, unit="B", unit_scale=True, desc="weights", disable=total < _LARGE_BYTES
+    ) as bar:
+        for name, values in match.values.items():
+            by_name[name].assign(values)
+            bar.update(values.nbytes)
+    parts, filled = ({name.partition("/")[0] for name in of} for of in (shapes, match.values))
+    loaded = Loaded(source.title, description, match, tuple(sorted(parts - filled)))
     logging.info("%s", loaded.summary(path))
     if not match.is_whole:
         logging.warning("%s: not everything fits.\n%s", path, match.differences())
     return loaded
 
 
-_HINT = (
-    " Set the experiment's config as the weights want it, or "
-    "task.init_checkpoint_modules=matching to take what fits and start the rest anew."
-)
+def _description(source: names.Source, checkpoint: StoredCheckpoint) -> names.Description:
+    try:
+        return source.describe(checkpoint)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path} has the names of {source.title}, but not what belongs to them "
+            f"({error!r:.200})."
+        ) from error
 
 
-def _check_finite(path: str, match: Match) -> None:
-    for name, values in match.values.items():
-        if not np.isfinite(values).all():
-            raise CheckpointError(
-                f"{path}: {match.sources[name]} holds values that are not finite."
-            )
+def _hint(modules: str, description: names.Description) -> str:
+    if modules == "matching":
+        return ""
+    wanted = names.as_overrides(description.settings)
+    wants = f" The weights are for --params_override='{wanted}'." if wanted else ""
+    return (
+        f"{wants} task.init_checkpoint_modules=matching takes what fits and starts the rest anew."
+    )
 
 
-def _with_bar(checkpoint: StoredCheckpoint, translation: names.Translation) -> names.Translation:
-    """The same, with a bar over the bytes read where they are many."""
-    sizes: Mapping[str, int] = {
-        name: int(np.prod(array.shape, dtype=np.int64)) * array.dtype.itemsize
-        for name, array in checkpoint.arrays.items()
-    }
-    total = sum(sizes[translated.source_name] for translated in translation.values())
-    if total < _LARGE_BYTES:
-        return translation
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc="weights")
+def _cast(path: str, name: str, values: np.ndarray, variable: tf.Variable) -> np.ndarray:
+    """In the variable's dtype.
 
-    def counted(translated: names.Translated) -> names.Translated:
-        def read() -> np.ndarray:
-            values = translated.read()
-            bar.update(sizes[translated.source_name])
-            if bar.n >= total:
-                bar.close()
-            return values
-
-        return names.Translated(translated.source_name, read)
-
-    found: Dict[str, names.Translated] = {k: counted(v) for k, v in translation.items()}
-    return found
+    Raises:
+      CheckpointError: not all of them are finite there.
+    """
+    with np.errstate(over="ignore"):
+        cast = values.astype(variable.dtype.as_numpy_dtype)
+    if not np.isfinite(cast).all():
+        raise CheckpointError(f"{path}: {name} holds values that are not finite.")
+    return cast

@@ -8,7 +8,8 @@ from typing import Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 
-from panoptic_tf.checkpoints.names import Translation
+from panoptic_tf.checkpoints.names import Translated, Translation
+from panoptic_tf.checkpoints.readers.arrays import CheckpointError
 
 MODULES = ("all", "backbone", "matching")
 _BACKBONE = "backbone/"
@@ -29,7 +30,7 @@ class Match:
       missing: shapes of variables that the file has nothing for, by name.
       unused: shapes of arrays that are no variable's, by their names in the source.
       unequal: (variable's shape, array's shape, name in the source) by variable.
-      zero_offsets: variables of `missing` that may start anew.
+      zero_offsets: offsets of deformable convolutions, where the file holds none; they start anew.
     """
 
     values: Dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -76,7 +77,7 @@ def compare(translation: Translation, shapes: Mapping[str, Shape], *, modules: s
         shapes = {k: v for k, v in shapes.items() if k.startswith(_BACKBONE)}
     match = Match()
     for path, translated in translation.items():
-        values = translated.read()
+        values = _read(translated)
         if path not in shapes:
             match.unused[translated.source_name] = values.shape
         elif tuple(shapes[path]) != values.shape:
@@ -84,14 +85,34 @@ def compare(translation: Translation, shapes: Mapping[str, Shape], *, modules: s
         else:
             match.values[path] = values
             match.sources[path] = translated.source_name
+    is_ordinary = not any(map(_MAY_START_ANEW.search, translation))
     for path, shape in shapes.items():
         if path in translation:
             continue
-        if _MAY_START_ANEW.search(path):
+        if is_ordinary and _MAY_START_ANEW.search(path):
             match.zero_offsets.append(path)
         else:
             match.missing[path] = tuple(shape)
     return match
+
+
+def _read(translated: Translated) -> np.ndarray:
+    """The array in our layout.
+
+    Raises:
+      CheckpointError: of whole numbers, or of a shape that no layout is for.
+    """
+    try:
+        values = translated.read()
+    except CheckpointError:
+        raise
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{translated.source_name}: {error}.") from error
+    if values.dtype.kind != "f":
+        raise CheckpointError(
+            f"{translated.source_name} holds {values.dtype.name}: weights are floating-point."
+        )
+    return values
 
 
 def _shaped(shapes: Mapping[str, Shape]) -> List[str]:

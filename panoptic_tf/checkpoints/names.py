@@ -107,6 +107,10 @@ class Source:
                 continue
             translate = _translate_torch if self.style == "torch" else _translate_keras
             path, layout = translate(name, array, arrays, self.rules)
+            if path in found:
+                raise CheckpointError(
+                    f"{checkpoint.path}: {found[path].source_name} and {name} both are {path}."
+                )
             special = [more for pattern, more in self.layouts if re.search(pattern, path)][:1]
             found[path] = Translated(name, _reading(array, [layout, *special]))
         return self.complete(found)
@@ -144,6 +148,17 @@ def find_source(checkpoint: StoredCheckpoint) -> Source:
         f"{checkpoint.path}: names like {shown} ({len(names)} arrays) are of no known source. "
         f"Known are: {titles}."
     )
+
+
+def as_overrides(settings: Mapping[str, Any]) -> str:
+    """The value of `--params_override` that sets them."""
+    return ",".join(f"task.{key}={_written(value)}" for key, value in settings.items())
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{','.join(map(str, value))}]" if isinstance(value, (list, tuple)) else str(value)
 
 
 def rewrite(name: str, rules: Rules) -> str:

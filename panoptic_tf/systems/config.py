@@ -14,7 +14,7 @@ from panoptic_tf.backbones import factory as backbone_factory
 
 @dataclasses.dataclass
 class Options(hyperparams.Config):
-    """Any keys, which the one who gets them checks; YAML and `--params_override` may add some."""
+    """Any keys: the backbone that receives them checks them."""
 
     def _override(self, override_dict: Dict[str, Any], is_strict: bool = True) -> None:
         super()._override(override_dict, is_strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from typing import Any, Mapping
 
 import tensorflow as tf
@@ -56,6 +57,8 @@ def import_checkpoint(
     Raises:
       ValueError: the folder is there already, or the weights cannot be read or do not fit.
     """
+    if "://" in output_dir:
+        raise ValueError(f"--output_dir must be a local folder, got {output_dir!r}.")
     if os.path.exists(output_dir) and (not os.path.isdir(output_dir) or os.listdir(output_dir)):
         raise ValueError(f"--output_dir {output_dir!r} exists already. Give a new folder.")
     params = params.replace(
@@ -71,7 +74,8 @@ def import_checkpoint(
             params, task, model=model, optimizer=optimizer, train=False, evaluate=False
         )
         if hasattr(optimizer, "swap_weights"):  # Averages are what is evaluated.
-            for variable in model.weights:
+            is_partial = params.trainer.optimizer_config.ema.trainable_weights_only
+            for variable in model.trainable_variables if is_partial else model.weights:
                 optimizer.get_slot(variable, "average").assign(variable)
     _write(params, trainer.checkpoint, output_dir)
     return loaded
@@ -79,15 +83,15 @@ def import_checkpoint(
 
 def _write(params: cfg.ExperimentConfig, checkpoint: tf.train.Checkpoint, output_dir: str) -> None:
     folder = os.path.abspath(output_dir)
-    unfinished = f"{folder}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    os.makedirs(unfinished)
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    unfinished = tempfile.mkdtemp(prefix=".import_", dir=os.path.dirname(folder))
     try:
         manager = tf.train.CheckpointManager(checkpoint, unfinished, max_to_keep=1)
         manager.save(checkpoint_number=0)
         train_utils.serialize_config(params, unfinished)
         if os.path.isdir(folder):
             os.rmdir(folder)
+        os.chmod(unfinished, 0o755)
         os.rename(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -28,6 +28,9 @@ ImageListener = Callable[
     [Mapping[str, np.ndarray], Mapping[str, np.ndarray], Optional[float]], None
 ]
 
+# Settings of weights that a backbone alone has.
+_OF_BACKBONES = ("normalization.", "model.backbone.")
+
 
 class PanopticTask(base_task.Task):
     """What the trainer needs of a system; a system fills in four small methods.
@@ -128,13 +131,35 @@ class PanopticTask(base_task.Task):
             modules=config.init_checkpoint_modules,
             network=model,
         )
-        others = weight_settings.differing(config, loaded.description.settings)
+        self._check_frozen(model, loaded)
+        settings = dict(loaded.description.settings)
+        if config.init_checkpoint_modules == "backbone":
+            settings = {k: v for k, v in settings.items() if k.startswith(_OF_BACKBONES)}
+        others = weight_settings.differing(config, settings)
         if others:
             logging.warning(
                 "%s was trained with another configuration than this experiment has. To train on "
                 "as it was: --params_override='%s'",
                 config.init_checkpoint,
-                weight_settings.as_overrides(others),
+                checkpoints.as_overrides(others),
+            )
+
+    def _check_frozen(self, model: tf.keras.Model, loaded: checkpoints.Loaded) -> None:
+        """Refuses what would stay random for good.
+
+        Raises:
+          ValueError: the checkpoint has nothing for what this experiment freezes.
+        """
+        absent = {*loaded.match.missing, *loaded.match.unequal}
+        if not self.task_config.model.backbone.is_frozen or not absent:
+            return
+        names = (v.name.partition(":")[0] for v in model.parts["backbone"].non_trainable_variables)
+        frozen = sorted(absent.intersection(names))
+        if frozen:
+            raise ValueError(
+                f"{self.task_config.init_checkpoint} has nothing that fits {frozen[0]} and "
+                f"{len(frozen) - 1} more, which this experiment freezes. Set "
+                "task.model.backbone.norm=batch and frozen_stages=0, or give other weights."
             )
 
     def build_inputs(

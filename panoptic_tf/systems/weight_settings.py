@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Mapping
 
 from official.modeling import hyperparams
 
 _OPTIONS = "backbone.options."
+_DEFAULTS = {"model.backbone.options.padding": "same"}
 
 
 def differing(task_config: hyperparams.Config, settings: Mapping[str, Any]) -> Dict[str, Any]:
     """The settings that the config has otherwise; those that it does not know are left out.
 
-    Options of a backbone may be absent, which is another value than any.
+    Options of a backbone may be absent, which is their default where that is known here, else
+    another value than any.
 
     Args:
       task_config: of a task.
@@ -21,6 +23,7 @@ def differing(task_config: hyperparams.Config, settings: Mapping[str, Any]) -> D
     found = {}
     for key, wanted in settings.items():
         value = value_of(task_config, key)
+        value = _DEFAULTS.get(key) if value is None else value
         is_known = value is not None or _OPTIONS in key
         if is_known and value != _plain(wanted):
             found[key] = wanted
@@ -47,17 +50,5 @@ def nested(settings: Mapping[str, Any]) -> Dict[str, Any]:
     return found
 
 
-def as_overrides(settings: Mapping[str, Any]) -> str:
-    """The value of `--params_override` that sets them."""
-    return ",".join(f"task.{key}={_written(value)}" for key, value in settings.items())
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    values: List[Any] = _plain(value)
-    return f"[{','.join(map(str, values))}]" if isinstance(values, list) else str(value)

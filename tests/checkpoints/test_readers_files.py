@@ -306,8 +306,9 @@ def test_damaged_indexes(places, said, tmp_path):
 
 
 def test_an_index_of_itself(tmp_path):
-    path = write(tmp_path / "x.index.json", b'{"weight_map": {"a": "x.index.json"}}')
-    assert "another index" in refusal(path)
+    for name in ("x.index.json", "x.bin"):
+        path = write(tmp_path / name, f'{{"weight_map": {{"a": "{name}"}}}}'.encode())
+        assert "is named by an index" in refusal(path)
 
 
 # Files of other kinds, and in other places
@@ -360,3 +361,17 @@ def test_files_elsewhere_are_copied_and_stay_readable(tmp_path, monkeypatch, cap
     write(tmp_path / "b.pkl", b"(N")
     refusal(f"file://{tmp_path / 'b.pkl'}")
     assert not os.listdir(tmp_path / "copies")
+
+
+def test_a_folder_without_its_list_gives_the_highest_number(tmp_path):
+    for step in (9, 10):
+        tf.train.Checkpoint(a=tf.Variable(float(step))).write(str(tmp_path / f"ckpt-{step}"))
+    assert readers.read_checkpoint(str(tmp_path)).path == str(tmp_path / "ckpt-10")
+
+
+def test_a_list_that_leads_out_of_its_folder_is_refused(tmp_path):
+    elsewhere = tf.train.Checkpoint(a=tf.Variable(1.0)).write(str(tmp_path / "ckpt-1"))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "checkpoint", f'model_checkpoint_path: "{elsewhere}"'.encode())
+    assert "outside of the folder" in refusal(folder)

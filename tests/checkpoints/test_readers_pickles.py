@@ -254,7 +254,10 @@ PAYLOADS = {
         lambda m: pickle.dumps({"a": _array((3,), VALUES.dtype, b"a" * 8)}),
         "12 bytes, but 8",
     ),
-    "text that is no bytes": (lambda m: b"c_codecs\nencode\n(V\\u20ac\nVlatin1\ntR.", "latin1"),
+    "text that is no bytes": (
+        lambda m: pickle.dumps({"a": _array((1,), np.dtype(np.int8), "\u20ac")}),
+        "latin1",
+    ),
     "another encoding": (lambda m: b"c_codecs\nencode\n(Va\nVrot13\ntR.", r"_codecs\.encode"),
     "a key that is a tuple": (lambda m: pickle.dumps({(1, 2): VALUES}), "key.*a tuple"),
     "a key whose hash is chosen": (lambda m: pickle.dumps({2**61 - 1: VALUES}), "key.*a int"),
@@ -353,6 +356,28 @@ BOMBS = {
         "take 213909504 bytes",
     ),
 }
+
+
+def _again(function, argument, arguments, count):
+    """A list of what a function makes of one argument, again and again."""
+    start = b"\x80\x02" + argument + b"q\x000" + b"c" + function + b"q\x010]"
+    return start + (b"h\x01h\x00" + arguments + b"Ra") * count + b"."
+
+
+_PAIRS = b"".join(b"M" + i.to_bytes(2, "little") + b"N\x86" for i in range(50_000))
+AMPLIFIED = {
+    "text as bytes": _again(
+        b"_codecs\nencode\n", b"X\x00\x00\x01\x00" + b"a" * 65536, b"X\x06\0\0\0latin1\x86", 5000
+    ),
+    "sets": _again(b"builtins\nset\n", b"](" + b"K\x01" * 50_000 + b"e", b"\x85", 2000),
+    "dicts": _again(b"collections\nOrderedDict\n", b"](" + _PAIRS + b"e", b"\x85", 2000),
+}
+
+
+@pytest.mark.parametrize("name", AMPLIFIED)
+def test_what_is_made_again_and_again_takes_little(name, tmp_path):
+    path = write(tmp_path / "a.pkl", AMPLIFIED[name])
+    assert "a list" in refusal(path, peak_megabytes=40)
 
 
 @pytest.mark.parametrize("name", BOMBS)

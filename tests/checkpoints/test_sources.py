@@ -240,3 +240,76 @@ def test_whole_models_come_in_as_they_were(system, tmp_path):
     checkpoints.load_weights(path, model.weights, modules="all")
     for name, value in source_files.values_of(model.weights).items():
         np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_two_names_of_one_variable_are_refused(tmp_path):
+    state = source_files.torchvision_resnet(source_files.values_of(_small_resnet().weights))
+    state["backbone.conv1.weight"] = state["conv1.weight"]
+    path = source_files.write_pickle(state, tmp_path / "weights.pkl")
+    with pytest.raises(
+        CheckpointError, match=r"conv1\.weight and backbone\.conv1\.weight both are"
+    ):
+        checkpoints.load_weights(path, [], modules="all")
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [(np.ones(4, np.int8), "int8"), (np.full(4, 1e300), "not finite")],
+)
+def test_numbers_that_are_no_weights_are_refused(values, message, tmp_path):
+    backbone = _small_resnet()
+    state = source_files.torchvision_resnet(source_files.values_of(backbone.weights))
+    state["bn1.weight"] = values
+    path = source_files.write_pickle(state, tmp_path / "weights.pkl")
+    with pytest.raises(CheckpointError, match=rf"bn1\.weight holds .*{message}"):
+        checkpoints.load_weights(path, backbone.weights, modules="all")
+
+
+def test_a_backbone_comes_out_of_a_file_with_other_heads(tmp_path):
+    backbone = _small_resnet()
+    state = source_files.torchvision_resnet(source_files.values_of(backbone.weights))
+    state["decode_head.conv_seg.weight"] = np.zeros([3, 8, 1, 1], np.float32)
+    path = source_files.write_pickle(state, tmp_path / "weights.pkl")
+    checkpoints.load_weights(path, backbone.weights, modules="backbone")
+    with pytest.raises(CheckpointError, match=r"decode_head\.conv_seg\.weight"):
+        checkpoints.load_weights(path, backbone.weights, modules="all")
+
+
+def test_offsets_may_be_absent_from_all_of_a_file_only(tmp_path):
+    backbone = factory.build_backbone(
+        "resnet50", widths=(4, 8, 8, 8), stem_width=4, deformable_stages=(5,)
+    )
+    backbone(tf.zeros([1, 32, 32, 3]))
+    name = "backbone/res5_1/conv2/conv/offset/bias"
+    checkpoint = stored({"model/a": (3,)}, variable_names={"model/a": "backbone/a"}, averages={})
+    values = source_files.values_of(backbone.weights)
+    checkpoint.arrays = {f"model/{k}": v for k, v in stored(values).arrays.items() if k != name}
+    checkpoint.metadata["variable_names"] = {k: k[len("model/") :] for k in checkpoint.arrays}
+    source = names.find_source(checkpoint)
+    shapes = {k: v.shape for k, v in values.items()}
+    match = compare(source.translate(checkpoint), shapes, modules="all")
+    assert list(match.missing) == [name] and not match.zero_offsets
+
+
+def test_averages_are_taken_where_a_training_kept_them(tmp_path):
+    from official.modeling.optimization import ema_optimizer
+
+    model = tf.keras.Sequential([tf.keras.layers.Dense(2, name="backbone")])
+    model.build([None, 3])
+    optimizer = ema_optimizer.ExponentialMovingAverage(tf.keras.optimizers.legacy.SGD(0.1))
+    optimizer.shadow_copy(model)
+    kernel = model.layers[0].kernel
+    optimizer.get_slot(kernel, "average").assign(tf.fill([3, 2], 7.0))
+    saved = tf.train.Checkpoint(model=model, optimizer=optimizer).save(str(tmp_path / "ckpt"))
+    kernel.assign(tf.zeros([3, 2]))
+    checkpoints.load_weights(saved, [kernel], modules="matching")
+    np.testing.assert_array_equal(kernel, 7.0)
+
+
+def test_a_relative_path_is_the_same_file(tmp_path, monkeypatch):
+    folder = tmp_path / "tf_mobilenetv3_large_100"
+    folder.mkdir()
+    state = source_files.torchvision_resnet(source_files.values_of(_small_resnet().weights))
+    source_files.write_pickle(state, folder / "weights.pkl")
+    monkeypatch.chdir(folder)
+    assert checkpoints.readers.read_checkpoint("weights.pkl").path == str(folder / "weights.pkl")

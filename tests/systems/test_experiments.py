@@ -228,3 +228,16 @@ def test_another_normalisation_of_the_weights_is_said(tmp_path, small_row, caplo
     with caplog.at_level("WARNING"):
         row_task(small_row, {"init_checkpoint": saved}).initialize(model)
     assert "--params_override='task.normalization.channel_order=BGR'" in caplog.text
+
+
+def test_what_is_frozen_must_be_in_the_checkpoint(tmp_path, small_row):
+    other = row_task(small_row).build_model()
+    saved = tf.train.Checkpoint(backbone=other.parts["backbone"].stem).save(str(tmp_path / "stem"))
+    override = {
+        "init_checkpoint": saved,
+        "init_checkpoint_modules": "matching",
+        "model": {"backbone": {"norm": "frozen_batch"}},
+    }
+    task = row_task(small_row, override)
+    with pytest.raises(ValueError, match="has nothing that fits backbone/res2_0/.* freezes"):
+        task.initialize(task.build_model())

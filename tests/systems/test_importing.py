@@ -12,6 +12,7 @@ import yaml
 from official.modeling import hyperparams
 from small_systems import ROWS, draw_sample, get_params, make_batch
 
+from panoptic_tf import checkpoints
 from panoptic_tf.systems import importing, runner, weight_settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "checkpoints"))
@@ -86,7 +87,7 @@ def test_settings_that_differ_are_written_as_the_flag_takes_them():
     params = get_params(name)
     others = weight_settings.differing(params.task, settings)
     assert set(others) == set(settings) - {"model.no_such_field"}
-    flag = weight_settings.as_overrides(others)
+    flag = checkpoints.as_overrides(others)
     params = hyperparams.override_params_dict(params, flag, is_strict=True)
     assert not weight_settings.differing(params.task, settings)
 

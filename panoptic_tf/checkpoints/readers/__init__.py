@@ -6,6 +6,7 @@ checkpoints of TensorFlow; what a file is, is seen from its content.
 
 from __future__ import annotations
 
+import os
 from typing import Callable, Dict
 
 from panoptic_tf.checkpoints.readers import (
@@ -51,6 +52,8 @@ def read_checkpoint(path: str) -> StoredCheckpoint:
     """
     if path.startswith(keras_applications.PREFIX):
         return keras_applications.read_keras(path)
+    # What lies beside a file, and the names of its folders, may say more of it.
+    path = path if "://" in path else os.path.abspath(path)
     prefix = tensorflow_file.find_prefix(path)
     if prefix is not None:
         return tensorflow_file.read(prefix)
@@ -64,13 +67,17 @@ def read_checkpoint(path: str) -> StoredCheckpoint:
         return _READERS[kind](file)
 
 
+def _read_part(path: str) -> StoredCheckpoint:
+    """One of several files, which is no index of others."""
+    with local_copy(path) as local:
+        file = open_mapped(local, path)
+        kind = content.recognise(file)
+        if kind not in _READERS:
+            raise file.error("is named by an index, but holds no arrays itself.")
+        return _READERS[kind](file)
+
+
 def _read_index(file: MappedFile) -> StoredCheckpoint:
     if not file.path.endswith(_INDEX):
         raise file.error(f"is the index of a TensorFlow checkpoint, but not named *{_INDEX}.")
     return tensorflow_file.read(file.path[: -len(_INDEX)])
-
-
-def _read_part(path: str) -> StoredCheckpoint:
-    if path.endswith(".json"):
-        raise CheckpointError(f"{path}: an index names another index.")
-    return read_checkpoint(path)

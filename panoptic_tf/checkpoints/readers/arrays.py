@@ -35,7 +35,8 @@ class StoredCheckpoint:
       path: as it was given; of a folder with TensorFlow checkpoints, the prefix of the latest.
       arrays: by flat name, in the file's order.
       metadata: strings and numbers beside the arrays. Of a TensorFlow checkpoint with an object
-        graph, `variable_names` has the names that variables had when they were saved, by array.
+        graph, `variable_names` has the names that variables had when they were saved, by array, and
+        `averages` the moving averages of those that have one.
     """
 
     path: str

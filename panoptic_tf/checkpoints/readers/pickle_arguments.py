@@ -54,7 +54,7 @@ class Blob:
             # From 0xc4 on, UTF-8 is beyond latin1.
             if values.max() >= 0xC4:
                 raise Refused("text that is encoded as latin1 has characters beyond it")
-            size += np.count_nonzero((values & 0xC0) != 0x80)
+            size += int(np.count_nonzero((values & 0xC0) != 0x80))
         return size
 
     def encoded(self) -> Union[bytes, memoryview]:

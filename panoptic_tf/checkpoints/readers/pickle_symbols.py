@@ -17,7 +17,6 @@ import numpy as np
 from panoptic_tf.checkpoints.readers import elements
 from panoptic_tf.checkpoints.readers.arrays import StoredArray
 from panoptic_tf.checkpoints.readers.pickle_arguments import (
-    LONG_STRING,
     Blob,
     Refused,
     bytes_from_text,
@@ -106,8 +105,8 @@ def _stored(data: Any, element_type: Any, shape: Any, order: str) -> StoredArray
     if not isinstance(element_type, PickledType) or not isinstance(data, (bytes, str, Blob)):
         raise Refused(f"an array of {describe(data)}")
     kind, shape = element_type.element_type, elements.checked_shape(shape)
-    if isinstance(data, str):
-        data = bytes_from_text(data)
+    if isinstance(data, str) and not data.isascii() and max(data) > "\xff":
+        raise Refused("text that is encoded as latin1 has characters beyond it")
     size = data.encoded_size() if isinstance(data, Blob) else len(data)
     wanted = elements.count(shape) * kind.stored.itemsize
     if size != wanted:
@@ -116,7 +115,10 @@ def _stored(data: Any, element_type: Any, shape: Any, order: str) -> StoredArray
     def read() -> np.ndarray:
         if not size:
             return np.zeros(shape, kind.given)
-        raw = np.frombuffer(data.encoded() if isinstance(data, Blob) else data, kind.stored)
+        content = bytes_from_text(data) if isinstance(data, str) else data
+        raw = np.frombuffer(
+            content.encoded() if isinstance(content, Blob) else content, kind.stored
+        )
         return kind.convert(raw.reshape(shape, order=order))  # type: ignore[call-overload]
 
     return StoredArray(shape, kind.given, read)
@@ -151,17 +153,22 @@ def _scalar(element_type: Any, data: Any) -> Any:
 # The rest
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> Union[bytes, Blob]:
-    """Bytes, as protocols before 3 write them."""
+def _encode(text: Any, encoding: Any = "latin1") -> Union[str, Blob]:
+    """Bytes, as protocols before 3 write them: the text, which an array encodes when it is read."""
     if encoding not in ("latin1", "latin-1") or not isinstance(text, (str, Blob)):
         raise Refused(f"_codecs.encode of {describe(text)}")
-    if isinstance(text, str):
-        return bytes_from_text(text)
-    return text if text.encoded_size() > LONG_STRING else bytes(text.encoded())
+    return text
 
 
-def _ordered_dict(pairs: Any = ()) -> Any:
-    return collections.OrderedDict(make_dict(pairs))
+def _ordered_dict(pairs: Any = None) -> Any:
+    """Of a list of pairs, as Python 2 wrote it, which is empty then: a list is used up once."""
+    if pairs is None or pairs == ():
+        return collections.OrderedDict()
+    if not isinstance(pairs, list):
+        raise Refused(f"collections.OrderedDict of {describe(pairs)}")
+    found = collections.OrderedDict(make_dict(pairs))
+    pairs.clear()
+    return found
 
 
 def _counter(counts: Any) -> Dict[Any, Any]:
@@ -172,7 +179,10 @@ def _counter(counts: Any) -> Dict[Any, Any]:
 
 
 def _set(values: Any = ()) -> Any:
-    return list(values)
+    """The list or tuple that it would be made of: none of the weights is in one."""
+    if not isinstance(values, (list, tuple)):
+        raise Refused(f"a set of {describe(values)}")
+    return values
 
 
 def _empty_bytes() -> bytes:

@@ -25,8 +25,8 @@ from panoptic_tf.checkpoints.readers.pickle_symbols import (
     make_dict,
 )
 
-# A tensor takes some 25 opcodes and 10 entries of the memo, so that 100,000 of them fit; an opcode
-# can make an object of 60 bytes or more, so that no small file takes more than some 500 MB.
+# A tensor takes some 25 opcodes and 10 entries of the memo, so that 100,000 of them fit; no opcode
+# makes more than a small object or what has its bytes in the file.
 MAX_OPCODES = 5_000_000
 MAX_MEMO = 2_000_000
 # Open brackets; a dict within a dict takes one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
@@ -16,6 +17,8 @@ FOOTER = (0xDB4775248B80FB57).to_bytes(8, "little")
 _INDEX = ".index"
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+# What the Model Garden's moving average keeps of a variable.
+_AVERAGE = "/.OPTIMIZER_SLOT/optimizer/average" + _VALUE
 _NO_WEIGHTS = re.compile(r"\.OPTIMIZER_SLOT|^save_counter$|^optimizer/|^_CHECKPOINTABLE")
 _SHARD = re.compile(r"\.data-(\d{5})-of-(\d{5})$")
 _KINDS = "fiub"
@@ -49,9 +52,13 @@ def find_prefix(path: str) -> Optional[str]:
 def _latest(folder: str) -> str:
     import tensorflow as tf
 
-    saved = f"{folder.rstrip('/')}/variables/variables"
+    root = folder.rstrip("/")
+    saved = f"{root}/variables/variables"
     try:
         prefix = tf.train.latest_checkpoint(folder)
+        if prefix is not None and os.path.dirname(prefix) != root:
+            raise CheckpointError(f"{folder}/checkpoint names {prefix}, outside of the folder.")
+        prefix = prefix or _highest(root)
         if prefix is None and tf.io.gfile.exists(saved + _INDEX):
             prefix = saved
     except (tf.errors.OpError, ValueError) as error:
@@ -59,6 +66,19 @@ def _latest(folder: str) -> str:
     if prefix is None:
         raise CheckpointError(f"{folder} is a folder without a checkpoint of TensorFlow.")
     return prefix
+
+
+def _highest(folder: str) -> Optional[str]:
+    """Of the checkpoints that no file `checkpoint` lists, that of the highest number."""
+    import tensorflow as tf
+
+    found = [path[: -len(_INDEX)] for path in tf.io.gfile.glob(f"{glob.escape(folder)}/*{_INDEX}")]
+    return max(found, key=_number, default=None)
+
+
+def _number(prefix: str) -> int:
+    digits = re.search(r"(\d+)$", prefix)
+    return int(digits[1]) if digits else -1
 
 
 def read(prefix: str) -> StoredCheckpoint:
@@ -89,7 +109,13 @@ def read(prefix: str) -> StoredCheckpoint:
         raise CheckpointError(f"{prefix} holds no variables.")
     by_name = {key.replace(_VALUE, ""): name for key, name in names.items()}
     kept = {name: by_name[name] for name in arrays if by_name.get(name)}
-    return StoredCheckpoint(prefix, arrays, {"variable_names": kept} if kept else {})
+    averages = {
+        key[: -len(_AVERAGE)]: _array(prefix, reader, key, shapes[key], types[key])
+        for key in shapes
+        if key.endswith(_AVERAGE)
+    }
+    metadata = {"variable_names": kept, "averages": averages} if kept else {}
+    return StoredCheckpoint(prefix, arrays, metadata)
 
 
 def _shapes(reader: Any) -> Iterable[Tuple[str, List[int]]]:

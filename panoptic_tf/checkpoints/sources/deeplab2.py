@@ -139,6 +139,9 @@ _BY_DATASET: Mapping[str, Mapping[str, Any]] = {
     },
     "cityscapes": {
         "model.train_size": [1025, 2049],
+        # A crop is as large as an image, which the experiment's is half of.
+        "train_data.augmentation.scale_min": 0.5,
+        "train_data.augmentation.scale_max": 2.0,
         "model.input_size": [1025, 2049],
         "model.postprocessor.nms_kernel": 13,
     },

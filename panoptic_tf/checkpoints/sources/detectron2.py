@@ -19,7 +19,11 @@ from panoptic_tf.checkpoints.readers.arrays import StoredArray, StoredCheckpoint
 _EPSILON = 1e-5
 _BOX_POOL_SIZE = 7
 
-_BGR = {"normalization.channel_order": "BGR", "normalization.mean": [103.53, 116.28, 123.675]}
+_BGR = {
+    "normalization.channel_order": "BGR",
+    "normalization.mean": [103.53, 116.28, 123.675],
+    "model.backbone.norm_epsilon": _EPSILON,
+}
 CAFFE_SETTINGS: Dict[str, Any] = {
     **_BGR,
     "normalization.std": [1.0, 1.0, 1.0],
@@ -37,6 +41,7 @@ RGB_SETTINGS: Dict[str, Any] = {
     "normalization.mean": [123.675, 116.28, 103.53],
     "normalization.std": [58.395, 57.12, 57.375],
     "model.backbone.stride_in_1x1": False,
+    "model.backbone.norm_epsilon": _EPSILON,
 }
 """PyTorch's ResNets and DeepLab's: RGB divided by the standard deviation, stride in the 3x3."""
 
@@ -116,7 +121,7 @@ _CAFFE2: names.Rules = (
     (r"_[bg]n_(?:b|beta)$", "/norm/beta"),
     (r"_bn_(?:rm|running_mean)$", "/norm/moving_mean"),
     (r"_bn_(?:riv|running_var)$", "/norm/moving_variance"),
-    (r"^", "backbone/"),
+    (r"^(?=stem/|res\d_)", "backbone/"),
 )
 
 _NOT_WEIGHTS = (r"^pixel_(mean|std)$", r"anchor_generator", r"^(fc1000|pred|fc)[._]")
@@ -167,6 +172,11 @@ def _describe_fpn(checkpoint: StoredCheckpoint) -> Description:
     backbone = f"{'resnext' if grouped else 'resnet'}{depth}"
     classes = _outputs(arrays, "roi_heads.box_predictor.cls_score.weight")
     stuff = _outputs(arrays, "sem_seg_head.predictor.weight")
+    if (
+        "roi_heads.box_head.fc1.weight" not in arrays
+        or "backbone.fpn_lateral2.norm.weight" in arrays
+    ):
+        return Description()  # Of another configuration, which the file does not tell.
     systems: Dict[Any, str] = {(81, 54): "panoptic_fpn", (81, None): "mask_rcnn"}
     system = systems.get((classes, stuff))
     experiments: List[str] = []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, Mapping
+import re
+from typing import Mapping
 
 import tensorflow as tf
 import yaml
@@ -14,14 +15,15 @@ from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
 
 # A training saves more beside the model, such as its step.
 _ITEMS = ("model/", "backbone/")
-_SETTINGS = (
-    *("normalization.channel_order", "normalization.mean", "normalization.std"),
-    "model.backbone.stride_in_1x1",
-)
+# Sizes, and what a training does with the weights, are no property of theirs.
+_NOT_SETTINGS = re.compile(r"^model\.(\w+_size|backbone\.(norm|norm_momentum|frozen_stages))$")
 
 
 class _OwnSource(Source):
-    """Translates by the names that variables had when they were saved."""
+    """Translates by the names that variables had when they were saved.
+
+    Where a training kept averages of the weights, they are taken, as in its evaluation.
+    """
 
     def fits(self, checkpoint: StoredCheckpoint) -> bool:
         """See base class."""
@@ -30,8 +32,9 @@ class _OwnSource(Source):
 
     def translate(self, checkpoint: StoredCheckpoint) -> Translation:
         """See base class."""
+        averages = checkpoint.metadata["averages"]
         return {
-            path: Translated(name, checkpoint.arrays[name].read)
+            path: Translated(name, averages.get(name, checkpoint.arrays[name]).read)
             for name, path in checkpoint.metadata["variable_names"].items()
             if name.startswith(_ITEMS)
         }
@@ -47,14 +50,16 @@ def _describe(checkpoint: StoredCheckpoint) -> Description:
             task = (yaml.safe_load(file.read()) or {}).get("task", {})
         except (yaml.YAMLError, AttributeError):
             return Description()
-    found: Dict[str, Any] = {key: _look_up(task, key) for key in _SETTINGS}
-    return Description({key: value for key, value in found.items() if value is not None})
-
-
-def _look_up(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else None
-    return config
+    model = task.get("model") or {}
+    backbone = model.pop("backbone", None) or {}
+    found = {
+        **{f"normalization.{k}": v for k, v in (task.get("normalization") or {}).items()},
+        **{f"model.{k}": v for k, v in model.items() if not isinstance(v, Mapping)},
+        **{f"model.backbone.{k}": v for k, v in backbone.items() if k != "options"},
+        **{f"model.backbone.options.{k}": v for k, v in (backbone.get("options") or {}).items()},
+    }
+    settings = {k: v for k, v in found.items() if v is not None and not _NOT_SETTINGS.search(k)}
+    return Description(settings)
 
 
 names.register_source(

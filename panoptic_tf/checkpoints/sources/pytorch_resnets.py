@@ -19,7 +19,7 @@ _TORCHVISION: names.Rules = (
     (r"/downsample/1$", "/shortcut/norm"),
     # The stem has it twice now.
     (r"/conv/conv$", "/conv"),
-    (r"^", "backbone/"),
+    (r"^(?=stem/|res\d_)", "backbone/"),
 )
 
 _HUGGING_FACE: names.Rules = (
@@ -33,7 +33,7 @@ _HUGGING_FACE: names.Rules = (
     (r"/layer/2/", "/conv3/"),
     (r"/convolution$", "/conv"),
     (r"/normalization$", "/norm"),
-    (r"^", "backbone/"),
+    (r"^(?=stem/|res\d_)", "backbone/"),
 )
 
 _SETTINGS = detectron2.RGB_SETTINGS

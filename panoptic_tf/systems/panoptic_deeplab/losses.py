@@ -26,13 +26,16 @@ class PanopticDeepLabLoss:
         offset_weight: float = 0.01,
         top_k_fraction: float = 0.2,
         rank_over: str = "image",
+        align_corners: bool = False,
     ):
         """See the class.
 
         Args:
           semantic_weight, center_weight, offset_weight: the lambdas.
           top_k_fraction, rank_over: see `WeightedBootstrappedCrossEntropy`.
+          align_corners: of the upsampling of the outputs; see `resize_bilinear`.
         """
+        self._align_corners = align_corners
         self._weights = (semantic_weight, center_weight, offset_weight)
         self._cross_entropy = WeightedBootstrappedCrossEntropy(
             top_k_fraction=top_k_fraction, rank_over=rank_over
@@ -57,7 +60,7 @@ class PanopticDeepLabLoss:
             "loss/semantic": semantic_weight
             * reduce_loss(
                 *self._cross_entropy(
-                    resize_bilinear(outputs["semantic_logits"], size),
+                    self._upsample(outputs["semantic_logits"], size),
                     labels["category_mask"],
                     labels["semantic_weights"],
                 )
@@ -66,16 +69,19 @@ class PanopticDeepLabLoss:
         if "center_heatmap" in outputs:
             losses["loss/center"] = center_weight * reduce_loss(
                 *self._center_error(
-                    resize_bilinear(outputs["center_heatmap"], size),
+                    self._upsample(outputs["center_heatmap"], size),
                     labels["center_heatmap"],
                     labels["center_weights"],
                 )
             )
             losses["loss/offset"] = offset_weight * reduce_loss(
                 *self._offset_error(
-                    resize_bilinear(outputs["offsets"], size),
+                    self._upsample(outputs["offsets"], size),
                     labels["offsets"],
                     labels["offset_weights"],
                 )
             )
         return {"loss": tf.add_n(list(losses.values())), **losses}
+
+    def _upsample(self, x: tf.Tensor, size: tf.TensorShape) -> tf.Tensor:
+        return resize_bilinear(x, size, align_corners=self._align_corners)

@@ -27,6 +27,7 @@ def build_networks(
         `center_heatmap`, `offsets` at stride 4.
       inference_network: `image` [B, *input_size, 3], `image_info` -> `structures.Prediction` keys.
     """
+    _check_size(config)
     # Layers
     backbone = base_config.build_backbone(config.backbone, config.train_size)
     stride = backbone.output_strides[config.low_level_features[-1]]
@@ -109,3 +110,18 @@ def _inputs(size: Tuple[int, int]) -> Dict[str, tf.keras.Input]:
         "image": tf.keras.Input([*size, 3], name="image"),
         "image_info": tf.keras.Input([4, 2], name="image_info"),
     }
+
+
+def _check_size(config: deeplab_config.Model) -> None:
+    """Cells lie on pixels from the first to the last only where the sizes allow it.
+
+    Raises:
+      ValueError: they do not.
+    """
+    stride = config.backbone.output_stride
+    sizes = [*config.train_size, *config.input_size]
+    if config.align_corners and any(length % stride != 1 for length in sizes):
+        raise ValueError(
+            f"task.model.align_corners needs train_size and input_size of multiples of {stride} "
+            f"plus one, got {list(config.train_size)} and {list(config.input_size)}."
+        )

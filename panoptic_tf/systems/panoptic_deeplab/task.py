@@ -24,7 +24,10 @@ class PanopticDeepLabTask(task.PanopticTask):
 
     def build_loss(self) -> task.Loss:
         """See base class."""
-        return losses.PanopticDeepLabLoss(**self.task_config.losses.as_dict())
+        return losses.PanopticDeepLabLoss(
+            align_corners=self.task_config.model.align_corners,
+            **self.task_config.losses.as_dict(),
+        )
 
     def build_target_generator(self) -> pipeline.TargetGenerator:
         """See base class."""
@@ -42,7 +45,12 @@ class PanopticDeepLabTask(task.PanopticTask):
         processor = network.build_postprocessor(model, self.dataset_info)
         stride = 2 ** int(model.low_level_features[-1])
         ignored = self.dataset_info.num_categories + 1
-        outputs = ideal.ideal_outputs(targets, stride=stride, num_categories=ignored - 1)
+        outputs = ideal.ideal_outputs(
+            targets,
+            stride=stride,
+            num_categories=ignored - 1,
+            align_corners=model.align_corners,
+        )
         if not model.has_instance_branch:
             outputs = {"semantic_logits": outputs["semantic_logits"]}
         prediction = processor(outputs, image_info)
