@@ -108,6 +108,11 @@ def build_parser(description: Optional[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What changes a configuration of detectron2's kind."""
+    parser.add_argument("--options", nargs="*", default=[], help="Of the configuration: KEY VALUE.")
+
+
 def read_image(path: str, size: Tuple[int, int]) -> np.ndarray:
     """uint8 RGB [height, width, 3], resized bilinearly."""
     height, width = size

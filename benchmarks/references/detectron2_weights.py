@@ -96,7 +96,7 @@ def main() -> None:
     """Writes the weights, the names and the reference."""
     parser = backbone_weights.build_parser(__doc__)
     parser.add_argument("--repository", help="Copy of detectron2's, for Panoptic-DeepLab.")
-    parser.add_argument("--options", nargs="*", default=[], help="Of the configuration: KEY VALUE.")
+    backbone_weights.add_options(parser)
     arguments = parser.parse_args()
     config = _config(arguments.model, arguments.repository)
     config.merge_from_list(arguments.options)

@@ -59,8 +59,11 @@ _PREDICTORS = {
 
 def main() -> None:
     """Writes the weights, the names and the reference."""
-    arguments = backbone_weights.build_parser(__doc__).parse_args()
+    parser = backbone_weights.build_parser(__doc__)
+    backbone_weights.add_options(parser)
+    arguments = parser.parse_args()
     config = _config(arguments.model)
+    config.merge_from_list(arguments.options)
     image = backbone_weights.read_image(arguments.image, arguments.size or backbone_weights.SIZE)
     deform_conv.modulated_deform_conv = _deform_on_cpu
     torch.manual_seed(arguments.seed)

@@ -222,6 +222,8 @@ def test_whole_models_come_in_as_they_were(system, tmp_path):
     write, experiment = WHOLE[system]
     config = exp_factory.get_exp_config(experiment).task
     backbone = {"options": {"widths": [4, 8, 8, 8], "stem_width": 4}}
+    if system == "panoptic_fcn":
+        backbone["deformable_stages"] = [5]
     config.override(
         {
             "model": {
