@@ -18,6 +18,8 @@ _CONVOLUTIONS = (tf.keras.layers.Conv2D, tf.keras.layers.DepthwiseConv2D)
 class _Padded:
     """Pads [B, H, W, C] by (k - 1) * d / 2 on each side; the layer itself pads nothing."""
 
+    padding_value = 0.0
+
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), D]."""
@@ -25,7 +27,7 @@ class _Padded:
         rates = getattr(self, "dilation_rate", (1, 1))
         rows, columns = ([(k - 1) * d // 2] * 2 for k, d in zip(_window(self), rates))
         margins = [[0, 0], rows, columns, [0, 0]]
-        return super().call(tf.pad(inputs, margins))
+        return super().call(tf.pad(inputs, margins, constant_values=self.padding_value))
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
@@ -40,7 +42,9 @@ class PaddedDepthwiseConv2D(_Padded, tf.keras.layers.DepthwiseConv2D):
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
 class PaddedMaxPooling2D(_Padded, tf.keras.layers.MaxPooling2D):
-    """Max pooling with `padding` 'valid', after padding; behind ReLU zero never is the maximum."""
+    """Max pooling with `padding` 'valid', after padding that never is the maximum."""
+
+    padding_value = tf.float16.min
 
 
 _PADDED: Dict[Type[tf.keras.layers.Layer], Type[tf.keras.layers.Layer]] = {
