@@ -39,7 +39,7 @@ def shapes_records(tmp_path_factory) -> pathlib.Path:
 def records(shapes_records) -> pathlib.Path:
     """The same with `initial`: weights that know a little, so that PQ is not 0."""
     records = shapes_records
-    tf.keras.utils.set_random_seed(3)
+    tf.keras.utils.set_random_seed(2)
     params = exp_factory.get_exp_config("panoptic_deeplab_shapes")
     params.override(override(records, train_steps=1, interval=1))
     task = task_factory.get_task(params.task)

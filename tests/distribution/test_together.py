@@ -42,7 +42,10 @@ def check_same_curve(model_dir, reference_dir):
     assert sorted(curve) == sorted(reference) == list(range(1, TRAIN_STEPS + 1))
     differences = {step: abs(curve[step] / reference[step] - 1) for step in reference}
     print(f"largest relative difference {max(differences.values()):.1e}")
-    assert max(differences.values()) < 1e-4, differences
+    # Rounding that turns one ReLU on or off changes a gradient by up to 15 % from then on, on one
+    # device too; what a strategy does wrong shows in the first steps.
+    assert max(differences[step] for step in range(1, 6)) < 1e-5, differences
+    assert max(differences.values()) < 1e-3, differences
     losses = list(reference.values())
     assert sum(losses[-5:]) < sum(losses[:5]), losses  # both times every image twice
 
