@@ -6,7 +6,7 @@ TFLite's builtin operators.
 
 from __future__ import annotations
 
-from typing import Tuple
+from typing import Callable, NamedTuple, Tuple
 
 import tensorflow as tf
 
@@ -14,8 +14,22 @@ from panoptic_tf.layers.operators import only_builtin_operators
 from panoptic_tf.structures import ImageInfo
 
 Size = Tuple[int, int]
+ToMap = Callable[[tf.Tensor], tf.Tensor]
 
 _VALUES_AT_ONCE = 2**21
+
+
+class Taps(NamedTuple):
+    """Positions on a map between whose values the output's pixels lie: float32 [B, n] each.
+
+    Attributes:
+      low, high: of the nearest pixels of the network's frame.
+      share: of `high`.
+    """
+
+    low: tf.Tensor
+    high: tf.Tensor
+    share: tf.Tensor
 
 
 def size_in_output(image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
@@ -60,7 +74,11 @@ def rescale_to_image(
 
 
 def argmax_in_image(
-    logits: tf.Tensor, image_info: tf.Tensor, output_size: Size, align_corners: bool = False
+    logits: tf.Tensor,
+    image_info: tf.Tensor,
+    output_size: Size,
+    align_corners: bool = False,
+    two_steps: bool = False,
 ) -> tf.Tensor:
     """The channel that is largest in the image's own frame: argmax of `rescale_to_image`.
 
@@ -72,19 +90,23 @@ def argmax_in_image(
       image_info: float32 [B, 4, 2].
       output_size: static (height, width).
       align_corners: see `map_positions`.
+      two_steps: resize to the pixels of the network's frame first, then to the output, as
+        detectron2 does; the same where the two have one scale.
 
     Returns:
       int32 [B, height, width], 0..C - 1, the first of equals.
     """
     height, width = output_size
-    rows = map_positions(image_info, output_size, 0, logits.shape[1], align_corners)  # [B, H]
-    columns = map_positions(image_info, output_size, 1, logits.shape[2], align_corners)  # [B, W]
-    logits = _interpolate(logits, columns, axis=2)  # [B, h, W, C]
+    rows, columns = (
+        _find_taps(image_info, output_size, axis, logits.shape[axis + 1], align_corners, two_steps)
+        for axis in (0, 1)
+    )
+    logits = _sample(logits, columns, axis=2)  # [B, h, W, C]
     most = max(_VALUES_AT_ONCE // (width * logits.shape[-1]), 1)
     blocks = -(-height // most)
 
-    def best(block: tf.Tensor) -> tf.Tensor:  # [B, rows] -> [B, rows, W]
-        values = _interpolate(logits, block, axis=1)
+    def best(block: Tuple[tf.Tensor, ...]) -> tf.Tensor:  # [B, rows] each -> [B, rows, W]
+        values = _sample(logits, block, axis=1)
         if only_builtin_operators():
             return tf.argmax(values, axis=-1, output_type=tf.int32)
         # The same in half the time.
@@ -93,8 +115,12 @@ def argmax_in_image(
     if blocks == 1:
         return best(rows)
     at_once = -(-height // blocks)
-    rows = tf.pad(rows, [[0, 0], [0, blocks * at_once - height]])
-    rows = tf.transpose(tf.reshape(rows, [-1, blocks, at_once]), [1, 0, 2])
+
+    def split(taps: tf.Tensor) -> tf.Tensor:  # [B, H] -> [blocks, B, rows]
+        taps = tf.pad(taps, [[0, 0], [0, blocks * at_once - height]])
+        return tf.transpose(tf.reshape(taps, [-1, blocks, at_once]), [1, 0, 2])
+
+    rows = tuple(split(taps) for taps in rows)
     found = tf.map_fn(best, rows, fn_output_signature=tf.int32, parallel_iterations=1)
     found = tf.transpose(found, [1, 0, 2, 3])  # [B, blocks, rows, W]
     return tf.reshape(found, [-1, blocks * at_once, width])[:, :height]
@@ -163,6 +189,12 @@ def map_positions(
         else the borders of the map on those of the frame.
     """
     in_network = positions_in_network(image_info, output_size, axis, count=output_size[axis])
+    return _on_map(in_network, image_info, axis, map_length, align_corners)
+
+
+def _on_map(
+    in_network: tf.Tensor, image_info: tf.Tensor, axis: int, map_length: int, align_corners: bool
+) -> tf.Tensor:
     network = image_info[:, ImageInfo.NETWORK_SIZE, axis, tf.newaxis]
     if align_corners:
         on_map = in_network * (float(map_length - 1) / (network - 1.0))
@@ -171,17 +203,68 @@ def map_positions(
     return tf.clip_by_value(on_map, 0.0, float(map_length - 1))
 
 
+def two_step_taps(
+    image_info: tf.Tensor, output_size: Size, axis: int, *, count: int, to_map: ToMap
+) -> Taps:
+    """Where output pixels lie when a map is resized to the network's pixels first, then to them.
+
+    Args:
+      image_info: float32 [B, 4, 2].
+      output_size: static (height, width).
+      axis: 0 for y, 1 for x.
+      count: of pixels of the output, from 0 on; static.
+      to_map: from positions in the network's frame to those on the map.
+
+    Returns:
+      Positions of pixels in that part of the network's frame that the image fills.
+    """
+    in_network = positions_in_network(image_info, output_size, axis, count=count)
+    low, high = tf.floor(in_network), tf.math.ceil(in_network)
+    return Taps(to_map(low), to_map(high), share=in_network - low)
+
+
+def _find_taps(
+    image_info: tf.Tensor,
+    output_size: Size,
+    axis: int,
+    map_length: int,
+    align_corners: bool,
+    two_steps: bool,
+) -> Tuple[tf.Tensor, ...]:
+    """What `_sample` takes of every output pixel along an axis."""
+    if not two_steps:
+        return (map_positions(image_info, output_size, axis, map_length, align_corners),)
+
+    def to_map(in_network: tf.Tensor) -> tf.Tensor:
+        return _on_map(in_network, image_info, axis, map_length, align_corners)
+
+    return two_step_taps(image_info, output_size, axis, count=output_size[axis], to_map=to_map)
+
+
+def _sample(maps: tf.Tensor, taps: Tuple[tf.Tensor, ...], *, axis: int) -> tf.Tensor:
+    """Maps [B, h, w, C] at positions (p,) or between two, (low, high, share): float32."""
+    first = _interpolate(maps, taps[0], axis=axis)
+    if len(taps) == 1:
+        return first
+    _, high, share = taps
+    return first + (_interpolate(maps, high, axis=axis) - first) * _along(share, axis)
+
+
 def _interpolate(maps: tf.Tensor, positions: tf.Tensor, *, axis: int) -> tf.Tensor:
     """Linear interpolation of [B, h, w, C] at positions [B, P] along axis 1 or 2."""
     low = tf.floor(positions)
     weight = positions - low  # [B, P]
     low = tf.cast(low, tf.int32)
     high = tf.minimum(low + 1, maps.shape[axis] - 1)
-    shape = [-1, 1, 1, 1]
-    shape[axis] = positions.shape[1]
-    weight = tf.reshape(weight, shape)
     first = _take(maps, low, axis)
-    return first + (_take(maps, high, axis) - first) * weight
+    return first + (_take(maps, high, axis) - first) * _along(weight, axis)
+
+
+def _along(weights: tf.Tensor, axis: int) -> tf.Tensor:
+    """[B, P] to a shape that multiplies maps along their axis."""
+    shape = [-1, 1, 1, 1]
+    shape[axis] = weights.shape[1]
+    return tf.reshape(weights, shape)
 
 
 def _take(maps: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:

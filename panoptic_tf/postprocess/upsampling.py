@@ -191,20 +191,13 @@ def _taps(
     stride: int,
 ) -> _Taps:
     """Of pixels 0..count - 1 of the output along an axis."""
-    in_network = rescale.positions_in_network(image_info, output_size, axis, count=count)
-    low = tf.floor(in_network)
-    high = tf.math.ceil(in_network)  # in the image, as `in_network` is
-    size = rescale.size_in_output(image_info, output_size)[:, axis, tf.newaxis]
 
-    def on_map(pixel: tf.Tensor) -> tf.Tensor:
+    def to_map(pixel: tf.Tensor) -> tf.Tensor:
         return tf.clip_by_value((pixel + 0.5) / stride - 0.5, 0.0, map_length - 1.0)
 
-    return _Taps(
-        low=on_map(low),
-        high=on_map(high),
-        share=in_network - low,
-        inside=tf.cast(tf.range(count) < size, tf.float32),
-    )
+    taps = rescale.two_step_taps(image_info, output_size, axis, count=count, to_map=to_map)
+    size = rescale.size_in_output(image_info, output_size)[:, axis, tf.newaxis]
+    return _Taps(*taps, inside=tf.cast(tf.range(count) < size, tf.float32))
 
 
 def _weights(taps: _Taps, cells: tf.Tensor) -> tf.Tensor:

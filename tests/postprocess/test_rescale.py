@@ -121,6 +121,27 @@ def test_the_best_channel_is_the_argmax(monkeypatch, at_once):
     np.testing.assert_array_equal(traced(tf.constant(maps), infos), expected)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("at_once", [60 * 7 * 4, 2**21])
+def test_two_steps_are_two_resizes(monkeypatch, size, at_once):
+    monkeypatch.setattr(rescale, "_VALUES_AT_ONCE", at_once)
+    maps, info = draw_maps(channels=7), image_info(size)[None]
+    in_network = tf.image.resize(maps, NETWORK_SIZE)
+    fit = min(NETWORK_SIZE[0] / size[0], NETWORK_SIZE[1] / size[1])
+    height, width = (min(max(round(s * fit), 1), n) for s, n in zip(size, NETWORK_SIZE))
+    answered = answered_size(size, (70, 110))
+    resized = tf.image.resize(in_network[:, :height, :width], answered)[0].numpy()
+    top = np.sort(resized, axis=-1)
+    is_clear = top[..., -1] - top[..., -2] > 1e-4
+    assert is_clear.mean() > 0.99
+    found = rescale.argmax_in_image(maps, info, (70, 110), two_steps=True)[0].numpy()
+    found = found[: answered[0], : answered[1]]
+    np.testing.assert_array_equal(found[is_clear], np.argmax(resized, axis=-1)[is_clear])
+    in_one_step = rescale.argmax_in_image(maps, info, (70, 110))[0].numpy()
+    if size == (64, 96):  # at the borders, where the scale is not that of the network
+        assert 0.0 < np.mean(found != in_one_step[: answered[0], : answered[1]]) < 0.1
+
+
 @pytest.mark.parametrize("at_once", [60 * 7 * 24, 2**21])
 def test_in_tflite_with_builtin_operators(monkeypatch, at_once):
     monkeypatch.setattr(rescale, "_VALUES_AT_ONCE", at_once)
@@ -128,6 +149,7 @@ def test_in_tflite_with_builtin_operators(monkeypatch, at_once):
     def run(maps, info):
         return {
             "best": rescale.argmax_in_image(maps, info, (50, 60)),
+            "in_two_steps": rescale.argmax_in_image(maps, info, (50, 60), two_steps=True),
             "rescaled": rescale.rescale_to_image(maps, info, (50, 60)),
         }
 
@@ -142,7 +164,8 @@ def test_in_tflite_with_builtin_operators(monkeypatch, at_once):
     found = interpreter.get_signature_runner()(maps=maps, info=info)
     expected = run(tf.constant(maps), tf.constant(info))
     np.testing.assert_allclose(found["rescaled"], expected["rescaled"], atol=1e-5)
-    np.testing.assert_array_equal(found["best"], expected["best"])
+    for name in ("best", "in_two_steps"):
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

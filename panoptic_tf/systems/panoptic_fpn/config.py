@@ -96,7 +96,7 @@ class SemanticBranch(hyperparams.Config):
 
 @dataclasses.dataclass
 class PostProcessor(hyperparams.Config):
-    """Arguments of detection and of `PanopticFPNPostProcessor`, which documents the last four.
+    """Arguments of detection and of `PanopticFPNPostProcessor`, which documents the last five.
 
     Attributes:
       detection_threshold: score above which a class of a proposal is a detection; AP counts those
@@ -112,6 +112,7 @@ class PostProcessor(hyperparams.Config):
     overlap_threshold: float = 0.5
     stuff_area: int = 4096
     output_detections: bool = True
+    resizes_in_two_steps: bool = True
 
 
 @dataclasses.dataclass

@@ -39,6 +39,7 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         overlap_threshold: float = 0.5,
         stuff_area: int = 4096,
         output_detections: bool = True,
+        resizes_in_two_steps: bool = True,
         name: str = "postprocessor",
     ):
         """See the class.
@@ -55,6 +56,9 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
           stuff_area: smallest area of a stuff segment, pixels of the output.
           output_detections: answer the detections before the merge as well, which mask AP is
             measured on.
+          resizes_in_two_steps: of the semantic logits, to the network's pixels and then to the
+            output, as detectron2 does; else at once, which is faster and differs at the borders of
+            stuff where image and network have different scales.
           name: of the layer.
         """
         super().__init__(name=name, dtype=tf.float32, trainable=False)
@@ -65,6 +69,7 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         self._answers_semantic_mask = answers_semantic_mask
         self._merges = merges
         self._output_detections = output_detections
+        self._resizes_in_two_steps = resizes_in_two_steps
         self._merge_options = {
             "score_threshold": score_threshold,
             "overlap_threshold": overlap_threshold,
@@ -106,7 +111,9 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
 
     def _semantic_mask(self, logits: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
         """Category of the highest logit at each pixel of the image: int32 [B, H, W]."""
-        channel = rescale.argmax_in_image(logits, image_info, self._output_size)
+        channel = rescale.argmax_in_image(
+            logits, image_info, self._output_size, two_steps=self._resizes_in_two_steps
+        )
         category = tf.gather(tf.constant(self._semantic_categories, tf.int32), channel)
         return tf.where(self._inside(image_info), category, 0)
 
