@@ -14,6 +14,7 @@ from panoptic_tf import checkpoints
 from panoptic_tf.systems import config as base_config
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "checkpoints"))
+import library_backbones  # noqa: E402
 import source_files  # noqa: E402
 
 # What writes a file of the source that an experiment's backbone starts from.
@@ -72,6 +73,40 @@ def test_the_whole_backbone_comes_from_the_file(experiment, tmp_path):
         np.testing.assert_array_equal(value, expected.get(name, 0.0), err_msg=name)
 
 
+def _small_task(experiment, options):
+    """The task of an experiment on shapes, and its model."""
+    small = {
+        "dataset_info": "shapes",
+        "model": {"train_size": [64, 64], "input_size": [64, 64], "output_size": []},
+    }
+    if "deeplab" in experiment:
+        small["model"].update(aspp_pool_size=[4, 4], norm="batch")
+    params = get_params(experiment, small)
+    backbone = params.task.model.backbone
+    backbone.norm = backbone.norm.replace("sync_batch", "batch")
+    backbone.override({"options": options})
+    if backbone.multi_grid:
+        backbone.multi_grid = [1]
+    task = get_task(params)
+    return task, task.build_model()
+
+
+def _check_step(task, model):
+    """One step of training moves the backbone, but for what is frozen."""
+    batch = make_batch(task, [draw_sample(seed) for seed in (0, 7)])
+    variables = model.parts["backbone"].weights
+    before = {v.ref(): v.numpy() for v in variables}
+    optimizer = tf.keras.optimizers.legacy.SGD(1e-3)
+    logs = tf.function(lambda: task.train_step(batch, model, optimizer))()
+    assert np.isfinite(float(logs[task.loss]))
+    frozen = {v.ref() for v in model.parts["backbone"].non_trainable_variables}
+    moved = [v for v in variables if not np.array_equal(before[v.ref()], v.numpy())]
+    if task.task_config.model.backbone.is_frozen:
+        assert {v.ref() for v in moved} == {v.ref() for v in variables} - frozen
+    else:
+        assert len(moved) > 0.9 * len(variables)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "experiment",
@@ -83,37 +118,64 @@ def test_the_whole_backbone_comes_from_the_file(experiment, tmp_path):
     ],
 )
 def test_a_training_starts_from_the_file_and_makes_a_step(experiment, tmp_path):
-    small = {
-        "dataset_info": "shapes",
-        "model": {"train_size": [64, 64], "input_size": [64, 64], "output_size": []},
-    }
-    if "deeplab" in experiment:
-        small["model"].update(aspp_pool_size=[4, 4], norm="batch")
-    params = get_params(experiment, small)
-    backbone = params.task.model.backbone
-    backbone.norm = backbone.norm.replace("sync_batch", "batch")
-    options = {**NARROW, "num_blocks": [1, 1, 1, 1]}
-    backbone.override({"options": options})
-    if backbone.multi_grid:
-        backbone.multi_grid = [1]
-    task = get_task(params)
-    model = task.build_model()
+    task, model = _small_task(experiment, {**NARROW, "num_blocks": [1, 1, 1, 1]})
     variables = model.parts["backbone"].weights
-    path, expected = _write(variables, WRITERS[backbone.name], tmp_path)
+    writer = WRITERS[task.task_config.model.backbone.name]
+    task.task_config.init_checkpoint, expected = _write(variables, writer, tmp_path)
     for variable in variables:
         variable.assign(tf.zeros_like(variable))
-    params.task.init_checkpoint = path
     task.initialize(model)
     for name, value in source_files.values_of(variables).items():
         np.testing.assert_array_equal(value, expected.get(name, 0.0), err_msg=name)
+    _check_step(task, model)
 
-    batch = make_batch(task, [draw_sample(seed) for seed in (0, 7)])
-    before = {v.ref(): v.numpy() for v in variables}
-    optimizer = tf.keras.optimizers.legacy.SGD(1e-3)
-    logs = tf.function(lambda: task.train_step(batch, model, optimizer))()
-    assert np.isfinite(float(logs[task.loss]))
-    frozen = set(map(lambda v: v.ref(), model.parts["backbone"].non_trainable_variables))
-    for variable in variables:
-        changed = not np.array_equal(before[variable.ref()], variable.numpy())
-        if backbone.is_frozen:
-            assert changed != (variable.ref() in frozen), variable.name
+
+def _random_state(shapes):
+    """Arrays under a library's names: norms as after a training, kernels as at its start."""
+    rng = np.random.default_rng(0)
+    state = {}
+    for name, shape in shapes.items():
+        if name.endswith("running_var") or name.endswith("weight") and len(shape) == 1:
+            values = rng.uniform(0.5, 1.5, shape)
+        elif len(shape) > 1:
+            values = rng.normal(0.0, np.sqrt(1.0 / np.prod(shape[1:])), shape)
+        else:
+            values = rng.normal(0.0, 0.1, shape)
+        state[name] = values.astype(np.float32)
+    return state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "experiment, shapes, options",
+    [
+        (
+            "panoptic_deeplab_mobilenetv3_coco",
+            library_backbones.torchvision_blocks(
+                library_backbones.mobilenet_v3_large(), by_stage=False
+            ),
+            {},
+        ),
+        (
+            "panoptic_deeplab_xception71_cityscapes",
+            library_backbones.timm_xception(1),
+            {
+                "entry_widths": [128, 256, 728],
+                "entry_strides": [2, 2, 2],
+                "num_middle_blocks": 1,
+            },
+        ),
+    ],
+    ids=["mobilenetv3_large", "xception71"],
+)
+def test_other_families_start_from_a_file_and_make_a_step(experiment, shapes, options, tmp_path):
+    task, model = _small_task(experiment, options)
+    state = _random_state(shapes)
+    path = source_files.write_pickle(state, tmp_path / "backbone.pkl")
+    task.task_config.init_checkpoint = path
+    task.initialize(model)
+    variables = source_files.values_of(model.parts["backbone"].weights)
+    means = [value for name, value in variables.items() if name.endswith("moving_mean")]
+    stored = {value.tobytes() for name, value in state.items() if name.endswith("running_mean")}
+    assert means and all(value.tobytes() in stored for value in means)
+    _check_step(task, model)
