@@ -15,7 +15,7 @@ from absl import app, flags
 # Every worker process imports TensorFlow; its start-up messages would break the progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import converter  # noqa: E402
+from panoptic_tf.datasets import converter, unlabelled  # noqa: E402
 
 _FORMAT = flags.DEFINE_enum(
     "format", "coco_panoptic", ["coco_panoptic"], "Format of the annotations; Cityscapes as well."
@@ -36,6 +36,13 @@ _NUM_SHARDS = flags.DEFINE_integer(
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "Worker processes; default one per CPU.", lower_bound=1
+)
+_UNLABELLED = flags.DEFINE_enum(
+    "unlabelled",
+    "auto",
+    list(unlabelled.POLICIES),
+    "Unlabelled pixels: void, or a stuff category background; auto: background where no category "
+    "is stuff.",
 )
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace a finished conversion of other annotations."
@@ -58,6 +65,7 @@ def main(argv):
             num_shards=_NUM_SHARDS.value,
             num_processes=_NUM_PROCESSES.value,
             overwrite=_OVERWRITE.value,
+            unlabelled_policy=_UNLABELLED.value,
         )
     except (ValueError, OSError) as error:
         raise SystemExit(f"convert: {error}") from error

@@ -23,7 +23,15 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 import tqdm
 from absl import logging
 
-from panoptic_tf.datasets import checks, coco_format, coco_instances, files, manifest, record
+from panoptic_tf.datasets import (
+    checks,
+    coco_format,
+    coco_instances,
+    files,
+    manifest,
+    record,
+    unlabelled,
+)
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 
 _IMAGES_PER_SHARD = 512
@@ -36,7 +44,7 @@ class _Task:
 
     path: str
     annotations: Sequence[coco_format.PanopticAnnotation]
-    contiguous_ids: Mapping[int, int]
+    dataset_info: DatasetInfo
 
 
 def convert_coco_panoptic(
@@ -51,6 +59,7 @@ def convert_coco_panoptic(
     num_shards: Optional[int] = None,
     num_processes: Optional[int] = None,
     overwrite: bool = False,
+    unlabelled_policy: str = "auto",
 ) -> manifest.Manifest:
     """Converts a data set in COCO panoptic format (COCO, Cityscapes, your own).
 
@@ -66,6 +75,7 @@ def convert_coco_panoptic(
       num_shards: number of files; default one per 512 images.
       num_processes: default one per CPU.
       overwrite: replace a finished conversion of other inputs.
+      unlabelled_policy: what unlabelled pixels become; see `unlabelled.resolve`.
 
     Returns:
       The manifest.
@@ -91,7 +101,7 @@ def convert_coco_panoptic(
         source["num_instances"] = sum(len(a.instances or ()) for a in annotations)
     return convert(
         annotations,
-        info,
+        unlabelled.resolve(unlabelled_policy, info),
         output_dir,
         source_sha256=manifest.sha256_of_file(panoptic_json),
         instances_sha256=instances_sha256,
@@ -120,7 +130,7 @@ def convert(
 
     Args:
       annotations: the annotated images.
-      dataset_info: their categories.
+      dataset_info: their categories; void pixels become `unlabelled_id` where it has one.
       output_dir: folder to write to.
       source_sha256: checksum of what the annotations came from; tells whether shards that are
         already there are the same.
@@ -145,6 +155,8 @@ def convert(
         "num_shards": num_shards,
         "format_version": manifest.FORMAT_VERSION,
     }
+    if dataset_info.unlabelled_id is not None:
+        fingerprint["unlabelled"] = "background"
     if instances_sha256 is not None:
         fingerprint["instances_sha256"] = instances_sha256
     _check_output(output_dir, split, fingerprint, dataset_info, overwrite)
@@ -170,7 +182,7 @@ def convert(
 
 
 def encode_annotation(
-    annotation: coco_format.PanopticAnnotation, contiguous_ids: Mapping[int, int]
+    annotation: coco_format.PanopticAnnotation, dataset_info: DatasetInfo
 ) -> bytes:
     """The record of one annotation, read from its files.
 
@@ -180,13 +192,16 @@ def encode_annotation(
     loaded = checks.load_annotation(annotation)
     if loaded is None or loaded.image_bytes is None:
         raise ValueError(f"image_id {annotation.image_id!r}: a record needs an image file.")
+    rows, segment_table = loaded.rows, annotation.segments
+    if dataset_info.unlabelled_id is not None:
+        rows, segment_table = unlabelled.fill(rows, segment_table, dataset_info.unlabelled_id)
     return record.encode_example(
         image_bytes=loaded.image_bytes,
         image_id=annotation.image_id,
         file_name=annotation.file_name,
-        rows=loaded.rows,
-        segment_table=annotation.segments,
-        contiguous_ids=contiguous_ids,
+        rows=rows,
+        segment_table=segment_table,
+        contiguous_ids=dataset_info.contiguous_ids(),
         instances=annotation.instances,
     )
 
@@ -281,12 +296,11 @@ def _tasks(
     members: List[List[coco_format.PanopticAnnotation]] = [[] for _ in range(num_shards)]
     for annotation in annotations:
         members[shard_of(annotation.image_id, num_shards)].append(annotation)
-    contiguous_ids = dict(dataset_info.contiguous_ids())
     paths = [
         os.path.join(output_dir, manifest.shard_name(split, i, num_shards))
         for i in range(num_shards)
     ]
-    return [_Task(path, list_, contiguous_ids) for path, list_ in zip(paths, members)]
+    return [_Task(path, list_, dataset_info) for path, list_ in zip(paths, members)]
 
 
 def _run(
@@ -339,6 +353,6 @@ def _write_shard(task: _Task) -> manifest.Shard:
     with files.atomic_path(task.path) as temporary:
         with tf.io.TFRecordWriter(temporary) as writer:
             for annotation in task.annotations:
-                writer.write(encode_annotation(annotation, task.contiguous_ids))
+                writer.write(encode_annotation(annotation, task.dataset_info))
         checksum = manifest.sha256_of_file(temporary)
     return manifest.Shard(os.path.basename(task.path), len(task.annotations), checksum)

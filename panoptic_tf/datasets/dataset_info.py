@@ -33,10 +33,18 @@ class Category:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-    """The categories of one data set, in contiguous order; void is 0 and not among them."""
+    """The categories of one data set, in contiguous order; void is 0 and not among them.
+
+    Attributes:
+      name: of the data set.
+      categories: in the order of their ids.
+      unlabelled_id: `dataset_id` of the category that stands for what the annotations leave
+        unlabelled, which they do not have themselves; None where that is void.
+    """
 
     name: str
     categories: Tuple[Category, ...]
+    unlabelled_id: Optional[int] = None
 
     @property
     def num_categories(self) -> int:
@@ -71,6 +79,11 @@ class DatasetInfo:
     def contiguous_ids(self) -> Mapping[int, int]:
         """Maps the data set's own ids to contiguous ids."""
         return {c.dataset_id: c.id for c in self.categories}
+
+    def annotated(self) -> DatasetInfo:
+        """The categories that the annotations themselves have: without `unlabelled_id`."""
+        own = tuple(c for c in self.categories if c.dataset_id != self.unlabelled_id)
+        return dataclasses.replace(self, categories=own, unlabelled_id=None)
 
     def to_coco(self) -> list[dict[str, Any]]:
         """The `categories` list of a COCO panoptic JSON file."""
@@ -116,10 +129,39 @@ class DatasetInfo:
         numbered = (dataclasses.replace(c, id=i) for i, c in enumerate(parsed, start=1))
         return cls(name=name, categories=tuple(numbered))
 
+    def to_json(self) -> Dict[str, Any]:
+        """Plain values, of which `from_json` makes the same."""
+        content: Dict[str, Any] = {"name": self.name, "categories": self.to_coco()}
+        if self.unlabelled_id is not None:
+            content["unlabelled_id"] = self.unlabelled_id
+        return content
+
+    @classmethod
+    def from_json(cls, content: Any, *, source: str) -> DatasetInfo:
+        """Reads what `to_json` returned; further fields are ignored.
+
+        Args:
+          content: of a JSON file.
+          source: file name for error messages.
+
+        Raises:
+          ValueError: a field is missing or malformed.
+        """
+        if not isinstance(content, dict) or not isinstance(content.get("name"), str):
+            raise ValueError(f"{source}: 'name' must be a string beside 'categories'.")
+        info = cls.from_coco(content.get("categories", ()), name=content["name"], source=source)
+        unlabelled_id = content.get("unlabelled_id")
+        stuff = [c.dataset_id for c in info.categories if not c.is_thing]
+        if unlabelled_id is not None and unlabelled_id not in stuff:
+            raise ValueError(
+                f"{source}: unlabelled_id must be the id of a stuff category, got "
+                f"{unlabelled_id!r}."
+            )
+        return dataclasses.replace(info, unlabelled_id=unlabelled_id)
+
     def save(self, path: str) -> None:
         """Writes the categories as JSON, atomically."""
-        text = json.dumps({"name": self.name, "categories": self.to_coco()}, indent=1)
-        files.write_bytes(path, text.encode())
+        files.write_bytes(path, json.dumps(self.to_json(), indent=1).encode())
 
     @classmethod
     def load(cls, name_or_path: str) -> DatasetInfo:
@@ -132,9 +174,7 @@ class DatasetInfo:
         if name_or_path in built_in_names():
             path = os.path.join(_BUILT_IN_DIR, name_or_path + ".json")
         content = files.read_json(path, expected="a dataset_info.json written by `convert`")
-        if not isinstance(content, dict) or not isinstance(content.get("name"), str):
-            raise ValueError(f"{path}: 'name' must be a string beside 'categories'.")
-        return cls.from_coco(content.get("categories", ()), name=content["name"], source=path)
+        return cls.from_json(content, source=path)
 
 
 def built_in_names() -> Tuple[str, ...]:

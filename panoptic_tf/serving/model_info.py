@@ -33,9 +33,8 @@ class ModelInfo:
     def to_bytes(self) -> bytes:
         """JSON text, UTF-8."""
         content = {
-            "name": self.dataset_info.name,
+            **self.dataset_info.to_json(),
             "model": {"input_size": list(self.input_size), "experiment": self.experiment},
-            "categories": self.dataset_info.to_coco(),
         }
         return json.dumps(content, indent=1).encode()
 
@@ -52,11 +51,7 @@ class ModelInfo:
             parsed = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{source} is not JSON ({error}).") from error
-        if not isinstance(parsed, dict) or not isinstance(parsed.get("name"), str):
-            raise ValueError(f"{source}: 'name' must be a string beside 'categories'.")
-        info = dataset_info_lib.DatasetInfo.from_coco(
-            parsed.get("categories", ()), name=parsed["name"], source=source
-        )
+        info = dataset_info_lib.DatasetInfo.from_json(parsed, source=source)
         size, experiment = _parse_model(parsed.get("model"), source)
         return cls(dataset_info=info, input_size=size, experiment=experiment)
 
