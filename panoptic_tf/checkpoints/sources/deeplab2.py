@@ -20,11 +20,10 @@ from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.names import Description, Source, Translated, Translation
 from panoptic_tf.checkpoints.readers.arrays import StoredArray, StoredCheckpoint
 from panoptic_tf.checkpoints.sources.inverted_bottlenecks import (
-    HALF,
     MOBILENET,
     numbered_as,
-    settings,
 )
+from panoptic_tf.checkpoints.sources.settings import HALF, settings
 
 # Names.
 

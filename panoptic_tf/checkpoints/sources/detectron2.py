@@ -14,6 +14,7 @@ import numpy as np
 from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.names import Description, Source, Translated, Translation
 from panoptic_tf.checkpoints.readers.arrays import StoredArray, StoredCheckpoint
+from panoptic_tf.checkpoints.sources.settings import IMAGENET, settings
 
 # What a frozen norm adds to the variance, which these weights have folded into scale and shift.
 _EPSILON = 1e-5
@@ -37,11 +38,8 @@ RESNEXT_SETTINGS: Dict[str, Any] = {
 }
 """FAIR's ResNeXts and those with group norm: BGR divided by the deviation, stride in the 3x3."""
 RGB_SETTINGS: Dict[str, Any] = {
-    "normalization.channel_order": "RGB",
-    "normalization.mean": [123.675, 116.28, 103.53],
-    "normalization.std": [58.395, 57.12, 57.375],
+    **settings(IMAGENET, norm_epsilon=_EPSILON),
     "model.backbone.stride_in_1x1": False,
-    "model.backbone.norm_epsilon": _EPSILON,
 }
 """PyTorch's ResNets and DeepLab's: RGB divided by the standard deviation, stride in the 3x3."""
 

@@ -21,15 +21,12 @@ from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
 from panoptic_tf.checkpoints.sources import detectron2
 from panoptic_tf.checkpoints.sources.inverted_bottlenecks import (
     EFFICIENTNET,
-    HALF,
-    IMAGENET,
     MOBILENET,
     ROLES,
-    SWISH_SQUEEZE,
     numbered_as,
-    settings,
 )
 from panoptic_tf.checkpoints.sources.refused import RefusedSource
+from panoptic_tf.checkpoints.sources.settings import HALF, IMAGENET, SWISH_SQUEEZE, settings
 
 _EPSILON = 1e-3
 _RESNET_SETTINGS: Dict[str, Any] = {

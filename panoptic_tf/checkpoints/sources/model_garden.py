@@ -19,7 +19,7 @@ from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.names import Description, Source, Translated, Translation
 from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
 from panoptic_tf.checkpoints.sources import object_paths
-from panoptic_tf.checkpoints.sources.inverted_bottlenecks import IMAGENET, settings
+from panoptic_tf.checkpoints.sources.settings import IMAGENET, settings
 
 _BACKBONE = r"^backbone/layer_with_weights-\d+/"
 _EPSILON = 1e-3

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any, Dict, Mapping
-
-import tensorflow as tf
-import yaml
+from typing import Any, Dict
 
 from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.names import Description
 from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
-from panoptic_tf.checkpoints.sources import object_paths
-from panoptic_tf.checkpoints.sources.inverted_bottlenecks import IMAGENET, settings
+from panoptic_tf.checkpoints.sources import beside, object_paths
+from panoptic_tf.checkpoints.sources.settings import IMAGENET, settings
 
 # Without `params.yaml`: what its trainings of ResNets set, and what they have by default.
 _RESNET_EPSILON = 1e-5
@@ -21,7 +17,8 @@ _EPSILON = 1e-3
 
 def _describe(checkpoint: StoredCheckpoint) -> Description:
     """As `params.yaml` of the training says, which lies beside the checkpoint."""
-    model = _params(checkpoint).get("model") or {}
+    task = beside.read_yaml(checkpoint, "params.yaml").get("task") or {}
+    model = task.get("model") or {}
     norm_activation = model.get("norm_activation") or {}
     options: Dict[str, Any] = {}
     backbone = model.get("backbone") or {}
@@ -31,17 +28,6 @@ def _describe(checkpoint: StoredCheckpoint) -> Description:
     is_resnet = any("/_shortcut/" in name for name in checkpoint.arrays)
     epsilon = norm_activation.get("norm_epsilon", _RESNET_EPSILON if is_resnet else _EPSILON)
     return Description(settings(IMAGENET, norm_epsilon=epsilon, padding="same", **options))
-
-
-def _params(checkpoint: StoredCheckpoint) -> Mapping[str, Any]:
-    path = os.path.join(os.path.dirname(checkpoint.path), "params.yaml")
-    if not tf.io.gfile.exists(path):
-        return {}
-    with tf.io.gfile.GFile(path) as file:
-        try:
-            return (yaml.safe_load(file.read()) or {}).get("task") or {}
-        except (yaml.YAMLError, AttributeError):
-            return {}
 
 
 names.register_source(

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import Mapping
-
-import tensorflow as tf
-import yaml
 
 from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.names import Description, Source, Translated, Translation
 from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
+from panoptic_tf.checkpoints.sources import beside
 
 # A training saves more beside the model, such as its step.
 _ITEMS = ("model/", "backbone/")
@@ -42,14 +39,7 @@ class _OwnSource(Source):
 
 def _describe(checkpoint: StoredCheckpoint) -> Description:
     """What the `params.yaml` of the training says, where it lies beside the checkpoint."""
-    path = os.path.join(os.path.dirname(checkpoint.path), "params.yaml")
-    if not tf.io.gfile.exists(path):
-        return Description()
-    with tf.io.gfile.GFile(path) as file:
-        try:
-            task = (yaml.safe_load(file.read()) or {}).get("task", {})
-        except (yaml.YAMLError, AttributeError):
-            return Description()
+    task = beside.read_yaml(checkpoint, "params.yaml").get("task") or {}
     model = task.get("model") or {}
     backbone = model.pop("backbone", None) or {}
     found = {

@@ -21,14 +21,11 @@ from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
 from panoptic_tf.checkpoints.sources import beside
 from panoptic_tf.checkpoints.sources.inverted_bottlenecks import (
     EFFICIENTNET,
-    HALF,
-    IMAGENET,
     MOBILENET,
     ROLES,
-    SWISH_SQUEEZE,
     numbered_as,
-    settings,
 )
+from panoptic_tf.checkpoints.sources.settings import HALF, IMAGENET, SWISH_SQUEEZE, settings
 
 _TF_EPSILON = 1e-3
 _TORCH_EPSILON = 1e-5

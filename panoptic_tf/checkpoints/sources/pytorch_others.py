@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.names import Description, Source
-from panoptic_tf.checkpoints.sources.inverted_bottlenecks import HALF, IMAGENET, settings
+from panoptic_tf.checkpoints.sources.settings import HALF, IMAGENET, settings
 
 _XCEPTION: names.Rules = (
     # Counted from 0 there, from 1 here.
