@@ -15,7 +15,8 @@ from absl import app, flags
 # Every worker process imports TensorFlow; its start-up messages would break the progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import converter, unlabelled  # noqa: E402
+from panoptic_tf.datasets import converter, images, unlabelled  # noqa: E402
+from panoptic_tf.experiments import cli  # noqa: E402
 
 _FORMAT = flags.DEFINE_enum(
     "format", "coco_panoptic", ["coco_panoptic"], "Format of the annotations; Cityscapes as well."
@@ -37,6 +38,12 @@ _NUM_SHARDS = flags.DEFINE_integer(
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "Worker processes; default one per CPU.", lower_bound=1
 )
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    images.MAX_PIXELS,
+    "Limit of height times width of an image; a larger one ends the conversion.",
+    lower_bound=1,
+)
 _UNLABELLED = flags.DEFINE_enum(
     "unlabelled",
     "auto",
@@ -53,22 +60,21 @@ def main(argv):
     """Converts what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    try:
-        manifest = converter.convert_coco_panoptic(
-            panoptic_json=_PANOPTIC_JSON.value,
-            panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
-            image_dir=_IMAGE_DIR.value,
-            output_dir=_OUTPUT_DIR.value,
-            instances_json=_INSTANCES_JSON.value,
-            name=_NAME.value,
-            split=_SPLIT.value,
-            num_shards=_NUM_SHARDS.value,
-            num_processes=_NUM_PROCESSES.value,
-            overwrite=_OVERWRITE.value,
-            unlabelled_policy=_UNLABELLED.value,
-        )
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"convert: {error}") from error
+    images.decode_on_cpu()
+    manifest = converter.convert_coco_panoptic(
+        panoptic_json=_PANOPTIC_JSON.value,
+        panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
+        image_dir=_IMAGE_DIR.value,
+        output_dir=_OUTPUT_DIR.value,
+        instances_json=_INSTANCES_JSON.value,
+        name=_NAME.value,
+        split=_SPLIT.value,
+        num_shards=_NUM_SHARDS.value,
+        num_processes=_NUM_PROCESSES.value,
+        overwrite=_OVERWRITE.value,
+        unlabelled_policy=_UNLABELLED.value,
+        max_pixels=_MAX_PIXELS.value,
+    )
     num_records = sum(shard.num_records for shard in manifest.shards)
     shards = os.path.join(_OUTPUT_DIR.value, f"{manifest.split}-*")
     num_instances = manifest.source.get("num_instances")
@@ -77,4 +83,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

@@ -1,7 +1,7 @@
 """Examines a data set: what is in it, what is wrong with it.
 
 panoptic-tf doctor --input_path='data/coco/train-*'
-panoptic-tf doctor --panoptic_json=... --panoptic_dir=... --image_dir=...
+panoptic-tf doctor --panoptic_json=... --panoptic_dir=... --image_dir=... [--instances_json=...]
 
 Prints a table, and ends with status 1 if there are problems.
 """
@@ -13,7 +13,8 @@ from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import doctor, files  # noqa: E402
+from panoptic_tf.datasets import doctor, files, images  # noqa: E402
+from panoptic_tf.experiments import cli  # noqa: E402
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality  # noqa: E402
 
 _INPUT_PATH = flags.DEFINE_string("input_path", None, "Glob of the shards that `convert` wrote.")
@@ -22,6 +23,15 @@ _PANOPTIC_DIR = flags.DEFINE_string(
     "panoptic_dir", None, "Folder of their id PNGs; default the JSON file's path without .json."
 )
 _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images; optional.")
+_INSTANCES_JSON = flags.DEFINE_string(
+    "instances_json", None, "COCO instances of the same images, which may overlap; optional."
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    images.MAX_PIXELS,
+    "Limit of height times width of an image; larger ones are a problem and not decoded.",
+    lower_bound=1,
+)
 _OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Where to write the report; optional.")
 _MAX_PROBLEMS = flags.DEFINE_integer("max_problems", 50, "Problems that are printed.")
 
@@ -30,12 +40,9 @@ def main(argv):
     """Examines what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    try:
-        report = _examine()
-        if _OUTPUT_JSON.value:
-            files.write_json(_OUTPUT_JSON.value, report)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"doctor: {error}") from error
+    report = _examine()
+    if _OUTPUT_JSON.value:
+        files.write_json(_OUTPUT_JSON.value, report)
     print(_format(report))
     if report["problems"]:
         raise SystemExit(1)
@@ -45,11 +52,19 @@ def _examine():
     if bool(_INPUT_PATH.value) == bool(_PANOPTIC_JSON.value):
         raise app.UsageError("Give either --input_path or --panoptic_json.")
     if _INPUT_PATH.value:
-        return doctor.examine_records(input_path=_INPUT_PATH.value, build_quality=PanopticQuality)
+        if _INSTANCES_JSON.value:
+            raise app.UsageError("--instances_json goes with --panoptic_json; records hold theirs.")
+        return doctor.examine_records(
+            input_path=_INPUT_PATH.value,
+            max_pixels=_MAX_PIXELS.value,
+            build_quality=PanopticQuality,
+        )
     return doctor.examine_coco_panoptic(
         panoptic_json=_PANOPTIC_JSON.value,
         panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
         image_dir=_IMAGE_DIR.value,
+        instances_json=_INSTANCES_JSON.value,
+        max_pixels=_MAX_PIXELS.value,
         build_quality=PanopticQuality,
     )
 
@@ -88,4 +103,4 @@ def _format(report) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

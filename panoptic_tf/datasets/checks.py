@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
-from PIL import Image
 
-from panoptic_tf.datasets import coco_format, segments
+from panoptic_tf.datasets import coco_format, files, images, record, segments
+from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
+from panoptic_tf.datasets.dataset_info import DatasetInfo
 
 Report = Callable[[str], None]
 
@@ -36,7 +36,7 @@ def raise_problem(message: str) -> None:
 
 
 def load_annotation(
-    annotation: coco_format.PanopticAnnotation, report: Report = raise_problem
+    annotation: PanopticAnnotation, report: Report = raise_problem
 ) -> Optional[LoadedAnnotation]:
     """Reads image and PNG of one annotation; sizes and ids must agree with the JSON file.
 
@@ -48,15 +48,43 @@ def load_annotation(
       The files, or None if `report` was called and returned.
     """
     problems: List[str] = []
-    image_bytes = _load_image(annotation, problems.append)
-    rows = _load_rows(annotation, problems.append)
+    image_bytes, rows = None, None
+    try:
+        image_bytes = _load_image(annotation)
+    except ValueError as error:
+        problems.append(str(error))
+    try:
+        rows = _load_rows(annotation, problems.append)
+    except ValueError as error:
+        problems.append(str(error))
     for problem in problems:
-        report(problem)
+        report(files.shorten(problem))
     return None if problems or rows is None else LoadedAnnotation(image_bytes, rows)
 
 
+def crowd_problems(annotation: PanopticAnnotation, dataset_info: DatasetInfo) -> List[str]:
+    """Finds stuff that is a crowd and none in one image, where it is one segment in evaluation.
+
+    Args:
+      annotation: what the JSON file says.
+      dataset_info: its categories.
+
+    Returns:
+      One text per category.
+    """
+    flags: Dict[int, Set[bool]] = {}
+    for segment in annotation.segments:
+        flags.setdefault(segment.category_id, set()).add(segment.is_crowd)
+    return [
+        f"{annotation.png_file}: image_id {annotation.image_id!r}: iscrowd of the segments of "
+        f"stuff category id {c.dataset_id} ({c.name!r}) must be the same, got 0 and 1."
+        for c in dataset_info.categories
+        if not c.is_thing and len(flags.get(c.dataset_id, ())) > 1
+    ]
+
+
 def segment_problems(
-    where: str, segment_table: Sequence[coco_format.Segment], areas: np.ndarray, boxes: np.ndarray
+    where: str, segment_table: Sequence[Segment], areas: np.ndarray, boxes: np.ndarray
 ) -> List[str]:
     """Compares the areas and boxes that a file gives with the measured ones.
 
@@ -79,64 +107,59 @@ def segment_problems(
     return problems
 
 
-def read_image(path: str) -> Tuple[bytes, Tuple[int, int]]:
-    """Reads an image and proves that it decodes.
+def check_image(content: bytes, source: str, check_size: Callable[[Tuple[int, int]], None]) -> None:
+    """Proves that training can decode an image.
 
     Args:
-      path: a JPEG or PNG file.
-
-    Returns:
-      The file's bytes, and (height, width).
-
-    Raises:
-      ValueError: no such file, truncated, or neither JPEG nor PNG.
-    """
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; expected a JPEG or PNG image.") from error
-    return content, image_size(content, source=path)
-
-
-def image_size(content: bytes, *, source: str) -> Tuple[int, int]:
-    """Decodes an image and returns (height, width).
+      content: of a JPEG or PNG file.
+      source: the file, for error messages.
+      check_size: called with the (height, width) of its header before any pixel is decoded.
 
     Raises:
-      ValueError: truncated, or neither JPEG nor PNG.
+      ValueError: neither JPEG nor PNG, damaged or cut off; and what `check_size` raises.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            image.load()
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{source}: cannot be decoded ({error}); expected a JPEG or PNG image."
-        ) from error
+        size = images.header_size(content)
+    except ValueError as error:
+        raise _not_decoded(source, error) from error
+    check_size(size)
+    try:
+        images.check_decodes(content)
+    except ValueError as error:
+        raise _not_decoded(source, error) from error
 
 
-def _load_image(annotation: coco_format.PanopticAnnotation, report: Report) -> Optional[bytes]:
+def _not_decoded(source: str, error: ValueError) -> ValueError:
+    return ValueError(f"{source}: cannot be decoded ({error}); expected {images.EXPECTED}.")
+
+
+def _load_image(annotation: PanopticAnnotation) -> Optional[bytes]:
     path = annotation.image_file
     if path is None:
         return None
-    try:
-        content, size = read_image(path)
-    except ValueError as error:
-        report(str(error))
-        return None
-    _check_size(annotation, path, size, report)
+    content = files.read_bytes(path, expected=images.EXPECTED)
+
+    def check_size(size: Tuple[int, int]) -> None:
+        orientation = 1 if _has_size(annotation, size) else images.orientation(content)
+        turned = f"; its EXIF orientation {orientation} is not applied"
+        _check_size(annotation, path, size, turned if orientation > 1 else "")
+
+    check_image(content, path, check_size)
     return content
 
 
-def _load_rows(annotation: coco_format.PanopticAnnotation, report: Report) -> Optional[np.ndarray]:
-    try:
-        id_map = coco_format.read_id_map(annotation.png_file)
-    except ValueError as error:
-        report(str(error))
-        return None
-    _check_size(annotation, annotation.png_file, id_map.shape, report)
+def _load_rows(annotation: PanopticAnnotation, report: Report) -> np.ndarray:
+    path = annotation.png_file
+    where = f"{path}: image_id {annotation.image_id!r}"
+    if len(annotation.segments) > record.MAX_SEGMENTS:
+        raise ValueError(
+            f"{where}: a record holds at most {record.MAX_SEGMENTS} segments, "
+            f"got {len(annotation.segments)}."
+        )
+    id_map = coco_format.read_id_map(
+        path, check_size=lambda size: _check_size(annotation, path, size)
+    )
     rows, unknown_ids = segments.ids_to_rows(id_map, [s.id for s in annotation.segments])
-    where = f"{annotation.png_file}: image_id {annotation.image_id!r}"
     if len(unknown_ids):
         report(f"{where}: segments_info lacks {_some(unknown_ids)} of the PNG.")
     is_present = np.isin(np.arange(1, len(annotation.segments) + 1), rows)
@@ -146,14 +169,18 @@ def _load_rows(annotation: coco_format.PanopticAnnotation, report: Report) -> Op
     return rows
 
 
+def _has_size(annotation: PanopticAnnotation, size: Tuple[int, ...]) -> bool:
+    return tuple(size) == (annotation.height, annotation.width)
+
+
 def _check_size(
-    annotation: coco_format.PanopticAnnotation, path: str, size: Tuple[int, ...], report: Report
+    annotation: PanopticAnnotation, path: str, size: Tuple[int, ...], remark: str = ""
 ) -> None:
-    expected = (annotation.height, annotation.width)
-    if tuple(size) != expected:
-        report(
-            f"{path}: image_id {annotation.image_id!r} must be {expected[0]} x {expected[1]} "
-            f"(height x width of its entry in 'images'), got {size[0]} x {size[1]}."
+    if not _has_size(annotation, size):
+        raise ValueError(
+            f"{path}: image_id {annotation.image_id!r} must be {annotation.height} x "
+            f"{annotation.width} (height x width of its entry in 'images'), "
+            f"got {size[0]} x {size[1]}{remark}."
         )
 
 

@@ -8,60 +8,87 @@ measured where they are used. This module knows nothing of TensorFlow.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import tqdm
-from absl import logging
 
-from panoptic_tf.datasets import json_fields, rle
-from panoptic_tf.datasets.coco_format import Instance, PanopticAnnotation
+from panoptic_tf.datasets import coco_reader, files, json_fields, rle
+from panoptic_tf.datasets.annotations import Instance, PanopticAnnotation
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.notes import Notes
 
 _EXPECTED = "a COCO instances JSON file"
 
+_FOREIGN = "instances are of images without panoptic annotation; they are ignored"
+NO_PIXEL = "instances have no pixel and can never be found"
+_NOT_LISTED = (
+    "images of the panoptic file are not among its 'images'; their records have no overlapping "
+    "instances"
+)
+_MOST_NAMED = 50
+
+
+class _Problem(NamedTuple):
+    """What is wrong with the annotation of a name."""
+
+    name: str
+    text: str
+
 
 def add_instances(
-    annotations: Sequence[PanopticAnnotation], instances_json: str, dataset_info: DatasetInfo
+    annotations: Sequence[PanopticAnnotation],
+    instances_json: str,
+    dataset_info: DatasetInfo,
+    *,
+    on_problem: Optional[Callable[[str], None]] = None,
+    notes: Optional[Notes] = None,
 ) -> List[PanopticAnnotation]:
     """Adds the instances of a COCO instances file to the images it names.
 
-    Instances of images that have no panoptic annotation are left out, and counted in a log line.
+    Instances of images that have no panoptic annotation are left out.
 
     Args:
       annotations: the panoptic annotations.
       instances_json: file with `images` and `annotations`, whose `segmentation` are polygons or
         run lengths, compressed or not.
       dataset_info: categories of the panoptic annotations; instances are of its things, by the
-        data set's own category ids.
+        data set's own category ids, which must have the same names where the file has any.
+      on_problem: called with the text of each wrong annotation instead of raising.
+      notes: takes what is legal and worth a look; without it, that is logged.
 
     Returns:
       The annotations with `instances` in the order of the file, drawn at the image's size. Those of
       an image that the file does not list stay None.
 
     Raises:
-      ValueError: malformed, of other images or sizes, or of a category that is unknown or stuff;
-        the message names file, annotation id and field.
+      ValueError: malformed, of other images, sizes or names of categories, or of a category that is
+        unknown or stuff; the message names file, annotation id and field, and the ids of all
+        annotations that are wrong.
     """
+    own_notes = Notes() if notes is None else notes
     content = json_fields.read_object(instances_json, ("images", "annotations"), expected=_EXPECTED)
+    dataset_info.check_agrees(content.get("categories"), source=instances_json)
     by_id = {a.image_id: a for a in annotations}
     listed = _read_image_ids(instances_json, content["images"], by_id)
-    reader = _Reader(instances_json, by_id, listed, dataset_info)
     found: Dict[ImageId, List[Instance]] = {i: [] for i in by_id if i in listed}
     if not found:
         raise ValueError(
             f"{instances_json}: none of its {len(listed)} 'images' has a panoptic annotation. Give "
             "the instances of the same split."
         )
-    num_ignored = 0
-    rows = tqdm.tqdm(content["annotations"], unit="instance", desc="instances", leave=False)
-    for position, item in enumerate(rows):
-        image_id, instances = reader.read(position, item)
-        if image_id in found:
-            found[image_id] += instances
-        else:
-            num_ignored += 1
-    _log_what_is_left_out(instances_json, num_ignored, len(by_id) - len(found))
+    reader = _Reader(instances_json, by_id, listed, dataset_info, own_notes)
+    problems = reader.read_all(content["annotations"], found)
+    for annotation in annotations:
+        if annotation.image_id not in found:
+            own_notes.add(_NOT_LISTED, f"image_id {annotation.image_id!r}")
+    if notes is None:
+        own_notes.log(instances_json)
+    if on_problem is None:
+        _raise_all(problems)
+    else:
+        for problem in problems:
+            on_problem(problem.text)
     return [
         dataclasses.replace(a, instances=tuple(found[a.image_id])) if a.image_id in found else a
         for a in annotations
@@ -77,14 +104,43 @@ class _Reader:
         annotations: Mapping[ImageId, PanopticAnnotation],
         listed: Set[ImageId],
         info: DatasetInfo,
+        notes: Notes,
     ):
         self._path = path
+        self._notes = notes
         self._annotations = annotations
         self._listed = listed
         self._categories = {c.dataset_id: c for c in info.categories}
         self._seen: Set[ImageId] = set()
 
-    def read(self, position: int, item: Any) -> Tuple[ImageId, List[Instance]]:
+    def read_all(
+        self, items: Sequence[Any], found: Mapping[ImageId, List[Instance]]
+    ) -> List[_Problem]:
+        """Adds the instances to those found of their images; returns what is wrong with others."""
+        problems = []
+        rows = tqdm.tqdm(items, unit="instance", desc="instances", leave=False)
+        for position, item in enumerate(rows):
+            name = _name(position, item)
+            try:
+                image_id, instance = self._read(position, item)
+            except RecursionError:
+                problems.append(
+                    _Problem(name, f"{self._path}: annotation {name}: nested too deeply.")
+                )
+                continue
+            except ValueError as error:
+                problems.append(_Problem(name, files.shorten(str(error))))
+                continue
+            if instance is None:
+                self._notes.add(_FOREIGN, name)
+                continue
+            found[image_id].append(instance)
+            annotation = self._annotations[image_id]
+            if not rle.area(instance.rle, annotation.height, annotation.width):
+                self._notes.add(NO_PIXEL, name)
+        return problems
+
+    def _read(self, position: int, item: Any) -> Tuple[ImageId, Optional[Instance]]:
         """The image's id, and the instance if the image has a panoptic annotation."""
         field = f"{self._path}: annotations[{position}]"
         json_fields.require_object(field, item)
@@ -98,12 +154,12 @@ class _Reader:
             raise ValueError(f"{field} image_id {image_id!r} is not among 'images'.")
         annotation = self._annotations.get(image_id)
         if annotation is None:
-            return image_id, []
+            return image_id, None
         category = self._category(field, item.get("category_id"))
-        is_crowd = json_fields.flag(f"{field} iscrowd", item.get("iscrowd", 0))
+        is_crowd = coco_reader.read_crowd_flag(f"{field} iscrowd", item)
         size = annotation.height, annotation.width
         counts = _encode(f"{field} segmentation", item.get("segmentation"), *size)
-        return image_id, [Instance(counts, category, is_crowd)]
+        return image_id, Instance(counts, category, is_crowd)
 
     def _category(self, field: str, category_id: Any) -> int:
         is_known = json_fields.is_integer(category_id) and category_id in self._categories
@@ -141,20 +197,25 @@ def _read_image_ids(
     return listed
 
 
-def _log_what_is_left_out(path: str, num_ignored: int, num_without: int) -> None:
-    if num_ignored:
-        logging.warning(
-            "%s: %d instances are of images without panoptic annotation; they are ignored.",
-            path,
-            num_ignored,
+def _name(position: int, item: Any) -> str:
+    """What to call an entry of `annotations` that may be anything."""
+    own_id = item.get("id") if isinstance(item, dict) else None
+    return f"id {own_id!r}" if isinstance(own_id, (int, str)) else f"annotations[{position}]"
+
+
+def _raise_all(problems: Sequence[_Problem]) -> None:
+    """Says what is wrong with the first annotation, and which others are wrong."""
+    if not problems:
+        return
+    (_, message), *others = problems
+    if others:
+        names = ", ".join(files.shorten(name, most=40) for name, _ in others[:_MOST_NAMED])
+        names += ", ..." if len(others) > _MOST_NAMED else ""
+        message += (
+            f" {len(others)} more of its annotations are wrong ({names}); "
+            "doctor --instances_json tells what is."
         )
-    if num_without:
-        logging.warning(
-            "%s: %d images of the panoptic file are not among its 'images'; their records have no "
-            "overlapping instances.",
-            path,
-            num_without,
-        )
+    raise ValueError(message)
 
 
 def _encode(field: str, segmentation: Any, height: int, width: int) -> bytes:
@@ -213,5 +274,4 @@ def _check_polygon(field: str, polygon: Any, longest: int) -> None:
 
 
 def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + " ..."
+    return files.shorten(repr(value), most=60)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Union
 
 import numpy as np
 from PIL import Image
@@ -22,7 +23,8 @@ class CocoPanopticWriter:
 
     Args:
       output_dir: the folder.
-      dataset_info: categories; the files hold the data set's own ids.
+      dataset_info: categories; the files hold the data set's own ids. What stands for unlabelled
+        pixels is void in the files, as in the annotations.
       json_name: name of the JSON file in it.
       png_dir: sub-folder of the PNGs.
     """
@@ -38,8 +40,13 @@ class CocoPanopticWriter:
         self.json_path = os.path.join(output_dir, json_name)
         self.png_dir = os.path.join(output_dir, png_dir)
         self._info = dataset_info
+        self._unlabelled = next(
+            (c.id for c in dataset_info.categories if c.dataset_id == dataset_info.unlabelled_id),
+            None,
+        )
         self._images: Dict[ImageId, Dict[str, Any]] = {}
         self._annotations: List[Dict[str, Any]] = []
+        self._png_names: Set[str] = set()
         os.makedirs(self.png_dir, exist_ok=True)
 
     def __enter__(self) -> CocoPanopticWriter:
@@ -65,23 +72,44 @@ class CocoPanopticWriter:
         Args:
           image_id: the data set's own id, int or str (`json.loads` of an image id tensor).
           file_stem: the PNG's name without `.png`.
-          category_mask: int [H, W], contiguous category ids, 0 is void.
-          instance_mask: int [H, W], unique in the image, 0 on stuff.
+          category_mask: integers [H, W], contiguous category ids, 0 is void.
+          instance_mask: integers [H, W] of any width, unique in the image, 0 on stuff.
           scores: score by (contiguous category id, instance id); segments not named have none.
           crowd: bool [H, W], True on crowd segments; a segment is a crowd if any pixel is.
           image_file: `file_name` of the image; default `<file_stem>.jpg`.
 
         Raises:
-          ValueError: the image came before, masks do not fit, or `file_stem` leaves the folder.
+          ValueError: the image or the PNG came before, a mask or a score holds what it must not, or
+            `file_stem` leaves the folder.
         """
-        self._check(image_id, category_mask, instance_mask, crowd)
+        image_id = self._check_id(image_id)
+        where = f"image_id {image_id!r}"
+        top = self._info.num_categories
+        category_mask = _check_mask(f"{where}: category_mask", category_mask, f"0..{top}", top)
+        instance_mask = _check_mask(
+            f"{where}: instance_mask", instance_mask, "integers of at least 0"
+        )
+        is_crowd = np.zeros(category_mask.shape, bool)
+        if crowd is not None:
+            is_crowd = _check_mask(f"{where}: crowd", crowd, "0 and 1", 1).astype(bool)
+        shapes = [mask.shape for mask in (category_mask, instance_mask, is_crowd)]
+        if len(shapes[0]) != 2 or len(set(shapes)) != 1:
+            raise ValueError(f"{where}: masks must be [H, W] and alike, got {shapes}.")
         png_name = file_stem + ".png"
         path = files.inside(self.png_dir, png_name, source="file_stem")
+        if png_name in self._png_names:
+            raise ValueError(f"{where}: file_stem {file_stem!r} was added before.")
+        for key, score in (scores or {}).items():
+            if not math.isfinite(score):
+                raise ValueError(f"{where}: scores[{key}] must be finite, got {score}.")
+        if self._unlabelled is not None:
+            category_mask = np.where(category_mask == self._unlabelled, 0, category_mask)
         rows, categories, instances = segments.masks_to_rows(category_mask, instance_mask)
         height, width = rows.shape
         with files.atomic_path(path) as temporary:
             Image.fromarray(segments.id_to_rgb(rows)).save(temporary, format="PNG")
-        crowd_rows = frozenset() if crowd is None else frozenset(np.unique(rows[crowd]).tolist())
+        self._png_names.add(png_name)
+        crowd_rows = frozenset(np.unique(rows[is_crowd]).tolist())
         self._images[image_id] = {
             "id": image_id,
             "file_name": image_file or file_stem + ".jpg",
@@ -98,25 +126,19 @@ class CocoPanopticWriter:
         content = {
             "images": list(self._images.values()),
             "annotations": self._annotations,
-            "categories": self._info.to_coco(),
+            "categories": self._info.annotated().to_coco(),
         }
         files.write_json(self.json_path, content)
         return self.json_path
 
-    def _check(self, image_id: ImageId, category_mask, instance_mask, crowd) -> None:
+    def _check_id(self, image_id: Any) -> ImageId:
+        if isinstance(image_id, np.integer):
+            image_id = int(image_id)
+        if isinstance(image_id, bool) or not isinstance(image_id, (int, str)) or image_id == "":
+            raise ValueError(f"image_id must be an integer or a non-empty text, got {image_id!r}.")
         if image_id in self._images:
             raise ValueError(f"image_id {image_id!r} was added before to {self.json_path}.")
-        shapes = [m.shape for m in (category_mask, instance_mask, crowd) if m is not None]
-        if len(shapes[0]) != 2 or len(set(shapes)) != 1:
-            raise ValueError(
-                f"image_id {image_id!r}: masks must be [H, W] and alike, got {shapes}."
-            )
-        top = self._info.num_categories
-        if category_mask.size and not 0 <= category_mask.min() <= category_mask.max() <= top:
-            raise ValueError(
-                f"image_id {image_id!r}: category_mask must hold 0..{top}, got "
-                f"{category_mask.min()}..{category_mask.max()}."
-            )
+        return image_id
 
     def _segments_info(self, rows, categories, instances, crowd_rows, scores) -> List[Dict]:
         areas, boxes = segments.areas_and_boxes(rows, len(categories))
@@ -133,3 +155,13 @@ class CocoPanopticWriter:
                 segment["score"] = float(scores[key])
             segments_info.append(segment)
         return segments_info
+
+
+def _check_mask(name: str, mask: Any, expected: str, most: Optional[int] = None) -> np.ndarray:
+    """A mask as integers of at least 0, at most `most`."""
+    integers = segments.as_integers(name, mask)
+    if integers.size:
+        low, high = integers.min(), integers.max()
+        if low < 0 or (most is not None and high > most):
+            raise ValueError(f"{name} must hold {expected}, got {low}..{high}.")
+    return integers

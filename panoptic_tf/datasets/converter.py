@@ -7,19 +7,16 @@ give equal files, byte for byte, however often the way there was interrupted.
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import glob
 import hashlib
 import json
 import math
-import multiprocessing
-import multiprocessing.process
 import os
 import re
-import threading
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
+import tensorflow as tf
 import tqdm
 from absl import logging
 
@@ -28,11 +25,16 @@ from panoptic_tf.datasets import (
     coco_format,
     coco_instances,
     files,
+    images,
     manifest,
     record,
     unlabelled,
+    worker_pool,
 )
+from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
+from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.notes import Notes
 
 _IMAGES_PER_SHARD = 512
 DATASET_INFO_FILE = "dataset_info.json"
@@ -43,8 +45,15 @@ class _Task:
     """One shard to write."""
 
     path: str
-    annotations: Sequence[coco_format.PanopticAnnotation]
+    annotations: Sequence[PanopticAnnotation]
     dataset_info: DatasetInfo
+
+
+class _Written(NamedTuple):
+    """A shard that was written, and the images of it with an EXIF orientation."""
+
+    shard: manifest.Shard
+    turned: List[str]
 
 
 def convert_coco_panoptic(
@@ -60,6 +69,7 @@ def convert_coco_panoptic(
     num_processes: Optional[int] = None,
     overwrite: bool = False,
     unlabelled_policy: str = "auto",
+    max_pixels: int = images.MAX_PIXELS,
 ) -> manifest.Manifest:
     """Converts a data set in COCO panoptic format (COCO, Cityscapes, your own).
 
@@ -76,6 +86,7 @@ def convert_coco_panoptic(
       num_processes: default one per CPU.
       overwrite: replace a finished conversion of other inputs.
       unlabelled_policy: what unlabelled pixels become; see `unlabelled.resolve`.
+      max_pixels: limit of height times width of an image.
 
     Returns:
       The manifest.
@@ -85,9 +96,19 @@ def convert_coco_panoptic(
         else; the message names file and field.
       OSError: `output_dir` cannot be written.
     """
+    notes = Notes()
     info, annotations = coco_format.read_panoptic_json(
-        panoptic_json, panoptic_dir=panoptic_dir, image_dir=image_dir, name=name
+        panoptic_json,
+        panoptic_dir=panoptic_dir,
+        image_dir=image_dir,
+        name=name,
+        max_pixels=max_pixels,
+        notes=notes,
     )
+    notes.log(panoptic_json)
+    for annotation in annotations:
+        for problem in checks.crowd_problems(annotation, info):
+            raise ValueError(problem)
     source: Dict[str, Any] = {
         "panoptic_json": os.path.abspath(panoptic_json),
         "panoptic_dir": os.path.abspath(panoptic_dir),
@@ -114,7 +135,7 @@ def convert_coco_panoptic(
 
 
 def convert(
-    annotations: Sequence[coco_format.PanopticAnnotation],
+    annotations: Sequence[PanopticAnnotation],
     dataset_info: DatasetInfo,
     output_dir: str,
     *,
@@ -162,29 +183,31 @@ def convert(
     _check_output(output_dir, split, fingerprint, dataset_info, overwrite)
     _check_files(annotations)
     progress = manifest.Progress(output_dir, split)
+    notes = Notes()
     good = _resume(output_dir, split, fingerprint, progress)
     tasks = _tasks(annotations, dataset_info, output_dir, split, num_shards)
     progress.start(fingerprint, list(good.values()))
     try:
-        for shard in _run(tasks, good, num_processes or os.cpu_count() or 1):
-            progress.add(shard)
-            good[shard.name] = shard
+        for written in _run(tasks, good, num_processes or os.cpu_count() or 1):
+            progress.add(written.shard)
+            good[written.shard.name] = written.shard
+            for image_file in written.turned:
+                notes.add(images.TURNED, image_file)
     except BaseException:
         if not _shard_files(output_dir, split):
             progress.remove()
         raise
     _save_dataset_info(os.path.join(output_dir, DATASET_INFO_FILE), dataset_info)
     shards = [good[os.path.basename(task.path)] for task in tasks]
-    written = manifest.Manifest(split, fingerprint, dict(source or {}), shards)
-    written.save(output_dir)
+    finished = manifest.Manifest(split, fingerprint, dict(source or {}), shards)
+    finished.save(output_dir)
     progress.remove()
-    return written
+    notes.log(output_dir)
+    return finished
 
 
-def encode_annotation(
-    annotation: coco_format.PanopticAnnotation, dataset_info: DatasetInfo
-) -> bytes:
-    """The record of one annotation, read from its files.
+def encode_annotation(annotation: PanopticAnnotation, dataset_info: DatasetInfo) -> bytes:
+    """The record of one annotation, read from its files; areas and boxes are measured.
 
     Raises:
       ValueError: the files cannot be read or do not agree.
@@ -192,7 +215,10 @@ def encode_annotation(
     loaded = checks.load_annotation(annotation)
     if loaded is None or loaded.image_bytes is None:
         raise ValueError(f"image_id {annotation.image_id!r}: a record needs an image file.")
-    rows, segment_table = loaded.rows, annotation.segments
+    rows = loaded.rows
+    segment_table: Sequence[Segment] = [
+        dataclasses.replace(s, area=None, bbox=None) for s in annotation.segments
+    ]
     if dataset_info.unlabelled_id is not None:
         rows, segment_table = unlabelled.fill(rows, segment_table, dataset_info.unlabelled_id)
     return record.encode_example(
@@ -206,7 +232,7 @@ def encode_annotation(
     )
 
 
-def shard_of(image_id: coco_format.ImageId, num_shards: int) -> int:
+def shard_of(image_id: ImageId, num_shards: int) -> int:
     """Number of the shard of an image: stable, whatever else the data set holds."""
     digest = hashlib.sha256(json.dumps(image_id).encode()).digest()
     return int.from_bytes(digest[:8], "big") % num_shards
@@ -278,22 +304,23 @@ def _shard_files(output_dir: str, split: str) -> List[str]:
     return glob.glob(os.path.join(glob.escape(output_dir), f"{split}-*-of-*.tfrecord"))
 
 
-def _check_files(annotations: Sequence[coco_format.PanopticAnnotation]) -> None:
+def _check_files(annotations: Sequence[PanopticAnnotation]) -> None:
     """Finds missing files in seconds, before hours of work."""
     for annotation in annotations:
         for path in (annotation.image_file, annotation.png_file):
-            if path is None or not os.path.isfile(path):
-                raise ValueError(f"{path}: no such file, for image_id {annotation.image_id!r}.")
+            problem = "no image file" if path is None else files.file_problem(path)
+            if problem:
+                raise ValueError(f"{path}: {problem}, for image_id {annotation.image_id!r}.")
 
 
 def _tasks(
-    annotations: Sequence[coco_format.PanopticAnnotation],
+    annotations: Sequence[PanopticAnnotation],
     dataset_info: DatasetInfo,
     output_dir: str,
     split: str,
     num_shards: int,
 ) -> List[_Task]:
-    members: List[List[coco_format.PanopticAnnotation]] = [[] for _ in range(num_shards)]
+    members: List[List[PanopticAnnotation]] = [[] for _ in range(num_shards)]
     for annotation in annotations:
         members[shard_of(annotation.image_id, num_shards)].append(annotation)
     paths = [
@@ -305,54 +332,37 @@ def _tasks(
 
 def _run(
     tasks: Sequence[_Task], good: Mapping[str, manifest.Shard], num_processes: int
-) -> Iterator[manifest.Shard]:
+) -> Iterator[_Written]:
     """Writes the shards that are not good yet, and yields them as they are finished."""
     pending = [task for task in tasks if os.path.basename(task.path) not in good]
     num_images = sum(len(task.annotations) for task in tasks)
     num_done = num_images - sum(len(task.annotations) for task in pending)
     num_processes = min(num_processes, len(pending))
     with tqdm.tqdm(total=num_images, initial=num_done, unit="image", desc="convert") as bar:
-        in_pool = num_processes > 1
-        shards = _write_in_pool(pending, num_processes) if in_pool else map(_write_shard, pending)
-        for shard in shards:
-            bar.update(shard.num_records)
-            yield shard
+        shards: Iterator[_Written] = map(_write_shard, pending)
+        if num_processes > 1:
+            shards = worker_pool.map_unordered(_write_shard, pending, num_processes)
+        for written in shards:
+            bar.update(written.shard.num_records)
+            yield written
 
 
-def _write_in_pool(tasks: Sequence[_Task], num_processes: int) -> Iterator[manifest.Shard]:
-    pool = concurrent.futures.ProcessPoolExecutor(
-        num_processes,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with_parent,
-    )
+def _write_shard(task: _Task) -> _Written:
+    turned = []
     try:
-        futures = [pool.submit(_write_shard, task) for task in tasks]
-        for future in concurrent.futures.as_completed(futures):
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
-        pool.shutdown(wait=True)
+        with files.atomic_path(task.path) as temporary:
+            with tf.io.TFRecordWriter(temporary) as writer:
+                for annotation in task.annotations:
+                    writer.write(encode_annotation(annotation, task.dataset_info))
+                    if _is_turned(annotation):
+                        turned.append(str(annotation.image_file))
+            checksum = manifest.sha256_of_file(temporary)
+    except tf.errors.OpError as error:
+        raise OSError(f"cannot write {task.path}: {error.message}") from error
+    shard = manifest.Shard(os.path.basename(task.path), len(task.annotations), checksum)
+    return _Written(shard, turned)
 
 
-def _end_with_parent() -> None:
-    """Ends this worker when the process that started it is gone, killed without a word included."""
-    parent = multiprocessing.parent_process()
-
-    def wait(process: multiprocessing.process.BaseProcess) -> None:
-        process.join()
-        os._exit(1)
-
-    if parent is not None:
-        threading.Thread(target=wait, args=(parent,), daemon=True).start()
-
-
-def _write_shard(task: _Task) -> manifest.Shard:
-    import tensorflow as tf
-
-    with files.atomic_path(task.path) as temporary:
-        with tf.io.TFRecordWriter(temporary) as writer:
-            for annotation in task.annotations:
-                writer.write(encode_annotation(annotation, task.dataset_info))
-        checksum = manifest.sha256_of_file(temporary)
-    return manifest.Shard(os.path.basename(task.path), len(task.annotations), checksum)
+def _is_turned(annotation: PanopticAnnotation) -> bool:
+    content = files.read_bytes(str(annotation.image_file), expected=images.EXPECTED)
+    return images.orientation(content) != 1

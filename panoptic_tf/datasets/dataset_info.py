@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Mapping, Optional, Sequence, Set, Tuple
 
 from panoptic_tf.datasets import files
+from panoptic_tf.datasets.notes import Notes
 
 _BUILT_IN_DIR = os.path.join(os.path.dirname(__file__), "categories")
+_MAX_ID = 2**31 - 1
+"""Ids are below it, so that one more fits 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,35 +102,78 @@ class DatasetInfo:
 
     @classmethod
     def from_coco(
-        cls, categories: Sequence[Mapping[str, Any]], *, name: str, source: str = "categories"
+        cls,
+        categories: Sequence[Mapping[str, Any]],
+        *,
+        name: str,
+        source: str = "categories",
+        notes: Optional[Notes] = None,
     ) -> DatasetInfo:
         """Reads the `categories` list of a COCO panoptic JSON file.
 
         Args:
-          categories: dicts with `id` and `name`, and optionally `isthing` (default 1) and `color`.
+          categories: dicts with `id` and `name`, and optionally `isthing` (default 1) and `color`,
+            which is made up where it is missing or no colour.
           name: name of the data set.
           source: file name for error messages.
+          notes: takes what is legal and worth a look.
 
         Raises:
           ValueError: the list is empty, an id is repeated or is not a positive integer, or a field
             is missing or of the wrong kind.
         """
+        notes = Notes() if notes is None else notes
         if not isinstance(categories, (list, tuple)) or not categories:
             raise ValueError(f"{source}: 'categories' must be a non-empty list of categories.")
         seen: Dict[int, str] = {}
+        names: Set[str] = set()
         parsed = []
         for position, item in enumerate(categories):
-            category = _parse_category(item, position, source)
+            category = _parse_category(item, position, source, notes)
             if category.dataset_id in seen:
                 raise ValueError(
                     f"{source}: categories[{position}].id {category.dataset_id} is used twice, "
                     f"for {seen[category.dataset_id]!r} and {category.name!r}."
                 )
+            if category.name in names:
+                notes.add("categories have the name of another", _describe(category))
             seen[category.dataset_id] = category.name
+            names.add(category.name)
             parsed.append(category)
         parsed.sort(key=lambda c: c.dataset_id)
         numbered = (dataclasses.replace(c, id=i) for i, c in enumerate(parsed, start=1))
         return cls(name=name, categories=tuple(numbered))
+
+    def check_agrees(self, categories: Any, *, source: str) -> None:
+        """Checks that another file's `categories` call no id by another name.
+
+        Args:
+          categories: of the file; what is missing or malformed claims nothing.
+          source: its name, for the error message.
+
+        Raises:
+          ValueError: an id has another name, or is a thing in one file and stuff in the other.
+        """
+        own = {c.dataset_id: c for c in self.categories}
+        for item in categories if isinstance(categories, list) else []:
+            found = item if isinstance(item, dict) else {}
+            dataset_id, name, is_thing = (found.get(key) for key in ("id", "name", "isthing"))
+            category = own.get(dataset_id) if type(dataset_id) is int else None
+            if category is None:
+                continue
+            if isinstance(name, str) and name != category.name:
+                raise ValueError(
+                    f"{source}: category id {dataset_id} is {files.shorten(repr(name), most=80)}, "
+                    f"and {category.name!r} in the categories of {self.name!r}. Give the same id "
+                    "the same name in both files."
+                )
+            if is_thing in (0, 1) and bool(is_thing) != category.is_thing:
+                kinds = ("stuff", "a thing")
+                raise ValueError(
+                    f"{source}: category id {dataset_id} ({category.name!r}) is "
+                    f"{kinds[bool(is_thing)]}, and {kinds[category.is_thing]} in the categories of "
+                    f"{self.name!r}. Set the same isthing in both files."
+                )
 
     def to_json(self) -> Dict[str, Any]:
         """Plain values, of which `from_json` makes the same."""
@@ -182,30 +228,36 @@ def built_in_names() -> Tuple[str, ...]:
     return tuple(sorted(f[:-5] for f in os.listdir(_BUILT_IN_DIR) if f.endswith(".json")))
 
 
-def _parse_category(item: Any, position: int, source: str) -> Category:
+def _parse_category(item: Any, position: int, source: str, notes: Notes) -> Category:
     field = f"{source}: categories[{position}]"
     if not isinstance(item, Mapping):
         raise ValueError(f"{field} must be an object, got {type(item).__name__}.")
     dataset_id = item.get("id")
-    if isinstance(dataset_id, bool) or not isinstance(dataset_id, int) or dataset_id < 0:
-        raise ValueError(f"{field}.id must be an integer of at least 0, got {dataset_id!r}.")
+    if type(dataset_id) is not int or not 0 <= dataset_id < _MAX_ID:
+        raise ValueError(f"{field}.id must be an integer of 0..{_MAX_ID - 1}, got {dataset_id!r}.")
     name = item.get("name")
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not files.is_printable(name):
         raise ValueError(f"{field}.name must be a non-empty string, got {name!r}.")
-    is_thing = item.get("isthing", 1)
+    is_thing = item.get("isthing")
+    if is_thing is None:
+        is_thing = 1
     if is_thing not in (0, 1):
         raise ValueError(f"{field}.isthing must be 0 or 1, got {is_thing!r}.")
-    color = _parse_color(item.get("color"), field) or _default_color(dataset_id)
-    return Category(0, dataset_id, name, bool(is_thing), color)
+    category = Category(0, dataset_id, name, bool(is_thing), _default_color(dataset_id))
+    color = item.get("color")
+    if isinstance(color, (list, tuple)) and _is_color(color):
+        return dataclasses.replace(category, color=tuple(color))
+    if color is not None:
+        notes.add("colours are not three integers of 0..255; others are used", _describe(category))
+    return category
 
 
-def _parse_color(color: Any, field: str) -> Optional[Tuple[int, int, int]]:
-    if color is None:
-        return None
-    ok = isinstance(color, (list, tuple)) and len(color) == 3
-    if not ok or not all(isinstance(v, int) and 0 <= v <= 255 for v in color):
-        raise ValueError(f"{field}.color must be three integers 0..255, got {color!r}.")
-    return tuple(color)
+def _describe(category: Category) -> str:
+    return f"id {category.dataset_id} ({category.name!r})"
+
+
+def _is_color(color: Sequence[Any]) -> bool:
+    return len(color) == 3 and all(type(v) is int and 0 <= v <= 255 for v in color)
 
 
 def _default_color(dataset_id: int) -> Tuple[int, int, int]:

@@ -8,7 +8,6 @@ gt_instance_mask, gt_crowd_mask, category_mask, instance_mask)` and `result()`.
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -17,9 +16,22 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from panoptic_tf.datasets import checks, coco_format, manifest, record, rle, segments
+from panoptic_tf.datasets import (
+    checks,
+    coco_format,
+    coco_instances,
+    coco_reader,
+    files,
+    images,
+    manifest,
+    record_checks,
+    rle,
+    segments,
+)
+from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
 from panoptic_tf.datasets.converter import DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.notes import Notes
 from panoptic_tf.datasets.statistics import DatasetStatistics
 
 BuildQuality = Callable[..., Any]
@@ -38,13 +50,16 @@ class Examination:
 
     Attributes:
       problems: texts that name file and field.
+      notes: what is legal and worth a look.
       statistics: what the sound images hold.
+      dataset_info: the categories.
     """
 
     def __init__(self, dataset_info: DatasetInfo, build_quality: BuildQuality):
         self.problems: List[str] = []
+        self.notes = Notes()
         self.statistics = DatasetStatistics(dataset_info)
-        self._info = dataset_info
+        self.dataset_info = dataset_info
         self._quality = build_quality(
             num_categories=dataset_info.num_categories, thing_ids=dataset_info.thing_ids
         )
@@ -53,7 +68,7 @@ class Examination:
         self,
         where: str,
         rows: np.ndarray,
-        segment_table: Sequence[coco_format.Segment],
+        segment_table: Sequence[Segment],
         categories: Sequence[int],
     ) -> None:
         """Examines the segments of one image, and counts them.
@@ -69,9 +84,14 @@ class Examination:
         is_crowd = [s.is_crowd for s in segment_table]
         self.statistics.add(areas, categories, is_crowd, num_pixels=rows.size)
         category_mask, instance_mask, crowd_mask = segments.rows_to_masks(
-            rows, categories=categories, is_crowd=is_crowd, thing_ids=self._info.thing_ids
+            rows, categories=categories, is_crowd=is_crowd, thing_ids=self.dataset_info.thing_ids
         )
         self._quality.update(category_mask, instance_mask, crowd_mask, category_mask, instance_mask)
+
+    def add_image(self, where: str, image_bytes: bytes) -> None:
+        """Notes what a sound image says of itself."""
+        if images.orientation(image_bytes) != 1:
+            self.notes.add(images.TURNED, where)
 
     def finish(self) -> Dict[str, Any]:
         """The report: `problems`, `notes`, `ground_truth_PQ` and the counts of the statistics."""
@@ -79,12 +99,12 @@ class Examination:
         for row in result["per_category"]:
             if row["PQ"] is not None and row["PQ"] < _PERFECT:
                 self.problems.append(
-                    f"category {self._info.names[row['id']]!r}: the ground truth scores PQ "
+                    f"category {self.dataset_info.names[row['id']]!r}: the ground truth scores PQ "
                     f"{row['PQ']:.2f} against itself, not 100."
                 )
         return {
             "problems": self.problems,
-            "notes": self.statistics.notes(),
+            "notes": self.statistics.notes() + self.notes.texts(),
             "ground_truth_PQ": result["PQ"],
             **self.statistics.to_json(),
         }
@@ -95,6 +115,8 @@ def examine_coco_panoptic(
     panoptic_json: str,
     panoptic_dir: str,
     image_dir: Optional[str] = None,
+    instances_json: Optional[str] = None,
+    max_pixels: int = images.MAX_PIXELS,
     build_quality: BuildQuality,
 ) -> Dict[str, Any]:
     """Examines a data set in COCO panoptic format.
@@ -103,6 +125,8 @@ def examine_coco_panoptic(
       panoptic_json: file with `images`, `annotations` and `categories`.
       panoptic_dir: folder of the PNGs.
       image_dir: folder of the images; without it they are not looked at.
+      instances_json: file in COCO instances format of the same images.
+      max_pixels: limit of height times width of an image; larger ones are not decoded.
       build_quality: makes the metric of the proof.
 
     Returns:
@@ -112,27 +136,63 @@ def examine_coco_panoptic(
       ValueError: no categories or annotations can be read at all.
     """
     problems: List[str] = []
+    notes = Notes()
     info, annotations = coco_format.read_panoptic_json(
-        panoptic_json, panoptic_dir=panoptic_dir, image_dir=image_dir, on_problem=problems.append
+        panoptic_json,
+        panoptic_dir=panoptic_dir,
+        image_dir=image_dir,
+        max_pixels=max_pixels,
+        on_problem=problems.append,
+        notes=notes,
     )
     examination = Examination(info, build_quality)
-    examination.problems += problems
+    examination.problems, examination.notes = problems, notes
+    if not annotations and not problems:
+        problems.append(f"{panoptic_json}: there is no annotated image: 'annotations' is empty.")
+    if instances_json is not None:
+        annotations = _add_instances(annotations, instances_json, examination)
     contiguous_ids = info.contiguous_ids()
     for annotation in tqdm.tqdm(annotations, unit="image", desc="doctor"):
-        loaded = checks.load_annotation(annotation, examination.problems.append)
-        if loaded is not None:
+        mixed = checks.crowd_problems(annotation, info)
+        problems += mixed
+        loaded = checks.load_annotation(annotation, problems.append)
+        if loaded is not None and not mixed:
             categories = [contiguous_ids[s.category_id] for s in annotation.segments]
             where = f"{annotation.png_file}: image_id {annotation.image_id!r}"
             examination.add(where, loaded.rows, annotation.segments, categories)
+            if loaded.image_bytes is not None:
+                examination.add_image(str(annotation.image_file), loaded.image_bytes)
+            if annotation.instances is not None:
+                examination.statistics.add_instances(len(annotation.instances))
     return examination.finish()
 
 
-def examine_records(*, input_path: str, build_quality: BuildQuality) -> Dict[str, Any]:
+def _add_instances(
+    annotations: List[PanopticAnnotation], instances_json: str, examination: Examination
+) -> List[PanopticAnnotation]:
+    """The annotations with their instances, or as they are where the file is of no use."""
+    try:
+        return coco_instances.add_instances(
+            annotations,
+            instances_json,
+            examination.dataset_info,
+            on_problem=examination.problems.append,
+            notes=examination.notes,
+        )
+    except ValueError as error:
+        examination.problems.append(files.shorten(str(error)))
+        return annotations
+
+
+def examine_records(
+    *, input_path: str, max_pixels: int = images.MAX_PIXELS, build_quality: BuildQuality
+) -> Dict[str, Any]:
     """Examines shards, their manifest and every record.
 
     Args:
       input_path: glob of shards; several are separated by commas. `dataset_info.json` and the
         manifest lie beside them.
+      max_pixels: limit of height times width of an image; larger ones are not decoded.
       build_quality: makes the metric of the proof.
 
     Returns:
@@ -147,18 +207,26 @@ def examine_records(*, input_path: str, build_quality: BuildQuality) -> Dict[str
         raise ValueError(f"input_path {input_path!r} matches no file.")
     info = _load_dataset_info(sorted({os.path.dirname(path) for path in paths}))
     examination = Examination(info, build_quality)
+    paths = _only_files(paths, examination.problems)
     counts = _check_manifests(paths, examination.problems)
-    seen: Dict[str, str] = {}
+    seen: Dict[Any, str] = {}
     total = sum(counts.values()) if counts else None
     with tqdm.tqdm(total=total, unit="image", desc="doctor") as bar:
         for path in paths:
             num_records = 0
             for where, serialized in _read_records(path, examination.problems):
                 num_records += 1
-                _examine_record(where, serialized, info, examination, seen)
+                _examine_record(where, serialized, examination, seen, max_pixels)
                 bar.update()
             _check_count(path, num_records, counts, examination.problems)
     return examination.finish()
+
+
+def _only_files(paths: Sequence[str], problems: List[str]) -> List[str]:
+    """Leaves out what cannot be read; a pipe would wait for its other end."""
+    found = {path: files.file_problem(path) for path in paths}
+    problems += [f"{path}: {problem}." for path, problem in found.items() if problem]
+    return [path for path, problem in found.items() if not problem]
 
 
 def _load_dataset_info(folders: Sequence[str]) -> DatasetInfo:
@@ -232,78 +300,27 @@ def _check_count(path: str, num_records: int, counts: Dict[str, int], problems: 
 
 
 def _examine_record(
-    where: str,
-    serialized: tf.Tensor,
-    info: DatasetInfo,
-    examination: Examination,
-    seen: Dict[str, str],
+    where: str, serialized: tf.Tensor, examination: Examination, seen: Dict[Any, str], limit: int
 ) -> None:
     try:
-        example = {k: v.numpy() for k, v in record.decode_example(serialized).items()}
-        image_id = json.loads(example["image_id"])
-        where = f"{where}: image_id {image_id!r}"
-        _check_record(example, info)
-    except tf.errors.OpError as error:
-        examination.problems.append(f"{where}: cannot be decoded ({error.message}).")
-        return
+        example = record_checks.read_example(serialized, limit)
+        where = f"{where}: image_id {example['image_id']!r}"
+        record_checks.check_example(example, examination.dataset_info)
     except ValueError as error:
-        examination.problems.append(f"{where}: {error}")
+        examination.problems.append(files.shorten(f"{where}: {error}"))
         return
     first = seen.setdefault(example["image_id"], where)
     if first != where:
         examination.problems.append(f"{where}: the same image as {first}.")
-    examination.add(
-        where, example["id_map"], _segment_table(example, info), example["segment_categories"]
-    )
+    segment_table = record_checks.segment_table(example, examination.dataset_info)
+    examination.add(where, example["id_map"], segment_table, example["segment_categories"])
+    examination.add_image(where, bytes(example["image_bytes"]))
+    for category, is_crowd in zip(example["segment_categories"], example["segment_is_crowd"]):
+        if is_crowd and category in examination.dataset_info.stuff_ids:
+            examination.notes.add(coco_reader.CROWD_OF_STUFF, where)
     if example["has_instances"]:
-        examination.statistics.add_instances(len(example["instance_rles"]))
-
-
-def _check_record(example: Dict[str, np.ndarray], info: DatasetInfo) -> None:
-    """Raises ValueError where the parts of a record do not fit."""
-    rows, size = example["id_map"], (int(example["height"]), int(example["width"]))
-    num_segments = len(example["segment_ids"])
-    for key in ("segment_categories", "segment_is_crowd", "segment_areas", "segment_boxes"):
-        if len(example[key]) != num_segments:
-            raise ValueError(f"{key} has {len(example[key])} entries, segment_ids {num_segments}.")
-    image_size = checks.image_size(bytes(example["image_bytes"]), source="image_bytes")
-    if not size == rows.shape == image_size:
-        raise ValueError(
-            f"height x width is {size}, of the id map {rows.shape}, of the image {image_size}."
-        )
-    if len(set(example["segment_ids"].tolist())) != num_segments:
-        raise ValueError("segment_ids has an id twice.")
-    present = np.bincount(rows.reshape(-1), minlength=num_segments + 1) > 0
-    if len(present) != num_segments + 1 or not present[1:].all():
-        raise ValueError(f"the id map must hold each of its {num_segments} segments and no other.")
-    _check_categories("segment_categories", example["segment_categories"], info)
-    _check_instances(example, info)
-
-
-def _check_instances(example: Dict[str, np.ndarray], info: DatasetInfo) -> None:
-    rles, categories = example["instance_rles"], example["instance_categories"]
-    for key in ("instance_categories", "instance_is_crowd"):
-        if len(example[key]) != len(rles):
-            raise ValueError(f"{key} has {len(example[key])} entries, instance_rles {len(rles)}.")
-    _check_categories("instance_categories", categories, info)
-    stuff = categories[~np.isin(categories, info.thing_ids)]
-    if len(stuff):
-        raise ValueError(f"instance_categories must be things, got {info.names[stuff[0]]!r}.")
-    for counts in rles:
-        rle.check_rle(counts, int(example["height"]), int(example["width"]))
-
-
-def _check_categories(field: str, categories: np.ndarray, info: DatasetInfo) -> None:
-    wrong = categories[(categories < 1) | (categories > info.num_categories)]
-    if len(wrong):
-        raise ValueError(f"{field} must be 1..{info.num_categories}, got {wrong[0]}.")
-
-
-def _segment_table(example: Dict[str, np.ndarray], info: DatasetInfo) -> List[coco_format.Segment]:
-    columns = ("segment_ids", "segment_categories", "segment_is_crowd", "segment_areas")
-    return [
-        coco_format.Segment(id_, info.dataset_ids[category], is_crowd, area, tuple(box))
-        for id_, category, is_crowd, area, box in zip(
-            *(example[key].tolist() for key in columns + ("segment_boxes",))
-        )
-    ]
+        rles = example["instance_rles"].tolist()
+        examination.statistics.add_instances(len(rles))
+        for counts in rles:
+            if not rle.area(counts, *example["id_map"].shape):
+                examination.notes.add(coco_instances.NO_PIXEL, where)

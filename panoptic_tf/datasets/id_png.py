@@ -1,4 +1,4 @@
-"""Decodes the PNG of an id map into the array of its ids, without a copy between.
+"""Reads the PNG of an id map into the array of its ids, without a copy between.
 
 Pillow keeps a colour image as four bytes a pixel, red first: an id with another byte on top. It is
 given the array's memory to decode into, and pixels that are inflated already.
@@ -8,24 +8,71 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import Iterator, Optional, Tuple
+from typing import Callable, Iterator, Optional, Tuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from zlib_ng import zlib_ng
 
+from panoptic_tf.datasets import files, png
 from panoptic_tf.datasets.segments import MAX_SEGMENT_ID
 
-_SIGNATURE_SIZE = 8
 _FORMAT = slice(24, 29)  # bits, kind of colour, compression, filter, interlace
 _PLAIN = bytes((8, 2, 0, 0, 0))
 """Three bytes a pixel, row by row."""
+
+_EXPECTED = "an RGB PNG of segment ids"
 
 _FILLER = 255
 """What Pillow writes into the fourth byte."""
 
 _BLOCK = 32768
 """Bytes that are read or inflated at a time: what a stored block can hold, and the cache."""
+
+
+def read_id_map(
+    path: str, *, check_size: Optional[Callable[[Tuple[int, int]], None]] = None
+) -> np.ndarray:
+    """Reads a panoptic PNG, whose checksums must be right: another id is as good as any.
+
+    Args:
+      path: RGB PNG, id = R + 256 G + 65536 B.
+      check_size: called with the (height, width) of its header before any pixel is decoded.
+
+    Returns:
+      uint32 [H, W], 0 is void.
+
+    Raises:
+      ValueError: no such file, damaged, cut off, not a PNG, or not a colour image; and what
+        `check_size` raises.
+    """
+    content = files.read_bytes(path, expected=_EXPECTED)
+    try:
+        if content.startswith(png.SIGNATURE):
+            png.check_whole(content)
+            size = png.header_size(content)
+        else:
+            size = None
+    except OSError as error:
+        raise _not_decoded(path, f" ({error})") from error
+    if size is not None and check_size is not None:
+        check_size(size)
+    try:
+        return decode_id_png(content)
+    except WrongPixels as error:
+        raise ValueError(f"{path}: expected {_EXPECTED}, {error}.") from error
+    except UnidentifiedImageError as error:
+        raise _not_decoded(path) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _not_decoded(path, f" ({error})") from error
+
+
+def _not_decoded(path: str, reason: str = "") -> ValueError:
+    return ValueError(f"{path}: cannot be decoded{reason}; expected {_EXPECTED}.")
+
+
+class WrongPixels(ValueError):
+    """A file that can be decoded, but holds no colours."""
 
 
 def decode_id_png(content: bytes) -> np.ndarray:
@@ -38,12 +85,12 @@ def decode_id_png(content: bytes) -> np.ndarray:
       uint32 [H, W].
 
     Raises:
-      ValueError: not a PNG of colours, or its pixels are cut off.
+      WrongPixels: not a PNG of colours.
       OSError, SyntaxError, PIL.Image.DecompressionBombError: Pillow cannot read it.
     """
     with Image.open(io.BytesIO(content)) as image:
         if image.format != "PNG" or image.mode not in ("RGB", "RGBA", "P"):
-            raise ValueError(f"got a {image.format} of mode {image.mode}")
+            raise WrongPixels(f"got a {image.format} of mode {image.mode}")
         is_plain = content[_FORMAT] == _PLAIN
         pixels = _decode_in_place(content, image.size) if is_plain else None
         if pixels is None:
@@ -60,25 +107,13 @@ def _decode_in_place(content: bytes, size: Tuple[int, int]) -> Optional[np.ndarr
     pixels = np.empty((height, width), "<u4")
     pixels[-1, -1] = 0
     target = Image.frombuffer("RGBX", size, pixels, "raw", "RGBX", 0, 1)
+    compressed = b"".join(c.data for c in png.chunks(content) if c.kind == b"IDAT")
     try:
-        stored = _store(_compressed_pixels(content), height * (1 + 3 * width))
+        stored = _store(compressed, height * (1 + 3 * width))
         target.frombytes(stored, "zip", "RGB")
     except (ValueError, zlib_ng.error):  # type: ignore[misc]  # Damaged; its stub is no class.
         return None
     return pixels if pixels[-1, -1] >> 24 == _FILLER else None
-
-
-def _compressed_pixels(content: bytes) -> bytes:
-    """What the IDAT chunks of a PNG hold together."""
-    parts = []
-    start = _SIGNATURE_SIZE
-    while start + 8 <= len(content):
-        kind = content[start + 4 : start + 8]
-        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
-        if kind == b"IDAT":
-            parts.append(content[start + 8 : end])
-        start = end + 4  # the checksum
-    return b"".join(parts)
 
 
 def _store(compressed: bytes, size: int) -> memoryview:

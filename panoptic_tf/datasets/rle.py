@@ -66,6 +66,11 @@ def check_rle(counts: bytes, height: int, width: int) -> None:
     _check_runs(_runs(counts), height, width)
 
 
+def area(counts: bytes, height: int, width: int) -> int:
+    """Pixels of a mask, from run-length text that was checked."""
+    return int(mask_api.area({"size": [height, width], "counts": counts}))
+
+
 def encode_runs(runs: Sequence[int], height: int, width: int) -> bytes:
     """Encodes the lengths of runs, column by column, the first of zeros (uncompressed `counts`).
 

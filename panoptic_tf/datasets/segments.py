@@ -5,12 +5,38 @@ A row map is int32 [H, W]: the row number of the pixel's segment + 1, 0 is void.
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from typing import Any, Sequence, Tuple
 
 import numpy as np
 
 MAX_SEGMENT_ID = 256**3 - 1
 """The largest id that three colour bytes hold."""
+
+_INT64_RANGE = 2.0**63
+
+
+def as_integers(name: str, values: Any) -> np.ndarray:
+    """An array of whole numbers as integers; nothing is rounded or wrapped.
+
+    Args:
+      name: of the array, for the error message.
+      values: integers of any width, bool, or floats that are whole.
+
+    Raises:
+      ValueError: other values, NaN and infinity among them.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            is_integer = (np.floor(values) == values) & (np.abs(values) < _INT64_RANGE)
+        if not is_integer.all():
+            raise ValueError(f"{name} must hold integers, got {values[~is_integer][0]}.")
+        return values.astype(np.int64)
+    if values.dtype.kind not in "iu":
+        raise ValueError(f"{name} must hold integers, got an array of {values.dtype}.")
+    return values
 
 
 def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
@@ -21,7 +47,12 @@ def rgb_to_id(rgb: np.ndarray) -> np.ndarray:
 
     Returns:
       uint32 [H, W].
+
+    Raises:
+      ValueError: of another type.
     """
+    if rgb.dtype != np.uint8:
+        raise ValueError(f"rgb must be uint8, got {rgb.dtype}.")
     ids = np.zeros((*rgb.shape[:-1], 4), np.uint8)
     ids[..., :3] = rgb
     return ids.view("<u4")[..., 0].astype(np.uint32, copy=False)
@@ -35,8 +66,11 @@ def id_to_rgb(ids: np.ndarray) -> np.ndarray:
 
     Returns:
       uint8 [H, W, 3].
+
+    Raises:
+      ValueError: an id is out of this range or no integer.
     """
-    ids = np.asarray(ids)
+    ids = as_integers("ids", ids)
     if ids.size and (ids.min() < 0 or ids.max() > MAX_SEGMENT_ID):
         raise ValueError(f"ids must lie in 0..{MAX_SEGMENT_ID}, got {ids.min()}..{ids.max()}.")
     ids = ids.astype(np.uint32)
@@ -114,21 +148,41 @@ def masks_to_rows(
     """Splits masks into segments, one per pair of category and instance.
 
     Args:
-      category_mask: int [H, W], contiguous category ids, 0 is void whatever the instance.
-      instance_mask: int [H, W], 0 on stuff.
+      category_mask: integers [H, W], contiguous category ids, 0 is void whatever the instance.
+      instance_mask: integers [H, W] of any width, at least 0, which is that of stuff.
 
     Returns:
-      rows: int32 [H, W]; categories: int32 [S]; instances: int32 [S]. Rows ascend by category,
-      then instance.
+      rows: int32 [H, W]; categories: int32 [S]; instances: integers [S] of the mask's width. Rows
+      ascend by category, then instance.
+
+    Raises:
+      ValueError: a mask holds a negative number or no integers.
     """
-    keys = category_mask.astype(np.int64) << 32 | instance_mask.astype(np.int64)
-    keys = np.where(category_mask > 0, keys, 0)
-    table, rows = np.unique(keys, return_inverse=True)
-    rows = rows.reshape(keys.shape).astype(np.int32)
-    has_void = table.size > 0 and table[0] == 0
-    table = table[1:] if has_void else table
-    rows = rows if has_void else rows + 1
-    return rows, (table >> 32).astype(np.int32), (table & 0xFFFFFFFF).astype(np.int32)
+    category_of_pixel = _at_least_0("category_mask", category_mask).reshape(-1)
+    instance_of_pixel = _at_least_0("instance_mask", instance_mask).reshape(-1)
+    is_start = np.ones(category_of_pixel.size, bool)
+    is_start[1:] = category_of_pixel[1:] != category_of_pixel[:-1]
+    is_start[1:] |= instance_of_pixel[1:] != instance_of_pixel[:-1]
+    starts = np.flatnonzero(is_start)  # [runs] of pixels of one segment
+    categories, instances = category_of_pixel[starts], instance_of_pixel[starts]
+    order = np.lexsort((instances, categories))
+    categories, instances = categories[order], instances[order]
+    is_first = np.ones(len(starts), bool)
+    is_first[1:] = categories[1:] != categories[:-1]
+    is_first[1:] |= instances[1:] != instances[:-1]
+    is_first &= categories > 0
+    row_of_run = np.empty(len(starts), np.int32)
+    row_of_run[order] = np.where(categories > 0, np.cumsum(is_first), 0)
+    lengths = np.diff(starts, append=category_of_pixel.size)
+    rows = np.repeat(row_of_run, lengths).reshape(np.shape(category_mask))
+    return rows, categories[is_first].astype(np.int32), instances[is_first]
+
+
+def _at_least_0(name: str, values: np.ndarray) -> np.ndarray:
+    integers = as_integers(name, values)
+    if integers.size and integers.min() < 0:
+        raise ValueError(f"{name} must hold integers of at least 0, got {integers.min()}.")
+    return integers
 
 
 def _extents(

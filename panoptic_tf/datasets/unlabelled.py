@@ -76,7 +76,7 @@ def fill(
     filled = np.where(is_void, len(segment_table) + 1, rows).astype(rows.dtype)
     areas, boxes = segments.areas_and_boxes(filled, len(segment_table) + 1)
     segment = Segment(free_id, category_id, False, int(areas[-1]), tuple(boxes[-1].tolist()))
-    return filled, [*segment_table, segment]
+    return filled, (*segment_table, segment)
 
 
 def _free_name(dataset_info: DatasetInfo) -> str:

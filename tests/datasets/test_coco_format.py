@@ -1,14 +1,14 @@
 """Reading and writing the COCO panoptic format."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_tf.datasets import coco_format, segments
+from panoptic_tf.datasets import coco_format, notes, segments
 from panoptic_tf.datasets.coco_format import Segment
-from panoptic_tf.datasets.dataset_info import DatasetInfo
 
 
 def test_read(make_coco):
@@ -93,14 +93,6 @@ MALFORMED = {
         _change("annotations", 0, "segments_info", 0, "iscrowd", 2),
         r"segments_info\[0\]\.iscrowd must be 0 or 1, got 2",
     ),
-    "box": (
-        _change("annotations", 0, "segments_info", 0, "bbox", [1, 2, 3]),
-        r"segments_info\[0\]\.bbox must be \[x, y, width, height\]",
-    ),
-    "area": (
-        _change("annotations", 0, "segments_info", 0, "area", -1),
-        r"segments_info\[0\]\.area must be an integer",
-    ),
 }
 
 
@@ -132,6 +124,106 @@ def test_problems_are_collected(make_coco):
     _, annotations = coco_format.read_panoptic_json(**coco.save().paths, on_problem=problems.append)
     assert [a.image_id for a in annotations] == [1]
     assert len(problems) == 3  # The category, the width, and an annotation without image.
+
+
+UNREAD = {
+    "area": ["385", 1.5, -1, float("nan"), float("inf"), 2**70, [], {}, True, None],
+    "bbox": [
+        [9.37, 9.36, 20.35, 25.34],
+        [-1, 0, 5, 5],
+        [float("nan")] * 4,
+        [1, 2, 3],
+        [1, 2, 3, "4"],
+        [],
+        {},
+        "large",
+        7,
+        None,
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "key,value", [(key, value) for key, values in UNREAD.items() for value in values]
+)
+def test_areas_and_boxes_that_are_none_claim_nothing(make_coco, key, value):
+    coco = make_coco(1)
+    _change("annotations", 0, "segments_info", 2, key, value)(coco.content)
+    found = notes.Notes()
+    _, (annotation,) = coco_format.read_panoptic_json(**coco.save().paths, notes=found)
+    assert getattr(annotation.segments[2], key) is None
+    assert getattr(annotation.segments[1], key) is not None
+    expected = f"1 areas or boxes are no whole numbers .*: annotations.0..segments_info.2..{key}."
+    texts = found.texts()
+    assert texts == [] if value is None else re.fullmatch(expected, *texts)
+
+
+def test_whole_floats_are_numbers_of_pixels(make_coco):
+    coco = make_coco(1)
+    segment = coco.content["annotations"][0]["segments_info"][2]
+    segment["area"], segment["bbox"] = 20.0, [12.0, 2, 5.0, 4]
+    _, (annotation,) = coco_format.read_panoptic_json(**coco.save().paths)
+    assert annotation.segments[2] == Segment(9, 7, is_crowd=True, area=20, bbox=(12, 2, 5, 4))
+
+
+def test_null_is_as_good_as_missing(make_coco):
+    coco = make_coco(1)
+    for segment in coco.content["annotations"][0]["segments_info"]:
+        segment.update(iscrowd=None, area=None, bbox=None)
+    categories = [{**c, "color": None} for c in coco.content["categories"]]
+    coco.content["categories"] = [{**categories[0], "isthing": None}, *categories[1:]]
+    info, (annotation,) = coco_format.read_panoptic_json(**coco.save().paths)
+    assert annotation.segments == (Segment(70000, 200), Segment(300, 3), Segment(9, 7))
+    assert info.thing_ids == (1, 2)
+
+
+def _same_image(content):
+    content["images"][1]["file_name"] = "./0.jpg"
+
+
+def _same_png(content):
+    content["annotations"][1]["file_name"] = "0.png"
+
+
+def _same_name(content):
+    content["categories"] = [*content["categories"], {"id": 8, "name": "cat"}]
+
+
+def _crowd_of_stuff(content):
+    content["annotations"][0]["segments_info"][0]["iscrowd"] = 1
+
+
+def _no_annotation(content):
+    del content["annotations"][1]
+
+
+ODD = {
+    "two images of one file": (_same_image, "1 images have the file_name of another: image_id 1"),
+    "two annotations of one PNG": (_same_png, "1 annotations have the PNG of another: image_id 1"),
+    "two categories of one name": (_same_name, "1 categories have the name of another: id 8"),
+    "crowd of stuff": (_crowd_of_stuff, "1 segments of stuff are crowds"),
+    "no annotation": (_no_annotation, "1 images have no annotation and are left out: image_id 1"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_what_is_legal_and_odd_is_noted(make_coco, case):
+    change, text = ODD[case]
+    coco = make_coco(2)
+    sound, odd = notes.Notes(), notes.Notes()
+    coco_format.read_panoptic_json(**coco.paths, notes=sound)
+    change(coco.content)
+    coco_format.read_panoptic_json(**coco.save().paths, notes=odd)
+    assert sound.texts() == []
+    (found,) = odd.texts()
+    assert found.startswith(text)
+
+
+def test_large_images_are_refused(make_coco):
+    coco = make_coco(2)  # 20 x 17 and 21 x 17
+    coco_format.read_panoptic_json(**coco.paths, max_pixels=21 * 17)
+    with pytest.raises(ValueError, match=r"images\[1\]: height x width 21 x 17 are more than 356 "):
+        coco_format.read_panoptic_json(**coco.paths, max_pixels=21 * 17 - 1)
 
 
 def test_area_and_box_may_be_missing(make_coco):
@@ -166,75 +258,6 @@ def test_unreadable_id_maps(tmp_path):
         coco_format.read_id_map(str(path))
 
 
-INFO = DatasetInfo.from_coco(
-    [
-        {"id": 3, "name": "cat", "isthing": 1},
-        {"id": 7, "name": "dog", "isthing": 1},
-        {"id": 200, "name": "grass", "isthing": 0},
-    ],
-    name="pets",
-)
-CATEGORY_MASK = np.array([[1, 1, 0], [3, 1, 2]])
-INSTANCE_MASK = np.array([[4, 4, 0], [0, 6, 9]])
-CROWD = CATEGORY_MASK == 2
-
-
-def _write(folder):
-    with coco_format.CocoPanopticWriter(str(folder), INFO) as writer:
-        writer.add(
-            "a_1",
-            "a_1",
-            CATEGORY_MASK,
-            INSTANCE_MASK,
-            scores={(1, 4): 0.5, (3, 0): 0.25},
-            crowd=CROWD,
-        )
-        writer.add(5, "b/5", 0 * CATEGORY_MASK, 0 * CATEGORY_MASK, image_file="b/5.png")
-    return {
-        "panoptic_json": str(folder / "predictions.json"),
-        "panoptic_dir": str(folder / "predictions"),
-    }
-
-
-def test_writer_round_trip(tmp_path):
-    info, annotations = coco_format.read_panoptic_json(**_write(tmp_path), name="pets")
-    assert info == INFO
-    first, second = annotations
-    assert first.segments == (
-        Segment(1, 3, area=2, bbox=(0, 0, 2, 1)),
-        Segment(2, 3, area=1, bbox=(1, 1, 1, 1)),
-        Segment(3, 7, is_crowd=True, area=1, bbox=(2, 1, 1, 1)),
-        Segment(4, 200, area=1, bbox=(0, 1, 1, 1)),
-    )
-    np.testing.assert_array_equal(coco_format.read_id_map(first.png_file), [[1, 1, 0], [4, 2, 3]])
-    assert (second.image_id, second.file_name, second.segments) == (5, "b/5.png", ())
-    content = json.loads((tmp_path / "predictions.json").read_text())
-    scores = [s.get("score") for s in content["annotations"][0]["segments_info"]]
-    assert scores == [0.5, None, None, 0.25]
-
-
-def test_writer_refuses(tmp_path):
-    writer = coco_format.CocoPanopticWriter(str(tmp_path), INFO)
-    writer.add(1, "1", CATEGORY_MASK, INSTANCE_MASK)
-    with pytest.raises(ValueError, match="image_id 1 was added before"):
-        writer.add(1, "1", CATEGORY_MASK, INSTANCE_MASK)
-    with pytest.raises(ValueError, match=r"image_id 2: masks must be \[H, W\] and alike"):
-        writer.add(2, "2", CATEGORY_MASK, INSTANCE_MASK[:1])
-    with pytest.raises(ValueError, match=r"image_id 2: category_mask must hold 0\.\.3, got 0\.\.6"):
-        writer.add(2, "2", 2 * CATEGORY_MASK, INSTANCE_MASK)
-    with pytest.raises(ValueError, match="file_stem must stay inside"):
-        writer.add(2, "../2", CATEGORY_MASK, INSTANCE_MASK)
-    assert not (tmp_path / "predictions.json").exists()
-
-
-def test_failed_writer_leaves_no_json(tmp_path):
-    with pytest.raises(RuntimeError):
-        with coco_format.CocoPanopticWriter(str(tmp_path), INFO) as writer:
-            writer.add(1, "1", CATEGORY_MASK, INSTANCE_MASK)
-            raise RuntimeError
-    assert not (tmp_path / "predictions.json").exists()
-
-
 def test_predictions_need_no_images_and_no_categories(make_coco):
     coco = make_coco(3)
     info, annotations = coco_format.read_panoptic_json(**coco.paths)
@@ -260,3 +283,35 @@ def test_predictions_need_no_images_and_no_categories(make_coco):
     results.write_text(json.dumps({"annotations": listed[:1]}))
     with pytest.raises(ValueError, match="lack 2 of 3 images .* the first is image_id 0"):
         read(annotations)
+
+
+@pytest.mark.parametrize(
+    "changes,message",
+    [
+        ({"name": "cow"}, "category id 3 is 'cow', and 'cat' in the categories of 'panoptic'"),
+        ({"isthing": 0}, r"category id 3 \('cat'\) is stuff, and a thing in the categories of"),
+        ({"name": None, "isthing": None}, None),
+        ({"id": 5}, None),
+    ],
+)
+def test_predictions_of_other_categories(make_coco, changes, message):
+    coco = make_coco(2)
+    info, annotations = coco_format.read_panoptic_json(**coco.paths)
+    first, *others = coco.content["categories"]
+    coco.content["categories"] = [*others, {**first, **changes}]
+    results = coco.folder / "results.json"
+    results.write_text(json.dumps(coco.content))
+
+    def read():
+        return coco_format.read_predictions_json(
+            str(results),
+            predictions_dir=coco.paths["panoptic_dir"],
+            dataset_info=info,
+            annotations=annotations,
+        )
+
+    if message is None:
+        assert len(read()) == 2
+        return
+    with pytest.raises(ValueError, match=r"results\.json: " + message):
+        read()

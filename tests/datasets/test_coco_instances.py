@@ -194,6 +194,100 @@ def test_the_file_of_other_images_or_of_another_kind(make_coco):
         coco_instances.add_instances(panoptic, str(coco.folder / "none.json"), info)
 
 
+def test_categories_of_the_file_must_have_the_same_names(make_coco):
+    coco = make_coco(1)
+    path = coco.folder / "instances.json"
+    info, panoptic = coco_format.read_panoptic_json(**coco.paths)
+    categories = [
+        {"id": DOG, "name": "dog"},
+        {"id": 5000, "name": "cow"},
+        {"id": CAT, "name": "cat"},
+    ]
+
+    def read_with(categories):
+        annotations = [annotation(1, 0, SQUARE)]
+        content = {"images": coco.content["images"], "annotations": annotations}
+        path.write_text(json.dumps({**content, "categories": categories}))
+        return coco_instances.add_instances(panoptic, str(path), info)
+
+    # In any order, further ones, or without a claim.
+    for same in (categories, categories[::-1], [], None, "cat", [7, {"id": CAT}, {"name": "cat"}]):
+        (one,) = read_with(same)
+        assert [i.category for i in one.instances] == [1]
+    swapped = [{"id": DOG, "name": "cat"}, {"id": CAT, "name": "dog"}]
+    with pytest.raises(ValueError, match=r"instances.json: category id 7 is 'cat', and 'dog' in"):
+        read_with(swapped)
+    with pytest.raises(ValueError, match=r"category id 3 is 'Cat', and 'cat' in the categories of"):
+        read_with([{"id": CAT, "name": "Cat"}])
+
+
+def test_all_that_is_wrong_is_listed_at_once(make_coco, caplog):
+    coco = make_coco(1)
+    wrong = [
+        annotation(106, 0, [[1, 2, 3, 4]]),
+        annotation("a", 0, []),
+        annotation(108, 0, [SQUARE[0], [1, 2, 3, 4]]),
+        annotation(109, 0, None),
+        7,
+    ]
+    empty = [annotation(110, 0, [[3, 3] * 3]), annotation(111, 0, {**GOOD, "counts": [340]})]
+    annotations = [annotation(1, 0, SQUARE), *wrong, *empty]
+    with pytest.raises(ValueError) as error:
+        read(coco, annotations)
+    message = str(error.value)
+    assert "annotation id 106: segmentation[0] must be x, y" in message and "\n" not in message
+    assert "4 more of its annotations are wrong (id 'a', id 108, id 109, annotations[5])" in message
+    note = "2 instances have no pixel and can never be found: id 110, id 111."
+    assert any(note in line for line in caplog.messages)
+    report = doctor.examine_coco_panoptic(
+        **coco.paths,
+        instances_json=str(coco.folder / "instances.json"),
+        build_quality=PanopticQuality,
+    )
+    assert len(report["problems"]) == len(wrong) and note in report["notes"]
+    names = ("id 106", "id 'a'", "id 108", "id 109", "annotations[5]")
+    for name, problem in zip(names, report["problems"]):
+        assert f"instances.json: annotation{'s' * name.startswith('ann')}" in problem
+        assert name in problem
+    assert report["num_instances"] == 3 and report["images_with_instances"] == 1
+
+
+def test_a_thousand_wrong_annotations_are_one_line(make_coco):
+    with pytest.raises(ValueError, match="999 more of its annotations") as error:
+        read(make_coco(1), [annotation(i, 0, None) for i in range(1000)])
+    assert len(str(error.value)) < 1500
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        annotation(True, 0, SQUARE),
+        annotation(5, True, SQUARE),
+        annotation(5, 0, SQUARE, 3.0),
+        annotation(5, 0, SQUARE, 2**70),
+        annotation(5, 0, SQUARE, "3"),
+        annotation(5, 0, SQUARE, [3]),
+        annotation(5, 0, [[1e300, 1, 2, 3, 4, 5]]),
+        annotation(5, 0, [[2**2000, 1, 2, 3, 4, 5]]),
+        annotation(5, 0, [[True, 1, 2, 3, 4, 5]]),
+        annotation(5, 0, [{"a": 1}]),
+        annotation(5, 0, {"size": "x" * 10**5, "counts": []}),
+        annotation(5, 0, {**GOOD, "counts": "0" * 10**5}),
+        annotation(5, 0, {**GOOD, "counts": "\ud800"}),
+        annotation(5, 0, SQUARE, iscrowd="no"),
+    ],
+)
+def test_hostile_annotations_end_in_one_short_line(make_coco, item):
+    with pytest.raises(ValueError, match=r"instances\.json: annotation") as error:
+        read(make_coco(1), [item])
+    assert len(str(error.value)) <= 500 and str(error.value).isprintable()
+
+
+def test_null_crowd_flag(make_coco):
+    (one,) = read(make_coco(1), [annotation(1, 0, SQUARE, iscrowd=None)])
+    assert not one.instances[0].is_crowd
+
+
 # Conversion
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from panoptic_tf.datasets import notes
 from panoptic_tf.datasets.dataset_info import DatasetInfo, built_in_names
 
 GRASS = {"id": 200, "name": "grass", "isthing": 0, "color": [1, 2, 3]}
@@ -45,7 +46,13 @@ MALFORMED = [
     ([dict(CAT, id="3")], r"categories\[0\].id must be an integer"),
     ([{"id": 1}], r"categories\[0\].name must be a non-empty string, got None"),
     ([dict(CAT, isthing=2)], r"categories\[0\].isthing must be 0 or 1, got 2"),
-    ([dict(CAT, color=[1, 2])], r"categories\[0\].color must be three integers"),
+    ([dict(CAT, id=2**31)], r"categories\[0\].id must be an integer of 0..2147483646, got 21474"),
+    ([dict(CAT, id=2**70)], r"categories\[0\].id must be an integer"),
+    ([dict(CAT, id=True)], r"categories\[0\].id must be an integer .* got True"),
+    ([dict(CAT, id=3.0)], r"categories\[0\].id must be an integer .* got 3.0"),
+    ([dict(CAT, name="\ud800")], r"categories\[0\].name must be a non-empty string, got '.ud800'"),
+    ([dict(CAT, name="c\nat")], r"categories\[0\].name must be a non-empty string, got 'c.nat'"),
+    ([dict(CAT, isthing=[])], r"categories\[0\].isthing must be 0 or 1"),
     (["cat"], r"categories\[0\] must be an object"),
 ]
 
@@ -54,6 +61,26 @@ MALFORMED = [
 def test_malformed(categories, message):
     with pytest.raises(ValueError, match="x.json: " + ".*" + message):
         DatasetInfo.from_coco(categories, name="x", source="x.json")
+
+
+@pytest.mark.parametrize(
+    "color",
+    ["#1ea03c", [0.47, 0.31, 0.16], [1, 2], [1, 2, 3, 4], [1, 2, 256], [-1, 2, 3], {}, "red", 7]
+    + [[True, False, True], [float("nan")] * 3, [[1], [2], [3]]],
+)
+def test_what_is_no_colour_is_replaced_and_noted(color):
+    found = notes.Notes()
+    info = DatasetInfo.from_coco([GRASS, dict(CAT, color=color)], name="pets", notes=found)
+    plain = DatasetInfo.from_coco([GRASS, CAT], name="pets")
+    assert info == plain
+    (text,) = found.texts()
+    assert text.startswith("1 colours are not three integers") and "id 3 ('cat')" in text
+
+
+def test_null_colour_and_kind_are_as_good_as_missing():
+    found = notes.Notes()
+    info = DatasetInfo.from_coco([dict(CAT, color=None, isthing=None)], name="x", notes=found)
+    assert info == DatasetInfo.from_coco([CAT], name="x") and not found.texts()
 
 
 def test_neither_name_nor_file():

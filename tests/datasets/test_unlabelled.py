@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from panoptic_tf.datasets import converter, manifest, record, unlabelled
+from panoptic_tf.datasets import converter, manifest, record, segments, unlabelled
 from panoptic_tf.datasets.coco_format import Segment
+from panoptic_tf.datasets.coco_writer import CocoPanopticWriter
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 
 THINGS = DatasetInfo.from_coco([{"id": 4, "name": "car"}, {"id": 9, "name": "bus"}], name="things")
@@ -61,15 +63,15 @@ def test_unknown_policy():
 
 def test_void_pixels_become_one_segment():
     rows = np.array([[0, 1, 1, 0], [2, 2, 0, 0]], np.int32)
-    filled, table = unlabelled.fill(rows, [Segment(1, 4), Segment(3, 9)], 10)
+    filled, table = unlabelled.fill(rows, (Segment(1, 4), Segment(3, 9)), 10)
     np.testing.assert_array_equal(filled, [[3, 1, 1, 3], [2, 2, 3, 3]])
     assert filled.dtype == np.int32
-    assert table[:2] == [Segment(1, 4), Segment(3, 9)]
+    assert table[:2] == (Segment(1, 4), Segment(3, 9))
     assert table[2] == Segment(2, 10, False, 4, (0, 0, 4, 2))
 
 
 def test_an_image_without_void_stays():
-    rows, table = np.ones((2, 3), np.int32), [Segment(7, 4)]
+    rows, table = np.ones((2, 3), np.int32), (Segment(7, 4),)
     filled, same = unlabelled.fill(rows, table, 10)
     assert filled is rows and same is table
 
@@ -121,3 +123,16 @@ def test_records_of_things_only_have_a_segment_of_background(make_coco, tmp_path
     assert fingerprints["auto"] == fingerprints["void"]
     with pytest.raises(ValueError, match="Choose another output_dir"):
         convert("auto", unlabelled_policy="void")
+
+
+def test_written_files_have_the_categories_of_the_annotations(tmp_path):
+    info = unlabelled.resolve("background", THINGS)
+    categories, instances = np.array([[3, 1], [3, 2]]), np.array([[0, 1], [0, 2]])
+    with CocoPanopticWriter(str(tmp_path), info) as writer:
+        writer.add(5, "a", categories, instances)
+    content = json.loads((tmp_path / "predictions.json").read_text())
+    assert [c["id"] for c in content["categories"]] == [4, 9]
+    (annotation,) = content["annotations"]
+    assert [s["category_id"] for s in annotation["segments_info"]] == [4, 9]
+    ids = segments.rgb_to_id(np.asarray(Image.open(tmp_path / "predictions" / "a.png")))
+    assert ids[:, 0].tolist() == [0, 0] and 0 not in ids[:, 1]

@@ -1,0 +1,114 @@
+"""JPEG and PNG files of a data set: the size in the header, EXIF orientation, and the proof that
+training can decode them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Iterator, Tuple
+
+import tensorflow as tf
+from PIL import Image
+
+from panoptic_tf.datasets import png
+
+MAX_PIXELS = 50_000_000
+"""Default limit of height times width; its pixels take 150 MB."""
+
+EXPECTED = "a JPEG or PNG image"
+
+TURNED = "images have an EXIF orientation, which is not applied: masks must fit the stored pixels"
+"""A kind of `Notes`."""
+
+_JPEG_SIGNATURE = b"\xff\xd8\xff"
+_EXIF_HEADER = b"Exif\0\0"
+_ORIENTATION = 0x0112
+_APP1, _START_OF_SCAN = 0xE1, 0xDA
+
+
+def header_size(content: bytes) -> Tuple[int, int]:
+    """Reads (height, width) from the header; nothing is decoded.
+
+    Raises:
+      ValueError: neither JPEG nor PNG, or the header is damaged.
+    """
+    is_png = content.startswith(png.SIGNATURE)
+    if not is_png and not content.startswith(_JPEG_SIGNATURE):
+        raise ValueError(f"it starts with {content[:8]!r}")
+    try:
+        if is_png:
+            return png.header_size(content)
+        height, width = tf.io.extract_jpeg_shape(content).numpy()[:2].tolist()
+    except OSError as error:
+        raise ValueError(str(error)) from error
+    except tf.errors.OpError as error:
+        raise ValueError(_reason(error)) from error
+    return height, width
+
+
+def decode_on_cpu() -> None:
+    """Leaves the GPUs to others; without effect where TensorFlow has them already."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+
+
+def check_decodes(content: bytes) -> None:
+    """Decodes an image with the decoder of training.
+
+    Args:
+      content: of a JPEG or PNG file.
+
+    Raises:
+      ValueError: training could not decode it.
+    """
+    try:
+        tf.io.decode_image(content, channels=3, expand_animations=False)
+    except tf.errors.OpError as error:
+        raise ValueError(_reason(error)) from error
+
+
+def orientation(content: bytes) -> int:
+    """EXIF orientation of a JPEG or PNG file, 1 (as stored) where it has none that can be read."""
+    exif = Image.Exif()
+    try:
+        exif.load(_exif_block(content))
+        found = exif.get(_ORIENTATION, 1)
+    except Exception:  # Metadata of any kind; Pillow raises what it meets.
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
+def _exif_block(content: bytes) -> bytes:
+    if content.startswith(png.SIGNATURE):
+        found = (c.data for c in png.chunks(content) if c.kind == b"eXIf")
+    else:
+        found = (
+            data
+            for marker, data in _jpeg_segments(content)
+            if marker == _APP1 and data.startswith(_EXIF_HEADER)
+        )
+    return next(found, b"")
+
+
+def _jpeg_segments(content: bytes) -> Iterator[Tuple[int, bytes]]:
+    """Markers and data of the segments before the pixels."""
+    start = 2
+    while True:
+        start = content.find(b"\xff", start)
+        if start < 0 or start + 4 > len(content):
+            return
+        marker = content[start + 1]
+        if marker == _START_OF_SCAN:
+            return
+        if marker == 0xFF:  # fill byte
+            start += 1
+            continue
+        end = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        yield marker, content[start + 4 : end]
+        start = end
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    """What TensorFlow says, without where in its graph."""
+    text = (error.message or type(error).__name__).splitlines()[0]
+    return text.split("} ", 1)[-1].split(" [Op:")[0].rstrip(".")
