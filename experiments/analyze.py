@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional, Tuple
 from absl import app, flags
 
 from panoptic_tf.datasets import files
-from panoptic_tf.experiments import common
+from panoptic_tf.experiments import cli, common
 from panoptic_tf.systems import analysis
 
 __doc__ += "\n" + analysis.COUNTING_RULE
@@ -35,12 +35,11 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    try:
-        report = _analyze()
-        if _OUTPUT_JSON.value:
-            files.write_json(_OUTPUT_JSON.value, report)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"analyze: {error}") from error
+    if _OUTPUT_JSON.value:
+        common.check_can_write("output_json", _OUTPUT_JSON.value)
+    report = _analyze()
+    if _OUTPUT_JSON.value:
+        files.write_json(_OUTPUT_JSON.value, report)
     print(_format(report))
 
 
@@ -83,4 +82,4 @@ def _format(report: Dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

@@ -19,6 +19,7 @@ import warnings
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import panoptic_tf
+from panoptic_tf.experiments import noise
 
 _PACKAGES = ("panoptic_tf.experiments", "panoptic_tf.export")
 _HELP = ("--help", "-help", "-h", "--helpshort", "-helpshort", "--h")
@@ -105,31 +106,54 @@ def _run(name: str, arguments: List[str], commands: Dict[str, Command]) -> None:
     if any(argument in _HELP for argument in arguments):
         print(_help(name, module))
         return
+    # Shown by --helpfull.
+    sys.modules["__main__"].__doc__ = module.__doc__
+    _run_main(name, module.main, arguments)
+
+
+def run_script(path: str, main: Callable[[Sequence[str]], None]) -> None:
+    """Runs a command's file as `panoptic-tf` runs the command.
+
+    Args:
+      path: of the file.
+      main: its function.
+    """
+    _run_main(pathlib.Path(path).stem.replace("_", "-"), main, sys.argv[1:])
+
+
+def _run_main(name: str, main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
     from absl import app
 
-    # Usage errors show the docstring of the main module.
-    sys.modules["__main__"].__doc__ = module.__doc__
+    from panoptic_tf.experiments import usage
+
     # absl shows informational messages unless told otherwise; a later --verbosity wins.
     sys.argv = [f"panoptic-tf {name}", "--verbosity=-1", *arguments]
-    app.run(functools.partial(_run_main, name, module.main), argv=sys.argv)
+    app.run(functools.partial(_run_command, name, main), sys.argv, usage.parse_flags)
 
 
-def _run_main(name: str, command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
-    """Runs a command; what is wrong with its input is said in one line, without a traceback."""
-    from absl import logging
+def _run_command(name: str, command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:
+    """Runs a command; what is wrong with its input is said in few lines, without a traceback."""
+    from absl import app, logging
+
+    from panoptic_tf.experiments import errors, usage
 
     try:
         command(argv)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except app.UsageError as error:
+        usage.fail(f"panoptic-tf {name}", str(error))
+    except errors.of_input() as error:
         if logging.get_verbosity() >= logging.INFO:
             raise
-        print(f"panoptic-tf {name}: {error} (--verbosity=0 shows where)", file=sys.stderr)
+        text = errors.describe(error)
+        print(f"panoptic-tf {name}: {text} (--verbosity=0 shows where)", file=sys.stderr)
         sys.exit(1)
 
 
 def _quieten() -> None:
     """Leaves out the start-up messages of TensorFlow and of the packages that come with it."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        noise.filter_lines()
     warnings.filterwarnings("ignore", category=FutureWarning, module="google")
 
 

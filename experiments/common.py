@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from typing import Optional, Sequence, Tuple
 
+import tensorflow as tf
 from absl import flags
 from official.common import flags as tfm_flags
 from official.core import config_definitions as cfg
 from official.core import train_utils
 
-import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
-from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
+from panoptic_tf import checkpoints
+from panoptic_tf.experiments import configuration, errors
+from panoptic_tf.serving import evaluation
 
 _DISTRIBUTION = flags.DEFINE_enum(
     "distribution_strategy",
@@ -26,12 +28,22 @@ _PRECISION = flags.DEFINE_enum(
     ["float32", "bfloat16", "float16"],
     "Compute dtype; sets runtime.mixed_precision_dtype.",
 )
+_MODES = ["train", "train_and_eval", "eval", "continuous_eval"]
 _NOT_HERE = ("multi_worker_mirrored", "tpu")
 
 
 def define_experiment_flags() -> None:
-    """Defines the Model Garden's flags."""
+    """Defines the Model Garden's flags, of the modes those that are implemented."""
     tfm_flags.define_flags()
+    flags.DEFINE_enum("mode", None, _MODES, "What to run.", allow_override=True)
+    flags.register_validator("experiment", _check_experiment)
+
+
+def _check_experiment(name: Optional[str]) -> bool:
+    problem = None if name is None else configuration.experiment_problem(name)
+    if problem:
+        raise flags.ValidationError(problem)
+    return True
 
 
 def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
@@ -43,17 +55,26 @@ def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
         device where it was trained by several machines or a TPU and no flag says otherwise.
 
     Raises:
-      ValueError: unknown experiment, or a key that the config does not have.
+      ValueError: unknown experiment, a key that the config does not have, or a value of the wrong
+        type.
     """
     values = flags.FLAGS
-    if model_dir and not values.config_file:
-        saved = os.path.join(model_dir, "params.yaml")
-        if os.path.exists(saved):
-            values.config_file = [saved]
-    try:
-        params = train_utils.parse_configuration(values, lock_return=False, print_return=False)
-    except LookupError as error:
-        raise ValueError(f"config of {values.experiment!r}: {error.args[0]}") from error
+    params = configuration.find_experiment(values.experiment)
+    saved = os.path.join(model_dir or "", "params.yaml")
+    if values.config_file:
+        for path in values.config_file:
+            configuration.apply(params, configuration.read_file(path), source=path)
+    elif model_dir and os.path.exists(saved):
+        configuration.apply_saved(params, saved, experiment=values.experiment)
+    parser = train_utils.ExperimentParser(values)
+    parser.parse_data_service(parser.parse_runtime(params))
+    if values.params_override:
+        try:
+            overrides = configuration.read_text(values.params_override)
+        except ValueError as error:
+            raise ValueError(f"--params_override: {error}") from error
+        configuration.apply(params, overrides, source="--params_override")
+    params.validate()
     distribution = _DISTRIBUTION.value
     if model_dir and params.runtime.distribution_strategy in _NOT_HERE:
         distribution = distribution or "one_device"
@@ -80,3 +101,68 @@ def parse_size(values: Optional[Sequence[str]]) -> Optional[Tuple[int, int]]:
             f"--input_image_size must be height,width in pixels, got {','.join(values)!r}."
         )
     return int(values[0]), int(values[-1])
+
+
+def check_checkpoint(flag: str, path: str) -> None:
+    """Looks for a checkpoint before anything is built.
+
+    Raises:
+      ValueError: the path is neither a folder of checkpoints nor the prefix of one.
+    """
+    prefix = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
+    if not prefix or not tf.io.gfile.exists(f"{prefix}.index"):
+        raise ValueError(
+            f"--{flag}={path}: no checkpoint there. Expected a folder that `train` wrote, or a "
+            "checkpoint's prefix such as .../ckpt-1000."
+        )
+
+
+def check_init_checkpoint(params: cfg.ExperimentConfig) -> None:
+    """Opens what training is to start from before anything is built.
+
+    Raises:
+      ValueError: it cannot be read, or is of no known source.
+    """
+    path = params.task.init_checkpoint
+    if path and not path.startswith("keras:"):
+        try:
+            checkpoints.describe(path)
+        except ValueError as error:
+            raise ValueError(f"task.init_checkpoint: {error}") from error
+
+
+def count_records(input_path: str, max_examples: int = 0) -> int:
+    """Number of records, for a progress bar; reads the files once.
+
+    Raises:
+      ValueError: no file matches the pattern, or one is damaged or holds no records.
+    """
+    count = 0
+    for path in evaluation.find_files(input_path):
+        try:
+            count += sum(1 for _ in tf.data.TFRecordDataset(path))
+        except tf.errors.OpError as error:
+            raise ValueError(
+                f"{path}: {errors.describe(error)}. Expected records that `convert` wrote; "
+                "`doctor` lists which of them are damaged."
+            ) from error
+    return min(count, max_examples) if max_examples else count
+
+
+def check_can_write(flag: str, path: str) -> None:
+    """Looks whether a file can be written, before anything is built; writes nothing.
+
+    Raises:
+      ValueError: its folder is no folder or cannot be written to, or a folder has the file's name.
+    """
+    if "://" in path:
+        return
+    if os.path.isdir(path):
+        raise ValueError(f"--{flag}: {path} is a folder; expected the name of a file.")
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise ValueError(f"--{flag}: {folder} is not a folder.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"--{flag}: {folder} cannot be written to.")

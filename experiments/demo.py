@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets import doctor, shapes_records, shapes_writer
+from panoptic_tf.experiments import cli, common
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 from panoptic_tf.serving import calibration, evaluation, export, prediction, quantization, tflite
 from panoptic_tf.serving.predictor import Predictor
@@ -70,6 +71,7 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    common.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "metrics.json"))
     paths = _Paths(_OUTPUT_DIR.value)
     if not _KEEP.value:
         shutil.rmtree(paths.root, ignore_errors=True)
@@ -221,4 +223,4 @@ def _print_results(forms, stages: _Stages, paths: _Paths, report: str) -> None:
 
 if __name__ == "__main__":
     tf.get_logger().setLevel("ERROR")
-    app.run(main)
+    cli.run_script(__file__, main)

@@ -20,7 +20,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.experiments import common
+from panoptic_tf.experiments import cli, common
 from panoptic_tf.metrics import summary
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
 from panoptic_tf.serving import evaluation
@@ -58,6 +58,7 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    common.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "metrics.json"))
     if _SAVED_MODEL_DIR.value:
         metrics = _evaluate_saved_model()
     else:
@@ -84,6 +85,8 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
         raise app.UsageError(
             "give --experiment with --model_dir or --checkpoint_path, or --saved_model_dir."
         )
+    flag = "checkpoint_path" if _CHECKPOINT_PATH.value else "model_dir"
+    common.check_checkpoint(flag, checkpoint_path)
     is_folder = os.path.isdir(checkpoint_path)
     folder = checkpoint_path if is_folder else os.path.dirname(checkpoint_path)
     params = common.parse_experiment(flags.FLAGS.model_dir or folder)
@@ -96,7 +99,7 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
         measured["crowd_rule"] = _CROWD_RULE.value
     params = params.replace(task={"validation_data": validation_data, "evaluation": measured})
     input_path = params.task.validation_data.input_path
-    total = evaluation.count_records(input_path, params.task.validation_data.max_examples)
+    total = common.count_records(input_path, params.task.validation_data.max_examples)
     task = runner.build_task(params)
     collector = _collector(task.dataset_info)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:
@@ -120,9 +123,9 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
 def _evaluate_saved_model() -> Dict[str, Any]:
     if not _INPUT_PATH.value:
         raise app.UsageError("--saved_model_dir needs --input_path: the records to score on.")
+    total = common.count_records(_INPUT_PATH.value)
     predictor = Predictor(_SAVED_MODEL_DIR.value)
     collector = _collector(predictor.dataset_info)
-    total = evaluation.count_records(_INPUT_PATH.value)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:
 
         def listen(example: evaluation.EvaluatedImage) -> None:
@@ -148,4 +151,4 @@ def _evaluate_saved_model() -> Dict[str, Any]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

@@ -5,10 +5,12 @@ panoptic-tf import-checkpoint --source=model_final.pkl --output_dir=runs/importe
 
 from __future__ import annotations
 
+import os
+
 from absl import app, flags
 
 from panoptic_tf import checkpoints
-from panoptic_tf.experiments import common
+from panoptic_tf.experiments import cli, common
 from panoptic_tf.systems import importing
 
 common.define_experiment_flags()
@@ -31,6 +33,7 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    common.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "params.yaml"))
     source = _SOURCE.value
     title, description = checkpoints.describe(source)
     print(f"{source} is {title}.")
@@ -62,4 +65,4 @@ def _choose_experiment(source: str, experiments) -> str:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

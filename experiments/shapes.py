@@ -11,6 +11,7 @@ import os
 from absl import app, flags
 
 from panoptic_tf.datasets import shapes, shapes_writer
+from panoptic_tf.experiments import cli
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder for train/ and val/.", required=True)
 _SPLIT = flags.DEFINE_enum("split", "both", ["train", "val", "both"], "What to write.")
@@ -48,4 +49,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

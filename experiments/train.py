@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 
+import tensorflow as tf
 from absl import app, flags
 
-from panoptic_tf.experiments import common
+from panoptic_tf.experiments import cli, common
 from panoptic_tf.systems import cluster as cluster_lib
 from panoptic_tf.systems import runner
 
@@ -53,6 +54,9 @@ def main(argv) -> None:
     mode, model_dir = flags.FLAGS.mode, flags.FLAGS.model_dir
     # What only evaluates takes the configuration that the run was trained with.
     params = common.parse_experiment(None if "train" in mode else model_dir)
+    common.check_can_write("model_dir", os.path.join(model_dir, "params.yaml"))
+    if "train" in mode and tf.train.latest_checkpoint(model_dir) is None:
+        common.check_init_checkpoint(params)
     cluster = cluster_lib.resolve_cluster(
         resolver=_RESOLVER.value,
         worker_hosts=_HOSTS.value,
@@ -68,4 +72,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

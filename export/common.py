@@ -39,6 +39,7 @@ def load_network() -> Tuple[tf.keras.Model, Dict[str, Any]]:
     checkpoint_path = _CHECKPOINT_PATH.value
     is_folder = os.path.isdir(checkpoint_path)
     folder = checkpoint_path if is_folder else os.path.dirname(checkpoint_path)
+    common.check_checkpoint("checkpoint_path", checkpoint_path)
     params = common.parse_experiment(model_dir=folder)
     input_size = common.parse_size(_INPUT_IMAGE_SIZE.value)
     if input_size is not None:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from panoptic_tf.datasets import files
+from panoptic_tf.experiments import cli, common
 from panoptic_tf.metrics.evaluator import METRIC_NAMES
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
 from panoptic_tf.serving import evaluation
@@ -42,8 +43,10 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    path = os.path.join(_OUTPUT_DIR.value, "metrics.json")
+    common.check_can_write("output_dir", path)
+    total = common.count_records(_INPUT_PATH.value, _MAX_EXAMPLES.value)
     predictor = Predictor(_TFLITE_PATH.value, num_threads=_NUM_THREADS.value)
-    total = evaluation.count_records(_INPUT_PATH.value, _MAX_EXAMPLES.value)
     with tqdm(total=total, unit="image") as progress:
         metrics, latency = evaluation.evaluate_records(
             predictor,
@@ -55,7 +58,6 @@ def main(argv) -> None:
         )
     metrics["size_bytes"] = os.path.getsize(_TFLITE_PATH.value)
     metrics["latency_ms"], metrics["latency_ms_p90"] = latency["median"], latency["p90"]
-    path = os.path.join(_OUTPUT_DIR.value, "metrics.json")
     files.write_json(path, metrics)
     for name in (*METRIC_NAMES, "size_bytes", "latency_ms"):
         print(f"{name}: {metrics[name]}")
@@ -63,4 +65,4 @@ def main(argv) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

@@ -8,8 +8,13 @@ writes <export_dir>/<version>/ and prints its path.
 
 from __future__ import annotations
 
+import os
+from typing import List
+
 from absl import app, flags
 
+from panoptic_tf.experiments import cli
+from panoptic_tf.experiments.common import check_can_write
 from panoptic_tf.export import common
 from panoptic_tf.serving import decoding, export
 
@@ -36,6 +41,9 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    version = "" if _VERSION.value is None else str(_VERSION.value)
+    check_can_write("export_dir", os.path.join(_EXPORT_DIR.value, version, "saved_model.pb"))
+    batch_sizes = _batch_sizes()
     network, arguments = common.load_network()
     path = export.export_saved_model(
         network,
@@ -43,11 +51,20 @@ def main(argv) -> None:
         version=_VERSION.value,
         input_type=_INPUT_TYPE.value,
         max_pixels=_MAX_PIXELS.value,
-        warmup_batch_sizes=[int(size) for size in _WARMUP_BATCH_SIZES.value],
+        warmup_batch_sizes=batch_sizes,
         **arguments,
     )
     print(path)
 
 
+def _batch_sizes() -> List[int]:
+    sizes = _WARMUP_BATCH_SIZES.value
+    if not all(size.strip().isdecimal() and int(size) for size in sizes):
+        raise app.UsageError(
+            f"--warmup_batch_sizes must be whole numbers above 0, got {','.join(sizes)!r}."
+        )
+    return [int(size) for size in sizes]
+
+
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

@@ -15,12 +15,15 @@ panoptic-tf export-tflite --experiment=panoptic_deeplab_shapes --quantization=in
 
 from __future__ import annotations
 
+import re
 from typing import Any, Dict, Optional
 
 from absl import app, flags
 
+from panoptic_tf.experiments import cli
+from panoptic_tf.experiments.common import check_can_write
 from panoptic_tf.export import common
-from panoptic_tf.serving import calibration, quantization, tflite
+from panoptic_tf.serving import calibration, evaluation, quantization, tflite
 
 common.define_flags()
 _TFLITE_PATH = flags.DEFINE_string("tflite_path", None, "File to write.", required=True)
@@ -52,6 +55,9 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     _check_flags()
+    check_can_write("tflite_path", _TFLITE_PATH.value)
+    if _REPORT.value:
+        check_can_write("quantization_report", _REPORT.value)
     network, arguments = common.load_network()
     path = tflite.export_tflite(
         network,
@@ -67,13 +73,20 @@ def _check_flags() -> None:
     """Before the network is loaded, which takes a while.
 
     Raises:
-      UsageError: int8 without records, or records without int8.
+      UsageError: int8 without records, records without int8, or no regular expression.
+      ValueError: no file of records.
     """
     is_int8 = _QUANTIZATION.value == "int8"
     if is_int8 and not _CALIBRATION_PATH.value:
         raise app.UsageError(
             "--quantization=int8 needs --calibration_path, the pattern of the training records."
         )
+    if is_int8:
+        evaluation.find_files(_CALIBRATION_PATH.value, name="calibration_path")
+    try:
+        re.compile(_FLOAT_LAYERS.value)
+    except re.error as error:
+        raise app.UsageError(f"--float_layers={_FLOAT_LAYERS.value}: {error}.") from error
     for flag in (_CALIBRATION_PATH, _REPORT):
         if flag.value and not is_int8:
             raise app.UsageError(f"--{flag.name} needs --quantization=int8.")
@@ -92,4 +105,4 @@ def _int8_options(arguments: Dict[str, Any]) -> Optional[quantization.Options]:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

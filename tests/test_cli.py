@@ -1,5 +1,6 @@
 """The console command, in processes of its own: flags are global."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -88,9 +89,28 @@ def test_command_runs_with_its_flags(tmp_path):
 
 
 def test_unknown_flag_is_an_error():
-    result = run("shapes", "--number=2")
+    result = run("shapes", "--num_image=2")
     assert result.returncode == 1
-    assert "Unknown command line flag 'number'" in result.stderr
+    assert "there is no flag --num_image. Did you mean --num_images?" in result.stderr
+    assert "`panoptic-tf shapes --help` shows the flags." in result.stderr
+
+
+def test_file_of_a_command_runs_as_the_command():
+    path = pathlib.Path(cli.__file__).with_name("shapes.py")
+    for arguments, message in ((["--number=2"], "there is no flag --number"), ([], "missing:")):
+        result = run(*arguments, program=(str(path),))
+        assert result.returncode == 1
+        assert result.stderr.startswith("panoptic-tf shapes: ") and message in result.stderr
+
+
+def test_traceback_waits_for_the_flag(tmp_path):
+    (tmp_path / "file").touch()
+    for flags, lines in (([], 1), (["--verbosity=0"], 5)):
+        result = run("shapes", f"--output_dir={tmp_path}/file/x", "--num_processes=1", *flags)
+        assert result.returncode == 1
+        assert ("Traceback" in result.stderr) == bool(flags)
+        assert len(result.stderr.splitlines()) >= lines
+        assert f"{tmp_path}/file" in result.stderr
 
 
 def test_help_of_a_command_shows_its_flags():

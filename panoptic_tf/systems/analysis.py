@@ -94,8 +94,9 @@ def analyze(params: cfg.ExperimentConfig, input_size: Optional[Sequence[int]] = 
     """
     size = list(input_size or params.task.model.input_size)
     params = params.replace(task={"model": {"train_size": size, "input_size": size}})
+    task = runner.build_task(params)
     try:
-        model = runner.build_task(params).build_model()
+        model = task.build_model()
     except ValueError as error:
         # Keras adds a list of tensors.
         reason = " ".join(str(error).split("Call arguments received")[0].split())

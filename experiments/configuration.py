@@ -1,0 +1,160 @@
+"""An experiment's config and the values that a user sets in it."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import re
+from typing import Any, Dict, Mapping, Optional
+
+import tensorflow as tf
+import yaml
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+from official.modeling.hyperparams import params_dict
+
+from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
+from panoptic_tf.experiments import config_check, errors
+
+_MAX_PROBLEMS = 3
+_IS_PATH = re.compile(r"[^={}]+\.(ya?ml|json)")
+
+
+def experiment_problem(name: str) -> Optional[str]:
+    """Why there is no experiment of that name, or None."""
+    names = list(exp_factory._REGISTERED_CONFIGS)
+    if name in names:
+        return None
+    close = difflib.get_close_matches(name, names, n=3) or [
+        n for n in names if n.endswith("shapes")
+    ]
+    return f"there is no such experiment. Did you mean {' or '.join(close)}?"
+
+
+def find_experiment(name: str) -> cfg.ExperimentConfig:
+    """The config of an experiment as it is defined.
+
+    Raises:
+      ValueError: there is no such experiment.
+    """
+    problem = experiment_problem(name)
+    if problem:
+        raise ValueError(f"--experiment={name}: {problem}")
+    return exp_factory.get_exp_config(name)
+
+
+def read_file(path: str) -> Dict[str, Any]:
+    """Values of a YAML or JSON file, nested.
+
+    Raises:
+      ValueError: it cannot be read or is no mapping.
+    """
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            text = file.read()
+    except tf.errors.OpError as error:
+        raise ValueError(f"cannot read {errors.describe(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no YAML file: it is not text.") from error
+    return _parse(text, source=path) or {}
+
+
+def read_text(text: str) -> Dict[str, Any]:
+    """Values of `--params_override`: `key=value,...`, YAML, or the path of a YAML file.
+
+    Raises:
+      ValueError: it is none of these.
+    """
+    if os.path.isfile(text) or _IS_PATH.fullmatch(text):
+        return read_file(text)
+    try:
+        text_of_yaml = params_dict.nested_csv_str_to_json_str(text)
+    except (ValueError, IndexError):
+        text_of_yaml = text
+    try:
+        values = yaml.load(text_of_yaml, Loader=yaml.FullLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{text!r} is neither key=value, with commas between several, nor a YAML file."
+        )
+    return values
+
+
+def apply(params: cfg.ExperimentConfig, values: Mapping[str, Any], *, source: str) -> None:
+    """Sets values in an experiment's config.
+
+    Args:
+      params: is changed.
+      values: nested, by key.
+      source: where they are from, for the error message.
+
+    Raises:
+      ValueError: a key does not exist, or its value has the wrong type.
+    """
+    problems = list(itertools.islice(config_check.find_problems(params, values), _MAX_PROBLEMS))
+    if not problems:
+        try:
+            params.override(dict(values))
+            params.as_dict()
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            problems = [str(error)]
+    if problems:
+        raise ValueError("\n".join([f"{source}: {problems[0]}", *problems[1:]]))
+
+
+def apply_saved(params: cfg.ExperimentConfig, path: str, *, experiment: str) -> None:
+    """Sets the values of a run's `params.yaml`.
+
+    Raises:
+      ValueError: the run is of an experiment with other keys; the message names a likely one.
+    """
+    values = read_file(path)
+    likely = None if config_check.fits(params, values) else _likely_experiment(values)
+    if likely is None:
+        return apply(params, values, source=path)
+    raise ValueError(
+        f"{os.path.dirname(path)} holds a run of another system than --experiment={experiment}: "
+        f"its params.yaml fits --experiment={likely}."
+    )
+
+
+def _likely_experiment(values: Mapping[str, Any]) -> Optional[str]:
+    """The experiment that has most of the values, of those whose config they fit."""
+    scores, other_systems = {}, set()
+    for name in exp_factory._REGISTERED_CONFIGS:
+        params = exp_factory.get_exp_config(name)
+        if type(params.task) in other_systems:
+            continue
+        if config_check.fits(params, values):
+            scores[name] = config_check.count_equal(params, values)
+        else:
+            other_systems.add(type(params.task))
+    return max(scores, key=scores.__getitem__) if scores else None
+
+
+def _parse(text: str, *, source: str) -> Optional[Dict[str, Any]]:
+    try:
+        values = yaml.load(text, Loader=yaml.FullLoader)
+    except RecursionError as error:
+        raise ValueError(f"{source}: nested too deeply.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{source} is not YAML: {_yaml_problem(error)}.") from error
+    if values is not None and not isinstance(values, dict):
+        raise ValueError(
+            f"{source}: expected keys with values, such as `task:`, got {_shorten(repr(values))}."
+        )
+    return values
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def _yaml_problem(error: Exception) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"

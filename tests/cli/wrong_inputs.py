@@ -1,0 +1,382 @@
+"""Wrong inputs of every command: arguments, and what standard error must say; {tmp} is a folder."""
+
+SHAPES = "--experiment=panoptic_deeplab_shapes"
+TRAIN = ["train", SHAPES, "--mode=train", "--model_dir={tmp}/new"]
+ANALYZE = ["analyze", SHAPES]
+EVALUATE = ["evaluate", SHAPES, "--output_dir={tmp}/out"]
+EXPORT = ["export-saved-model", SHAPES, "--export_dir={tmp}/out"]
+TFLITE = ["export-tflite", SHAPES, "--tflite_path={tmp}/out/model.tflite"]
+SCORE = [
+    "score",
+    "--panoptic_json={tmp}/shapes/panoptic.json",
+    "--output_dir={tmp}/out",
+    "--num_processes=1",
+]
+CONVERT = ["convert", "--image_dir={tmp}/shapes/images", "--output_dir={tmp}/out"]
+
+
+def override(values):
+    """Arguments of the cheapest command that reads a config."""
+    return [*ANALYZE, f"--params_override={values}"]
+
+
+FLAGS = {
+    "no command": (["trian"], ["no command 'trian'", "Did you mean train?"], 2),
+    "all that is missing": (["train"], ["missing:", "--experiment", "--mode", "--model_dir"]),
+    "missing beside a typo": (
+        ["train", "--experiment=panoptic_fpn_resnet50_coc"],
+        ["--mode, --model_dir", "panoptic_fpn_resnet50_coco"],
+    ),
+    "an experiment of no resemblance": (
+        ["analyze", "--experiment=zzz"],
+        ["no such experiment", "panoptic_deeplab_shapes"],
+    ),
+    "mode": (
+        ["train", SHAPES, "--mode=trian", "--model_dir={tmp}/new"],
+        ["one of train, train_and_eval, eval, continuous_eval.", "Did you mean train?"],
+    ),
+    "mode that is not implemented": (
+        ["train", SHAPES, "--mode=train_and_validate", "--model_dir={tmp}/new"],
+        ["--mode=train_and_validate", "one of train, train_and_eval, eval"],
+    ),
+    "epochs": ([*TRAIN, "--epochs=5"], ["no flag --epochs", "trainer.train_steps"]),
+    "lr": ([*TRAIN, "--lr=0.1"], ["no flag --lr", "optimizer_config.learning_rate"]),
+    "batch size": ([*TRAIN, "--batch_size=4"], ["task.train_data.global_batch_size"]),
+    "input of train": ([*TRAIN, "--input_path=x"], ["task.train_data.input_path"]),
+    "weights": ([*TRAIN, "--weights=x"], ["task.init_checkpoint"]),
+    "gpus": ([*TRAIN, "--gpus=1"], ["no flag --gpus", "--num_gpus"]),
+    "a typo": ([*TRAIN, "--modeldir=x"], ["no flag --modeldir", "--model_dir"]),
+    "a typo without a config": (["shapes", "--num_image=2"], ["--num_images", "missing"][:1]),
+    "no number": ([*TRAIN, "--num_gpus=two"], ["--num_gpus=two", "an integer"]),
+    "below the bound": ([*TRAIN, "--logical_cpus=0"], ["--logical_cpus=0", "positive"]),
+    "no truth value": (
+        [*EVALUATE, "--write_predictions=maybe"],
+        ["--write_predictions=maybe", "true or false"],
+    ),
+    "an argument that is no flag": ([*ANALYZE, "surplus"], ["unexpected arguments", "surplus"]),
+    "flagfile": ([*ANALYZE, "--flagfile={tmp}/nope"], ["nope"]),
+    "precision": ([*TRAIN, "--mixed_precision=half"], ["float32, bfloat16, float16"]),
+}
+
+CONFIGS = {
+    "no such file": ([*ANALYZE, "--config_file={tmp}/nope.yaml"], ["nope.yaml", "No such file"]),
+    "a folder": ([*ANALYZE, "--config_file={tmp}/empty"], ["{tmp}/empty"]),
+    "no mapping": ([*ANALYZE, "--config_file={tmp}/list.yaml"], ["list.yaml", "keys with values"]),
+    "broken": ([*ANALYZE, "--config_file={tmp}/broken.yaml"], ["broken.yaml is not YAML", "line"]),
+    "nested": ([*ANALYZE, "--config_file={tmp}/deep.yaml"], ["deep.yaml"]),
+    "binary": ([*ANALYZE, "--config_file={tmp}/binary.yaml"], ["binary.yaml"]),
+    "wrong key in a file": (
+        [*ANALYZE, "--config_file={tmp}/wrong_key.yaml"],
+        ["wrong_key.yaml", "no key task.train_dat.", "Did you mean task.train_data?"],
+    ),
+    "wrong type in a file": (
+        [*ANALYZE, "--config_file={tmp}/wrong_type.yaml"],
+        ["wrong_type.yaml", "trainer.train_steps", "a whole number", "'many'"],
+    ),
+    "a word": (override("foo"), ["--params_override: 'foo'", "key=value"]),
+    "a key alone": (override("task.train_data.input_path"), ["key=value"]),
+    "a file that is not there": (override("{tmp}/nope.yaml"), ["nope.yaml", "No such file"]),
+    "wrong key": (
+        override("task.train_data.inputpath=x"),
+        ["no key task.train_data.inputpath", "Did you mean task.train_data.input_path?"],
+    ),
+    "key without its path": (override("train_steps=5"), ["Did you mean trainer.train_steps?"]),
+    "key of nothing": (override("a.b.c=1"), ["no key a.", "task, trainer, runtime"]),
+    "text for a number": (
+        override("task.train_data.global_batch_size=abc"),
+        ["task.train_data.global_batch_size", "a whole number", "'abc'"],
+    ),
+    "fraction for a number": (override("trainer.train_steps=1.5"), ["a whole number", "1.5"]),
+    "exponent": (override("trainer.train_steps=1e5"), ["got 100000.0. Write 100000."]),
+    "number for a list": (
+        override("task.model.train_size=128"),
+        ["task.model.train_size", "a list of whole numbers such as [128, 128]", "got 128"],
+    ),
+    "short list": (override("task.model.input_size=[128]"), ["[height, width]", "got [128]"]),
+    "texts in a list": (override("task.normalization.mean=[a,b]"), ["a list of numbers"]),
+    "text for a truth value": (override("task.train_data.cache=maybe"), ["true or false"]),
+    "number for a text": (override("task.dataset_info=7"), ["a text, got 7", "Quote it"]),
+    "value for keys": (override("task.model.backbone=resnet50"), ["task.model.backbone.name"]),
+    "keys for a value": (override("trainer.train_steps.x=1"), ["trainer.train_steps"]),
+    "not a number": (override("task.losses.center_weight=.nan"), ["center_weight", "nan"]),
+    "null": (override("{task: {losses: null}}"), ["task.losses"]),
+    "choice": (
+        override("trainer.optimizer_config.optimizer.type=sdg"),
+        ["optimizer.type must be one of", "sgd"],
+    ),
+    "data set": (override("task.dataset_info=nope"), ["nope"]),
+    "backbone": (override("task.model.backbone.name=resnet51"), ["resnet51", "resnet50"]),
+    "option of a backbone": (override("task.model.backbone.options.foo=1"), ["foo"]),
+    "norm": (override("task.model.backbone.norm=bathc"), ["bathc", "batch"]),
+    "stride": (override("task.model.backbone.output_stride=7"), ["output_stride", "7"]),
+}
+
+COMMANDS = {
+    "size of no meaning": ([*ANALYZE, "--input_image_size=a,b"], ["--input_image_size", "a,b"]),
+    "size that does not fit": (
+        [
+            "analyze",
+            "--experiment=panoptic_deeplab_resnet52_coco",
+            "--input_image_size=256,256",
+        ],
+        ["256x256", "pool_size (40, 40) does not fit", "Use a smaller window"],
+    ),
+    "report into a folder": ([*ANALYZE, "--output_json={tmp}/empty"], ["{tmp}/empty is a folder"]),
+    "report below a file": ([*ANALYZE, "--output_json={tmp}/a_file/x"], ["a_file is not a folder"]),
+    "model_dir is a file": ([*TRAIN[:-1], "--model_dir={tmp}/a_file"], ["--model_dir", "a_file"]),
+    "no init checkpoint": (
+        [*TRAIN, "--params_override=task.init_checkpoint={tmp}/nope/ckpt-1"],
+        ["task.init_checkpoint", "{tmp}/nope/ckpt-1"],
+    ),
+    "init checkpoint of text": (
+        [*TRAIN, "--params_override=task.init_checkpoint={tmp}/a_file"],
+        ["task.init_checkpoint", "a_file"],
+    ),
+    "nothing to evaluate": (
+        ["evaluate", "--output_dir={tmp}/out"],
+        ["--experiment with --model_dir or --checkpoint_path"],
+    ),
+    "no output": (["evaluate", SHAPES], ["missing: --output_dir"]),
+    "no checkpoint": ([*EVALUATE, "--model_dir={tmp}/empty"], ["{tmp}/empty", "no checkpoint"]),
+    "no prefix": ([*EVALUATE, "--checkpoint_path={tmp}/nope/ckpt-1"], ["nope/ckpt-1"]),
+    "output below a file": (
+        [*EVALUATE[:-1], "--output_dir={tmp}/a_file/x", "--model_dir={tmp}/deeplab_run"],
+        ["--output_dir", "a_file is not a folder"],
+    ),
+    "no records": (
+        [*EVALUATE, "--model_dir={tmp}/deeplab_run", "--input_path={tmp}/nope-*"],
+        ["nope-*", "no file"],
+    ),
+    "no records to train on": (
+        [*TRAIN, "--params_override=task.train_data.input_path={tmp}/nope-*"],
+        ["nope-*", "no file"],
+    ),
+    "a picture for records": (
+        [*EVALUATE, "--model_dir={tmp}/deeplab_run", "--input_path={tmp}/records/picture.png"],
+        ["picture.png"],
+    ),
+    "another system's run": (
+        [
+            "evaluate",
+            "--experiment=panoptic_fpn_shapes",
+            "--model_dir={tmp}/deeplab_run",
+            "--output_dir={tmp}/out",
+        ],
+        ["deeplab_run holds", "panoptic_fpn_shapes", "panoptic_deeplab_shapes"],
+    ),
+    "SavedModel without records": (
+        ["evaluate", "--saved_model_dir={tmp}/empty", "--output_dir={tmp}/out"],
+        ["--input_path"],
+    ),
+    "no SavedModel": (
+        [
+            "evaluate",
+            "--saved_model_dir={tmp}/empty",
+            "--input_path={tmp}/records/val-*",
+            "--output_dir={tmp}/out",
+        ],
+        ["{tmp}/empty"],
+    ),
+    "export of nothing": ([*EXPORT, "--checkpoint_path={tmp}/empty"], ["no checkpoint"]),
+    "export without a checkpoint": (EXPORT, ["missing: --checkpoint_path"]),
+    "export of another system's run": (
+        [
+            "export-saved-model",
+            "--experiment=panoptic_fcn_shapes",
+            "--checkpoint_path={tmp}/deeplab_run",
+            "--export_dir={tmp}/out",
+        ],
+        ["deeplab_run holds", "panoptic_deeplab_shapes"],
+    ),
+    "export below a file": (
+        [*EXPORT[:-1], "--export_dir={tmp}/a_file", "--checkpoint_path={tmp}/deeplab_run"],
+        ["--export_dir", "a_file is not a folder"],
+    ),
+    "warm-up sizes": (
+        [*EXPORT, "--checkpoint_path={tmp}/deeplab_run", "--warmup_batch_sizes=1,x"],
+        ["--warmup_batch_sizes", "1,x"],
+    ),
+    "input type": ([*EXPORT, "--input_type=jpeg"], ["--input_type=jpeg", "image_bytes"]),
+    "size of the export": (
+        [*EXPORT, "--checkpoint_path={tmp}/deeplab_run", "--input_image_size=0"],
+        ["--input_image_size"],
+    ),
+    "quantisation": ([*TFLITE, "--quantization=int4"], ["--quantization=int4", "int8"]),
+    "int8 without images": (
+        [*TFLITE, "--checkpoint_path={tmp}/deeplab_run", "--quantization=int8"],
+        ["--calibration_path"],
+    ),
+    "calibration with nothing": (
+        [
+            *TFLITE,
+            "--checkpoint_path={tmp}/deeplab_run",
+            "--quantization=int8",
+            "--calibration_path={tmp}/nope-*",
+        ],
+        ["calibration_path", "nope-*"],
+    ),
+    "float layers": (
+        [
+            *TFLITE,
+            "--checkpoint_path={tmp}/deeplab_run",
+            "--quantization=int8",
+            "--calibration_path={tmp}/records/val-*",
+            "--float_layers=(",
+        ],
+        ["--float_layers"],
+    ),
+    "tflite into a folder": (
+        [*TFLITE[:-1], "--tflite_path={tmp}/empty", "--checkpoint_path={tmp}/deeplab_run"],
+        ["--tflite_path", "{tmp}/empty is a folder"],
+    ),
+    "no .tflite": (
+        [
+            "evaluate-tflite",
+            "--tflite_path={tmp}/nope.tflite",
+            "--input_path={tmp}/records/val-*",
+            "--output_dir={tmp}/out",
+        ],
+        ["nope.tflite"],
+    ),
+    "a .tflite of zeros": (
+        [
+            "evaluate-tflite",
+            "--tflite_path={tmp}/fake.tflite",
+            "--input_path={tmp}/records/val-*",
+            "--output_dir={tmp}/out",
+        ],
+        ["fake.tflite"],
+    ),
+    "evaluate-tflite on nothing": (
+        [
+            "evaluate-tflite",
+            "--tflite_path={tmp}/fake.tflite",
+            "--input_path={tmp}/nope-*",
+            "--output_dir={tmp}/out",
+        ],
+        ["nope-*"],
+    ),
+    "evaluate-tflite without flags": (
+        ["evaluate-tflite"],
+        ["missing: --tflite_path, --input_path, --output_dir"],
+    ),
+    "import of nothing": (
+        ["import-checkpoint", "--source={tmp}/nope.pkl", "--output_dir={tmp}/out"],
+        ["nope.pkl"],
+    ),
+    "import of no weights": (
+        ["import-checkpoint", "--source={tmp}/fake.pkl", "--output_dir={tmp}/out"],
+        ["fake.pkl"],
+    ),
+    "import into a full folder": (
+        ["import-checkpoint", "--source={tmp}/fake.pkl", "--output_dir={tmp}/a_file"],
+        ["--output_dir", "a_file"],
+    ),
+    "demo below a file": (["demo", "--output_dir={tmp}/a_file/x"], ["a_file is not a folder"]),
+    "demo without images": (["demo", "--num_train_images=0"], ["--num_train_images=0"]),
+    "shapes below a file": (["shapes", "--output_dir={tmp}/a_file/x"], ["a_file"]),
+    "seed of both splits": (["shapes", "--output_dir={tmp}/out", "--seed=1"], ["--split=train"]),
+    "shapes of no size": (
+        ["shapes", "--output_dir={tmp}/out", "--size=0", "--num_processes=1"],
+        ["size"],
+    ),
+}
+
+DATA = {
+    "doctor of nothing": (["doctor"], ["--input_path or --panoptic_json"]),
+    "doctor of no records": (["doctor", "--input_path={tmp}/nope-*"], ["nope-*"]),
+    "doctor of a picture": (["doctor", "--input_path={tmp}/records/picture.png"], ["picture.png"]),
+    "doctor of no JSON": (["doctor", "--panoptic_json={tmp}/nope.json"], ["nope.json"]),
+    "doctor of broken JSON": (["doctor", "--panoptic_json={tmp}/broken.json"], ["broken.json"]),
+    "doctor of nested JSON": (["doctor", "--panoptic_json={tmp}/deep.yaml"], ["deep.yaml"]),
+    "convert without flags": (
+        ["convert"],
+        ["missing: --image_dir, --panoptic_json, --output_dir"],
+    ),
+    "convert of no JSON": ([*CONVERT, "--panoptic_json={tmp}/nope.json"], ["nope.json"]),
+    "convert of a list": ([*CONVERT, "--panoptic_json={tmp}/list.json"], ["list.json"]),
+    "convert without categories": (
+        [*CONVERT, "--panoptic_json={tmp}/no_categories.json"],
+        ["no_categories.json", "categories"],
+    ),
+    "convert without PNGs": (
+        [*CONVERT, "--panoptic_json={tmp}/shapes/panoptic.json", "--panoptic_dir={tmp}/empty"],
+        ["{tmp}/empty"],
+    ),
+    "convert below a file": (
+        [*CONVERT[:-1], "--panoptic_json={tmp}/shapes/panoptic.json", "--output_dir={tmp}/a_file"],
+        ["a_file"],
+    ),
+    "format": (
+        [*CONVERT, "--panoptic_json={tmp}/shapes/panoptic.json", "--format=voc"],
+        ["--format=voc", "coco_panoptic"],
+    ),
+    "shards": (
+        [*CONVERT, "--panoptic_json={tmp}/shapes/panoptic.json", "--num_shards=0"],
+        ["--num_shards=0"],
+    ),
+    "score without flags": (
+        ["score"],
+        ["missing: --panoptic_json, --predictions_json, --output_dir"],
+    ),
+    "score of no JSON": ([*SCORE, "--predictions_json={tmp}/nope.json"], ["nope.json"]),
+    "score of broken JSON": ([*SCORE, "--predictions_json={tmp}/broken.json"], ["broken.json"]),
+    "score without PNGs": (
+        [
+            *SCORE,
+            "--predictions_json={tmp}/shapes/panoptic.json",
+            "--predictions_dir={tmp}/empty",
+        ],
+        ["{tmp}/empty"],
+    ),
+    "crowd rule": (
+        [*SCORE, "--predictions_json={tmp}/shapes/panoptic.json", "--crowd_rule=some"],
+        ["--crowd_rule=some", "all, last"],
+    ),
+    "predict without a model": (
+        ["predict", "--input={tmp}/fake.png", "--output_dir={tmp}/out"],
+        ["exactly one of --saved_model_dir, --tflite_path"],
+    ),
+    "predict with two models": (
+        [
+            "predict",
+            "--input={tmp}/fake.png",
+            "--output_dir={tmp}/out",
+            "--saved_model_dir=x",
+            "--tflite_path=y",
+        ],
+        ["exactly one of --saved_model_dir, --tflite_path"],
+    ),
+    "predict without flags": (["predict"], ["missing: --output_dir, --input"]),
+    "predict with no SavedModel": (
+        [
+            "predict",
+            "--input={tmp}/fake.png",
+            "--output_dir={tmp}/out",
+            "--saved_model_dir={tmp}/empty",
+        ],
+        ["{tmp}/empty"],
+    ),
+    "predict with a text": (
+        [
+            "predict",
+            "--input={tmp}/fake.png",
+            "--output_dir={tmp}/out",
+            "--tflite_path={tmp}/a_file",
+        ],
+        ["a_file"],
+    ),
+    "a pattern without quotes": (
+        [
+            "predict",
+            "--input=a.png",
+            "b.png",
+            "--output_dir={tmp}/out",
+            "--tflite_path={tmp}/a_file",
+        ],
+        ["b.png", "Quote the pattern"],
+    ),
+}
+
+ALL = {**FLAGS, **CONFIGS, **COMMANDS, **DATA}
+assert len(ALL) == sum(map(len, (FLAGS, CONFIGS, COMMANDS, DATA)))
