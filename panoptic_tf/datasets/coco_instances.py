@@ -225,7 +225,7 @@ def _encode(field: str, segmentation: Any, height: int, width: int) -> bytes:
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(
             f"{field} must be a list of polygons or an object of run lengths, "
-            f"got {_shorten(segmentation)}."
+            f"got {files.shown(segmentation)}."
         )
     for position, polygon in enumerate(segmentation):
         _check_polygon(f"{field}[{position}]", polygon, max(height, width))
@@ -239,7 +239,7 @@ def _encode_run_lengths(
     if size != [height, width]:
         raise ValueError(
             f"{field}.size must be {[height, width]}, height and width of the image, "
-            f"got {_shorten(size)}."
+            f"got {files.shown(size)}."
         )
     try:
         if isinstance(counts, str):
@@ -252,14 +252,14 @@ def _encode_run_lengths(
         raise ValueError(f"{field}.counts: {error}") from error
     raise ValueError(
         f"{field}.counts must be COCO run-length text or a list of integers, "
-        f"got {_shorten(counts)}."
+        f"got {files.shown(counts)}."
     )
 
 
 def _check_polygon(field: str, polygon: Any, longest: int) -> None:
     is_list = isinstance(polygon, list) and all(type(v) in (int, float) for v in polygon)
     if not is_list or len(polygon) < 6 or len(polygon) % 2:
-        found = f"{len(polygon)} of them" if is_list else _shorten(polygon)
+        found = f"{len(polygon)} of them" if is_list else files.shown(polygon)
         raise ValueError(
             f"{field} must be x, y, x, y, ...: an even number of coordinates, at least 6, "
             f"got {found}."
@@ -269,9 +269,5 @@ def _check_polygon(field: str, polygon: Any, longest: int) -> None:
     if far:
         raise ValueError(
             f"{field}: coordinates must lie in or near the image, within {-longest}..{2 * longest} "
-            f"pixels, got {_shorten(far[0])}."
+            f"pixels, got {files.shown(far[0])}."
         )
-
-
-def _shorten(value: Any) -> str:
-    return files.shorten(repr(value), most=60)

@@ -163,7 +163,7 @@ class DatasetInfo:
                 continue
             if isinstance(name, str) and name != category.name:
                 raise ValueError(
-                    f"{source}: category id {dataset_id} is {files.shorten(repr(name), most=80)}, "
+                    f"{source}: category id {dataset_id} is {files.shown(name)}, "
                     f"and {category.name!r} in the categories of {self.name!r}. Give the same id "
                     "the same name in both files."
                 )
@@ -201,7 +201,7 @@ class DatasetInfo:
         if unlabelled_id is not None and unlabelled_id not in stuff:
             raise ValueError(
                 f"{source}: unlabelled_id must be the id of a stuff category, got "
-                f"{unlabelled_id!r}."
+                f"{files.shown(unlabelled_id)}."
             )
         return dataclasses.replace(info, unlabelled_id=unlabelled_id)
 
@@ -234,15 +234,17 @@ def _parse_category(item: Any, position: int, source: str, notes: Notes) -> Cate
         raise ValueError(f"{field} must be an object, got {type(item).__name__}.")
     dataset_id = item.get("id")
     if type(dataset_id) is not int or not 0 <= dataset_id < _MAX_ID:
-        raise ValueError(f"{field}.id must be an integer of 0..{_MAX_ID - 1}, got {dataset_id!r}.")
+        raise ValueError(
+            f"{field}.id must be an integer of 0..{_MAX_ID - 1}, got {files.shown(dataset_id)}."
+        )
     name = item.get("name")
     if not isinstance(name, str) or not name or not files.is_printable(name):
-        raise ValueError(f"{field}.name must be a non-empty string, got {name!r}.")
+        raise ValueError(f"{field}.name must be a non-empty string, got {files.shown(name)}.")
     is_thing = item.get("isthing")
     if is_thing is None:
         is_thing = 1
     if is_thing not in (0, 1):
-        raise ValueError(f"{field}.isthing must be 0 or 1, got {is_thing!r}.")
+        raise ValueError(f"{field}.isthing must be 0 or 1, got {files.shown(is_thing)}.")
     category = Category(0, dataset_id, name, bool(is_thing), _default_color(dataset_id))
     color = item.get("color")
     if isinstance(color, (list, tuple)) and _is_color(color):

@@ -119,6 +119,11 @@ def is_printable(text: str) -> bool:
     return not any(unicodedata.category(character) in _UNPRINTABLE for character in text)
 
 
+def shown(value: Any, *, most: int = 80) -> str:
+    """The `repr` of a value for a message, its middle left out where it is long."""
+    return shorten(repr(value), most=most)
+
+
 def shorten(text: str, *, most: int = 500) -> str:
     """Cuts the middle out of a message that some value of a hostile file made long."""
     if len(text) <= most:
@@ -140,12 +145,12 @@ def inside(folder: str, file_name: Any, *, source: str, follow_links: bool = Fal
       ValueError: not a relative path below the folder, or no name that a file can have.
     """
     if not isinstance(file_name, str) or not file_name or not is_printable(file_name):
-        raise ValueError(f"{source} must be a file name, got {shorten(repr(file_name), most=80)}.")
+        raise ValueError(f"{source} must be a file name, got {shown(file_name)}.")
     parts = file_name.replace("\\", "/").split("/")
     if max(len(part.encode()) for part in parts) > _MAX_NAME_BYTES:
         raise ValueError(
             f"{source} must be a file name of at most {_MAX_NAME_BYTES} bytes, "
-            f"got {shorten(repr(file_name), most=80)}."
+            f"got {shown(file_name)}."
         )
     escapes = os.path.isabs(file_name) or ".." in parts
     if not escapes and not follow_links:

@@ -45,13 +45,13 @@ def image_id(field: str, value: Any) -> ImageId:
     """An id of the data set: an integer or a text."""
     if is_integer(value) or (isinstance(value, str) and value):
         return value
-    raise ValueError(f"{field} must be an integer or a non-empty string, got {value!r}.")
+    raise ValueError(f"{field} must be an integer or a non-empty string, got {files.shown(value)}.")
 
 
 def flag(field: str, value: Any) -> bool:
     """A flag as COCO writes it."""
     if value not in (0, 1):
-        raise ValueError(f"{field} must be 0 or 1, got {value!r}.")
+        raise ValueError(f"{field} must be 0 or 1, got {files.shown(value)}.")
     return bool(value)
 
 
@@ -65,5 +65,5 @@ def integer(field: str, value: Any, *, low: int, high: int = 2**31 - 1) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not is_integer(value) or not low <= value <= high:
-        raise ValueError(f"{field} must be an integer of {low}..{high}, got {value!r}.")
+        raise ValueError(f"{field} must be an integer of {low}..{high}, got {files.shown(value)}.")
     return value
