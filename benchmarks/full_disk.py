@@ -96,7 +96,7 @@ def _commands(folder: pathlib.Path) -> Dict[str, Command]:
     return {
         "convert": (convert, ("train.manifest.json",)),
         "train": (train, ("ckpt-10.index",)),
-        "evaluate": (evaluate, ("metrics.json",)),
+        "evaluate": (evaluate, ("report.html",)),
         "export-saved-model": (saved_model, ("model/1/saved_model.pb",)),
         "export-tflite": (tflite, ("model.tflite",)),
     }

@@ -19,6 +19,7 @@ from typing import Any, Dict
 from absl import app, flags
 from tqdm import tqdm
 
+from panoptic_tf.datasets import images
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.experiments import cli, common
 from panoptic_tf.metrics import summary
@@ -51,6 +52,12 @@ _WITH_INSTANCES = flags.DEFINE_bool(
     None,
     "Measure AP on the records' overlapping instances (`convert --instances_json`); "
     "default is the experiment's choice, for a SavedModel no.",
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    images.MAX_PIXELS,
+    "Limit of height times width of an image for a SavedModel; larger ones are left out.",
+    lower_bound=1,
 )
 
 
@@ -85,6 +92,8 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
         raise app.UsageError(
             "give --experiment with --model_dir or --checkpoint_path, or --saved_model_dir."
         )
+    if flags.FLAGS["max_pixels"].present:
+        raise app.UsageError("--max_pixels goes with --saved_model_dir.")
     flag = "checkpoint_path" if _CHECKPOINT_PATH.value else "model_dir"
     common.check_checkpoint(flag, checkpoint_path)
     is_folder = os.path.isdir(checkpoint_path)
@@ -124,7 +133,7 @@ def _evaluate_saved_model() -> Dict[str, Any]:
     if not _INPUT_PATH.value:
         raise app.UsageError("--saved_model_dir needs --input_path: the records to score on.")
     total = common.count_records(_INPUT_PATH.value)
-    predictor = Predictor(_SAVED_MODEL_DIR.value)
+    predictor = Predictor(_SAVED_MODEL_DIR.value, max_pixels=_MAX_PIXELS.value)
     collector = _collector(predictor.dataset_info)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:
 

@@ -4,50 +4,65 @@ panoptic-tf predict --saved_model_dir=runs/demo/saved_model --input='photos/*.jp
     --output_dir=runs/predictions
 
 writes, in --output_dir, overlays/<name>.jpg, predictions/<name>.png (segment ids as COCO has them)
-and predictions.json. Images that cannot be read are named at the end, and the exit code is 1.
+and predictions.json. Images that cannot be read, or have more than --max_pixels, are named at the
+end, and the exit code is 1.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Sequence
 
 from absl import app, flags
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
+from panoptic_tf.datasets import images
+from panoptic_tf.experiments import cli, output_dir
 from panoptic_tf.serving import prediction
 from panoptic_tf.serving.predictor import Predictor
 
 _SAVED_MODEL_DIR = flags.DEFINE_string("saved_model_dir", None, "The model, or its versions.")
 _TFLITE_PATH = flags.DEFINE_string("tflite_path", None, "The model as a .tflite file.")
 _INPUT = flags.DEFINE_multi_string(
-    "input", None, "A JPEG or PNG file or a pattern (** for any depth); may be repeated."
+    "input",
+    None,
+    "A JPEG or PNG file, a folder of such, or a pattern (** for any depth); may be repeated.",
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the results.", required=True)
 _OVERLAY_FORMAT = flags.DEFINE_enum("overlay_format", "jpg", ["jpg", "png"], "Of the overlays.")
 _NUM_THREADS = flags.DEFINE_integer("num_threads", None, "Threads of the TFLite interpreter.")
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    images.MAX_PIXELS,
+    "Limit of height times width of an image; larger ones are not decoded.",
+    lower_bound=1,
+)
 flags.mark_flag_as_required("input")
 flags.mark_flags_as_mutual_exclusive(["saved_model_dir", "tflite_path"], required=True)
 
 
-def main(argv) -> None:
+def main(argv: Sequence[str]) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(
             f"unexpected arguments: {argv[1:]}. Quote the pattern: --input='photos/*.jpg'."
         )
-    predictor = Predictor(
-        _SAVED_MODEL_DIR.value or _TFLITE_PATH.value, num_threads=_NUM_THREADS.value
-    )
     paths = prediction.find_images(_INPUT.value)
+    output_dir.make_output_dir(_OUTPUT_DIR.value)
+    predictor = Predictor(
+        _SAVED_MODEL_DIR.value or _TFLITE_PATH.value,
+        num_threads=_NUM_THREADS.value,
+        max_pixels=_MAX_PIXELS.value,
+    )
     failures = prediction.predict_files(
         predictor, paths, _OUTPUT_DIR.value, overlay_format=_OVERLAY_FORMAT.value
     )
     for message in failures:
-        print(message, file=sys.stderr)
+        print(" ".join(message.splitlines()), file=sys.stderr)
     if failures:
         print(f"{len(failures)} of {len(paths)} images could not be read.", file=sys.stderr)
         sys.exit(1)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

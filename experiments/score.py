@@ -3,14 +3,15 @@
 python experiments/score.py --panoptic_json=GT.json --panoptic_dir=GT/ \
     --predictions_json=P.json --predictions_dir=P/ --output_dir=runs/score
 
-writes metrics.json: panoptic quality and the IoU of the segments' categories, in percent. Mask AP
-is null: a panoptic result orders its segments by no score. --crowd_rule=last gives the numbers of
-the COCO panoptic tools.
+writes metrics.json: panoptic quality and the IoU of the segments' categories in percent, the shares
+of void and things and the numbers of segments. Mask AP is null: a panoptic result orders its
+segments by no score. --crowd_rule=last gives the numbers of the COCO panoptic tools.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -21,7 +22,9 @@ from tqdm import tqdm
 
 from panoptic_tf.datasets import coco_format, files
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.experiments import cli, output_dir
 from panoptic_tf.metrics import segments, summary
+from panoptic_tf.metrics.coverage import warnings_of
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
 
@@ -126,12 +129,9 @@ def score_pairs(info: DatasetInfo, pairs: Sequence[Pair], crowd_rule: str) -> Pa
     contiguous_ids = info.contiguous_ids()
     for annotation, prediction in pairs:
         ground_truth = _read_labels(annotation, contiguous_ids)
+        size = (int(ground_truth.size[0]), int(ground_truth.size[1]))
+        prediction = dataclasses.replace(prediction, height=size[0], width=size[1])
         predicted = _read_labels(prediction, contiguous_ids)
-        if predicted.size != ground_truth.size:
-            raise ValueError(
-                f"{prediction.png_file}: image_id {prediction.image_id!r} must have the size of "
-                f"its ground truth {ground_truth.size} (height, width), got {predicted.size}."
-            )
         evaluator.update_labels(json.dumps(annotation.image_id), ground_truth, predicted)
     return evaluator
 
@@ -148,13 +148,15 @@ def _evaluator(info: DatasetInfo, crowd_rule: str) -> PanopticEvaluator:
 
 def _read_labels(annotation: Annotation, contiguous_ids: Mapping[int, int]) -> segments.LabelMap:
     source = f"{annotation.png_file}: image_id {annotation.image_id!r}"
-    id_map = coco_format.read_id_map(annotation.png_file)
-    listed_size = (annotation.height, annotation.width)
-    if all(listed_size) and id_map.shape != listed_size:
-        raise ValueError(
-            f"{source} must be {listed_size} (height, width) as 'images' of the ground truth "
-            f"says, got {id_map.shape}."
-        )
+    expected = (annotation.height, annotation.width)
+
+    def check_size(size: Tuple[int, int]) -> None:
+        if all(expected) and size != expected:
+            raise ValueError(
+                f"{source} must be {expected} (height, width) as the ground truth says, got {size}."
+            )
+
+    id_map = coco_format.read_id_map(annotation.png_file, check_size=check_size)
     return segments.label_id_map(
         id_map,
         ids=[s.id for s in annotation.segments],
@@ -164,12 +166,11 @@ def _read_labels(annotation: Annotation, contiguous_ids: Mapping[int, int]) -> s
     )
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     """Scores the files of the flags, prints a table and writes metrics.json."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    # An output that cannot be written is told before the work, not after.
-    os.makedirs(_OUTPUT_DIR.value, exist_ok=True)
+    output_dir.make_output_dir(_OUTPUT_DIR.value)
     metrics = score_files(
         panoptic_json=_PANOPTIC_JSON.value,
         predictions_json=_PREDICTIONS_JSON.value,
@@ -182,8 +183,10 @@ def main(argv):
     path = os.path.join(_OUTPUT_DIR.value, "metrics.json")
     files.write_json(path, metrics)
     print(summary.format_metrics(metrics))
+    for text in warnings_of(metrics):
+        print(f"warning: {text}")
     print(path)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run_script(__file__, main)

@@ -15,7 +15,7 @@ from absl import app, flags
 from tqdm import tqdm
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
-from panoptic_tf.datasets import files
+from panoptic_tf.datasets import files, images
 from panoptic_tf.experiments import cli, common
 from panoptic_tf.metrics.evaluator import METRIC_NAMES
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
@@ -37,6 +37,12 @@ _WITH_INSTANCES = flags.DEFINE_bool(
     False,
     "Measure AP on the records' overlapping instances (`convert --instances_json`).",
 )
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    images.MAX_PIXELS,
+    "Limit of height times width of an image; larger ones are not decoded and left out.",
+    lower_bound=1,
+)
 
 
 def main(argv) -> None:
@@ -46,7 +52,9 @@ def main(argv) -> None:
     path = os.path.join(_OUTPUT_DIR.value, "metrics.json")
     common.check_can_write("output_dir", path)
     total = common.count_records(_INPUT_PATH.value, _MAX_EXAMPLES.value)
-    predictor = Predictor(_TFLITE_PATH.value, num_threads=_NUM_THREADS.value)
+    predictor = Predictor(
+        _TFLITE_PATH.value, num_threads=_NUM_THREADS.value, max_pixels=_MAX_PIXELS.value
+    )
     with tqdm(total=total, unit="image") as progress:
         metrics, latency = evaluation.evaluate_records(
             predictor,

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from panoptic_tf import structures
-from panoptic_tf.metrics import detections, panoptic_quality, segmentation, segments
+from panoptic_tf.metrics import coverage, detections, panoptic_quality, segmentation, segments
 from panoptic_tf.metrics import instances as instances_lib
 from panoptic_tf.metrics.original_size import restore_original_size
 
@@ -33,7 +33,7 @@ _TABLE_KEYS = (
 
 
 class PanopticEvaluator:
-    """Streaming panoptic quality, semantic IoU and AP; replicas and processes merge.
+    """Streaming panoptic quality, semantic IoU, AP and coverage; replicas and processes merge.
 
     AP is that of the detections where a prediction holds some, and these may overlap; else that of
     the masks of its segments. Only detections have boxes, and with them box AP.
@@ -66,6 +66,7 @@ class PanopticEvaluator:
             num_categories=num_categories, thing_ids=self._thing_ids, crowd_rule=crowd_rule
         )
         self._segmentation = segmentation.SegmentationMetrics(num_categories=num_categories)
+        self._coverage = coverage.Coverage(num_categories=num_categories, thing_ids=self._thing_ids)
         self._instances: Optional[instances_lib.InstanceAveragePrecision] = None
         if compute_ap:
             self._instances = instances_lib.InstanceAveragePrecision(
@@ -116,6 +117,7 @@ class PanopticEvaluator:
         """Adds the images of another evaluator of the same categories."""
         self._quality.merge(other._quality)
         self._segmentation.merge(other._segmentation)
+        self._coverage.merge(other._coverage)
         if self._instances is not None and other._instances is not None:
             self._instances.merge(other._instances)
         self._image_scores.extend(other._image_scores)
@@ -125,13 +127,18 @@ class PanopticEvaluator:
         return list(self._image_scores)
 
     def result(self) -> Dict[str, Any]:
-        """The content of `metrics.json`: `METRIC_NAMES` and `per_category`, plain Python values."""
+        """The content of `metrics.json`, as plain Python values.
+
+        Returns:
+          `METRIC_NAMES`, `coverage.NAMES` and `per_category`.
+        """
         values: Dict[str, Any] = dict.fromkeys(METRIC_NAMES)
         quality = self._quality.result()
         semantic = self._segmentation.result()
         precision = {} if self._instances is None else self._instances.result()
         for part in (quality, semantic, precision):
             values.update({name: part[name] for name in METRIC_NAMES if name in part})
+        values.update(self._coverage.result())
         values["per_category"] = [
             {
                 "id": row["id"],
@@ -174,9 +181,12 @@ class PanopticEvaluator:
             self._segmentation.update_overlaps(overlaps)
         elif mask is not None:
             self._segmentation.update(truth[_Truth.CATEGORY_MASK], mask)
+            if overlaps is None:
+                self._coverage.update_masks(truth[_Truth.CATEGORY_MASK], mask)
 
     def _add_overlaps(self, image_id: str, overlaps: segments.Overlaps) -> None:
         image_state = self._quality.update_overlaps(overlaps)
+        self._coverage.update_overlaps(overlaps)
         self._image_scores.append((image_id, panoptic_quality.average_quality(image_state)["PQ"]))
 
     def _update_instances(

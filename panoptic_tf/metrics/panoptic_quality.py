@@ -74,7 +74,7 @@ class PanopticQuality:
         return self.update_overlaps(segments.count_overlaps(ground_truth, prediction))
 
     def update_overlaps(self, overlaps: segments.Overlaps) -> np.ndarray:
-        """Adds one image by its table of shared pixels; returns its state, float64 [N + 1, 4]."""
+        """Adds one image by the pixels its segments share; returns its state, [N + 1, 4]."""
         image_state = match_segments(
             overlaps, num_categories=len(self._state) - 1, crowd_rule=self._crowd_rule
         )
@@ -138,24 +138,31 @@ def match_segments(
     Raises:
       ValueError: a category is not in 0..N.
     """
-    pixels, gt_categories, gt_is_crowd, categories = overlaps
+    rows, columns, pixels, gt_categories, gt_is_crowd, categories = overlaps
     _check_categories(gt_categories, "ground-truth", num_categories)
     _check_categories(categories, "predicted", num_categories)
-    gt_areas, areas = pixels.sum(axis=1), pixels.sum(axis=0)
-    same_category = gt_categories[:, None] == categories  # [G + 1, P + 1]
-    is_counted = (gt_categories > 0) & ~gt_is_crowd
-    unions = gt_areas[:, None] + areas - pixels - pixels[0]
-    ious = np.where(same_category & is_counted[:, None], pixels / np.maximum(unions, 1), 0.0)
+    num_truths, num_found = len(gt_categories), len(categories)
+    is_void = rows == 0
+    gt_areas = _sum_pixels(rows, pixels, num_truths)
+    areas = _sum_pixels(columns, pixels, num_found)
+    void_areas = _sum_pixels(columns[is_void], pixels[is_void], num_found)
+    same_category = gt_categories[rows] == categories[columns]  # [K]
+    is_counted = (gt_categories > 0) & ~gt_is_crowd  # [G + 1]
+    unions = gt_areas[rows] + areas[columns] - pixels - void_areas[columns]
+    ious = np.where(same_category & is_counted[rows], pixels / np.maximum(unions, 1), 0.0)
     is_match = ious > 0.5
-    gt_rows, columns = np.nonzero(is_match)
+    gt_rows, columns_matched = rows[is_match], columns[is_match]
 
     crowds = _forgiving_crowds(gt_categories, gt_is_crowd, crowd_rule)
-    forgiven_pixels = pixels[0] + (pixels * (same_category & crowds[:, None])).sum(axis=0)
-    is_missed = is_counted & ~is_match.any(axis=1)
-    is_wrong = (categories > 0) & ~is_match.any(axis=0) & (2 * forgiven_pixels <= areas)
+    is_forgiven = same_category & crowds[rows]
+    forgiven = void_areas + _sum_pixels(columns[is_forgiven], pixels[is_forgiven], num_found)
+    is_missed = is_counted.copy()
+    is_missed[gt_rows] = False
+    is_wrong = (categories > 0) & (2 * forgiven <= areas)
+    is_wrong[columns_matched] = False
 
     state = np.zeros((num_categories + 1, 4))
-    np.add.at(state[:, IOU], gt_categories[gt_rows], ious[gt_rows, columns])
+    np.add.at(state[:, IOU], gt_categories[gt_rows], ious[is_match])
     np.add.at(state[:, TP], gt_categories[gt_rows], 1)
     np.add.at(state[:, FP], categories[is_wrong], 1)
     np.add.at(state[:, FN], gt_categories[is_missed], 1)
@@ -190,6 +197,11 @@ def _forgiving_crowds(
     is_last = np.zeros_like(gt_is_crowd)
     is_last[list(last_row.values())] = True
     return is_last
+
+
+def _sum_pixels(labels: np.ndarray, pixels: np.ndarray, length: int) -> np.ndarray:
+    """Sums pixels [K] by label [K]: int64 [length]."""
+    return np.bincount(labels, pixels, minlength=length).astype(np.int64)
 
 
 def _check_categories(categories: np.ndarray, kind: str, num_categories: int) -> None:

@@ -49,14 +49,14 @@ class SegmentationMetrics:
                     f"{kind} categories must be 0..{num_ids - 1}, "
                     f"got {int(found.min())}..{int(found.max())}."
                 )
-        self._confusion += segments.count_pairs(
-            rows, columns, starts=starts, end=category_mask.size, shape=(num_ids, num_ids)
-        )
+        pairs = rows.astype(np.int64) * num_ids + columns
+        pairs, pixels = segments.count_pixels(pairs, starts=starts, end=category_mask.size)
+        self._confusion[np.divmod(pairs, num_ids)] += pixels
 
     def update_overlaps(self, overlaps: segments.Overlaps) -> None:
         """Adds one image by the pixels its segments share."""
-        rows, columns = overlaps.gt_categories[:, None], overlaps.categories[None, :]
-        np.add.at(self._confusion, (rows, columns), overlaps.pixels)
+        truths = overlaps.gt_categories[overlaps.rows]
+        np.add.at(self._confusion, (truths, overlaps.categories[overlaps.columns]), overlaps.pixels)
 
     def state(self) -> np.ndarray:
         """int64 [N + 1, N + 1], pixels by ground-truth (row) and predicted category (column)."""

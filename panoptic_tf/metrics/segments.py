@@ -1,9 +1,9 @@
 """Segments of an image as small consecutive labels, and the pixels two such maps share.
 
-Everything the metrics need to know about one image is the table of shared pixels: it is small
-(segments x segments). Segments are areas, so maps are read in runs of equal pixels in reading
-order: one comparison of each pixel with the one before, all else by run, of which there are fifty
-times fewer.
+Everything the metrics need to know about one image is how many pixels each pair of segments shares;
+most pairs share none and are left out. Segments are areas, so maps are read in runs of equal pixels
+in reading order: one comparison of each pixel with the one before, all else by run, of which there
+are fifty times fewer.
 """
 
 from __future__ import annotations
@@ -71,15 +71,18 @@ class LabelMap:
 
 
 class Overlaps(NamedTuple):
-    """Pixels shared by each of G ground-truth and P predicted segments; row and column 0 are void.
+    """Pixels shared by G ground-truth and P predicted segments; row and column 0 are void.
 
     Attributes:
-      pixels: int64 [G + 1, P + 1].
+      rows, columns: int64 [K], the pairs that share pixels, in ascending order.
+      pixels: int64 [K], at least 1.
       gt_categories: int64 [G + 1].
       gt_is_crowd: bool [G + 1].
       categories: int64 [P + 1].
     """
 
+    rows: np.ndarray
+    columns: np.ndarray
     pixels: np.ndarray
     gt_categories: np.ndarray
     gt_is_crowd: np.ndarray
@@ -182,30 +185,35 @@ def count_overlaps(ground_truth: LabelMap, prediction: LabelMap) -> Overlaps:
         )
     starts = np.flatnonzero(ground_truth.find_runs() | prediction.find_runs())
     truth, found = ground_truth.label_runs(starts), prediction.label_runs(starts)
-    shape = (truth.categories.size, found.categories.size)
-    end = int(np.prod(ground_truth.size))
-    pixels = count_pairs(truth.labels, found.labels, starts=starts, end=end, shape=shape)
-    return Overlaps(pixels, truth.categories, truth.is_crowd, found.categories)
+    pairs = truth.labels * found.categories.size + found.labels
+    pairs, pixels = count_pixels(pairs, starts=starts, end=int(np.prod(ground_truth.size)))
+    rows, columns = np.divmod(pairs, found.categories.size)
+    return Overlaps(rows, columns, pixels, truth.categories, truth.is_crowd, found.categories)
 
 
-def count_pairs(
-    rows: np.ndarray, columns: np.ndarray, *, starts: np.ndarray, end: int, shape: Tuple[int, int]
-) -> np.ndarray:
-    """Counts the pixels of runs by the pair of labels of each.
+def count_pixels(
+    keys: np.ndarray, *, starts: np.ndarray, end: int
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Counts the pixels of runs by key.
 
     Args:
-      rows, columns: integers [runs], below `shape`.
+      keys: int64 [runs], at least 0.
       starts: int64 [runs], first pixel of each.
       end: number of all pixels.
-      shape: of the result.
 
     Returns:
-      int64 `shape`.
+      The distinct keys, ascending, and the pixels of each: int64 [K].
     """
-    pairs = rows.astype(np.int64) * shape[1] + columns
+    found, length = None, 0
+    if keys.max(initial=0) >= _MAX_TABLE:
+        found, keys = np.unique(keys, return_inverse=True)
+        keys, length = keys.reshape(-1), found.size
     # A sum of pixels is exact in float64.
-    counts = np.bincount(pairs, np.diff(starts, append=end), minlength=shape[0] * shape[1])
-    return counts.astype(np.int64).reshape(shape)
+    counts = np.bincount(keys, np.diff(starts, append=end), minlength=length).astype(np.int64)
+    if found is None:
+        found = np.flatnonzero(counts)
+        counts = counts[found]
+    return found, counts
 
 
 def _check_sizes(masks: Sequence[np.ndarray]) -> None:

@@ -25,9 +25,24 @@ def format_metrics(metrics: Mapping[str, Any], *, per_category: bool = False) ->
     others = ["mIoU", "fIoU", "AP", "AP50", "AP75"]
     others += [name for name in _BOX_NAMES if metrics.get(name) is not None]
     lines.append("  ".join(f"{name} {_cell(metrics[name]).strip()}" for name in others))
+    lines.extend(_coverage_lines(metrics))
     if per_category:
         lines.extend(_category_lines(metrics["per_category"]))
     return "\n".join(lines)
+
+
+def _coverage_lines(metrics: Mapping[str, Any]) -> List[str]:
+    lines = []
+    if metrics.get("void_share") is not None:
+        shares = ("void_share", "true_thing_share", "predicted_thing_share")
+        void, true, predicted = (f"{metrics[name]:.1%}" for name in shares)
+        lines.append(f"of the pixels: void {void}, things {true} annotated, {predicted} predicted")
+    if metrics.get("true_segments") is not None:
+        lines.append(
+            f"segments: {metrics['true_segments']} annotated ({metrics['true_things']} things), "
+            f"{metrics['predicted_segments']} predicted ({metrics['predicted_things']} things)"
+        )
+    return lines
 
 
 def _category_lines(rows: List[Mapping[str, Any]]) -> List[str]:

@@ -13,13 +13,25 @@ from typing import NamedTuple, Tuple
 import numpy as np
 import tensorflow as tf
 
+from panoptic_tf.datasets import images
 from panoptic_tf.inputs import geometry
 
-MAX_PIXELS = 50_000_000
-"""Default limit of height times width; its pixels take 150 MB."""
+MAX_PIXELS = images.MAX_PIXELS
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _JPEG_MAGIC = b"\xff\xd8\xff"
+_OTHER_FORMATS = (
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"%PDF", "PDF"),
+    (8, b"WEBP", "WebP"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypavif", "AVIF"),
+)
+"""Where a file of another format has which bytes."""
 _PARALLEL_IMAGES = 4  # a decoded image may take 3 * max_pixels bytes
 
 
@@ -84,20 +96,38 @@ def decode_image(content: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
     """
     if not content.startswith((_PNG_MAGIC, _JPEG_MAGIC)):
         raise ValueError(
-            f"{name} is not an image that can be read: expected JPEG or PNG, got {len(content)} "
-            f"bytes that start with {content[:8]!r}."
+            f"{name} is not an image that can be read: expected JPEG or PNG, "
+            f"got {_describe(content)}."
         )
     try:
-        size = header_size(tf.constant(content)).numpy()
-        if not _is_acceptable(size, max_pixels):
-            raise ValueError(
-                f"{name} has {size[0]} x {size[1]} pixels (height x width); the limit is "
-                f"{max_pixels:,} pixels."
-            )
+        height, width = header_size(tf.constant(content)).numpy().tolist()
+        check_size(height, width, name=name, max_pixels=max_pixels)
         return _decode(tf.constant(content)).numpy()
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0] if error.message else type(error).__name__
         raise ValueError(f"{name} is damaged or truncated: {reason}") from error
+
+
+def check_size(height: int, width: int, *, name: str, max_pixels: int) -> None:
+    """Checks the size of an image before its pixels are decoded.
+
+    Raises:
+      ValueError: it is empty or has more than `max_pixels`; the message names the image.
+    """
+    if not 1 <= height * width <= max_pixels:
+        raise ValueError(
+            f"{name} has {height} x {width} pixels (height x width); the limit is "
+            f"{max_pixels:,} pixels. Raise max_pixels if that is meant."
+        )
+
+
+def _describe(content: bytes) -> str:
+    if not content:
+        return "an empty file"
+    for start, magic, name in _OTHER_FORMATS:
+        if content[start:].startswith(magic):
+            return f"{name}. Convert it first"
+    return f"{len(content)} bytes that start with {content[:8]!r}"
 
 
 def header_size(content: tf.Tensor) -> tf.Tensor:

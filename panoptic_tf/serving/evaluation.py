@@ -11,6 +11,9 @@ import tensorflow as tf
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import record, segments
+from panoptic_tf.datasets.size_limit import SizeLimit
+from panoptic_tf.inputs.failures import explain_failure
+from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.serving import decoding
 from panoptic_tf.serving.predictor import Predictor
@@ -48,6 +51,7 @@ def evaluate_records(
     compute_ap: bool = True,
     with_instances: bool = False,
     max_examples: int = 0,
+    allow_partial: bool = False,
     on_example: Optional[OnExample] = None,
 ) -> Tuple[Dict[str, Any], Dict[str, float]]:
     """Predicts every image of the records and scores it.
@@ -59,14 +63,17 @@ def evaluate_records(
       compute_ap: whether to compute AP.
       with_instances: whether the ground truth of AP is the records' overlapping instances.
       max_examples: only the first so many; 0 is all.
+      allow_partial: see `shards.find_shards`.
       on_example: called after each image, for progress, pictures or result files.
 
     Returns:
-      The contents of metrics.json, and milliseconds per image: `median`, `p90`. The first image,
+      The contents of metrics.json, in which `skipped_images` have more pixels than the predictor's
+      `max_pixels`, and milliseconds per image: `median`, `p90`. The first image,
       which pays for initialisation, is not timed unless it is the only one.
 
     Raises:
-      ValueError: no file matches, the records hold none, or have other categories than the model.
+      ValueError: the files are no whole data set, a record cannot be read, or they have other
+        categories than the model.
     """
     info = predictor.dataset_info
     evaluator = PanopticEvaluator(
@@ -77,42 +84,45 @@ def evaluate_records(
         compute_ap=compute_ap,
     )
     seconds: List[float] = []
-    for example in _read(input_path, info, max_examples, with_instances):
+    limit = SizeLimit(predictor.max_pixels)
+    for example in _read(input_path, info, max_examples, with_instances, allow_partial, limit):
         prediction = predictor.predict_arrays(example.image)
         seconds.append(predictor.last_seconds)
         evaluator.update(example.ground_truth, prediction)
         if on_example is not None:
             pq = evaluator.image_scores()[-1][1]
             on_example(example._replace(prediction=prediction, pq=pq))
+    limit.log(input_path)
     if not seconds:
-        raise ValueError(f"the files of {input_path!r} hold no record.")
+        what = (
+            f"image of at most {predictor.max_pixels:,} pixels" if limit.num_skipped else "record"
+        )
+        raise ValueError(f"the files of {input_path!r} hold no {what}.")
     times = 1000.0 * np.asarray(seconds[1:] or seconds)
     latency = {"median": float(np.median(times)), "p90": float(np.percentile(times, 90))}
-    return evaluator.result(), latency
+    return {**evaluator.result(), "skipped_images": limit.num_skipped}, latency
 
 
 def count_records(input_path: str, max_examples: int = 0) -> int:
-    """Number of records, for a progress bar; reads the files once."""
-    count = sum(1 for _ in tf.data.TFRecordDataset(find_files(input_path)))
+    """Number of records, for a progress bar."""
+    shards = find_shards(input_path, allow_partial=True)
+    count = shards.num_records
+    if count is None:
+        count = sum(1 for _ in tf.data.TFRecordDataset(shards.paths))
     return min(count, max_examples) if max_examples else count
 
 
 def find_files(input_path: str, *, name: str = "input_path") -> List[str]:
-    """The files that match a pattern, in order.
+    """The files that match a pattern, in order; they need not be a whole data set.
 
     Args:
       input_path: the pattern.
       name: of the flag, for the error message.
 
     Raises:
-      ValueError: there is none.
+      ValueError: there is none, or one is no file of records.
     """
-    paths = sorted(tf.io.gfile.glob(input_path))
-    if not paths:
-        raise ValueError(
-            f"no file matches {name} {input_path!r}; expected records written by `convert`."
-        )
-    return paths
+    return find_shards(input_path, name=name, allow_partial=True).paths
 
 
 def _read(
@@ -120,22 +130,40 @@ def _read(
     info: dataset_info_lib.DatasetInfo,
     max_examples: int,
     with_instances: bool,
+    allow_partial: bool,
+    limit: SizeLimit,
 ) -> Iterator[EvaluatedImage]:
-    paths = find_files(input_path)
+    paths = find_shards(input_path, allow_partial=allow_partial).paths
     check_categories(os.path.dirname(paths[0]), info)
-    records = tf.data.TFRecordDataset(paths).map(record.decode_example)
-    for example in records.take(max_examples or -1).as_numpy_iterator():
-        name = example["file_name"].decode()
-        ground_truth = _ground_truth(example, info, f"{input_path}: {name}")
-        if with_instances and example["has_instances"]:
-            ground_truth.update(_stored_instances(example))
-        yield EvaluatedImage(
-            image_id=json.loads(example["image_id"]),
-            file_name=name,
-            image=decoding.decode_image(example["image_bytes"], name=f"{input_path}: {name}"),
-            ground_truth=ground_truth,
-            prediction={},
+    records = limit.filter(tf.data.TFRecordDataset(paths).take(max_examples or -1))
+    try:
+        for example in records.map(record.decode_example).as_numpy_iterator():
+            name = example["file_name"].decode()
+            source = f"{input_path}: {name}"
+            ground_truth = _ground_truth(example, info, source)
+            if with_instances and example["has_instances"]:
+                ground_truth.update(_stored_instances(example))
+            yield EvaluatedImage(
+                image_id=json.loads(example["image_id"]),
+                file_name=name,
+                image=decoding.decode_image(
+                    example["image_bytes"], name=source, max_pixels=limit.max_pixels
+                ),
+                ground_truth=ground_truth,
+                prediction={},
+            )
+    except (tf.errors.OpError, ValueError) as error:
+        reason = explain_failure(
+            error,
+            input_path=input_path,
+            num_categories=info.num_categories,
+            with_instances=with_instances,
+            max_examples=max_examples,
+            allow_partial=allow_partial,
         )
+        if reason is None:
+            raise
+        raise ValueError(reason) from error
 
 
 def _ground_truth(example: Arrays, info: dataset_info_lib.DatasetInfo, source: str) -> Arrays:

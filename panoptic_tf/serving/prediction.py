@@ -6,28 +6,44 @@ import glob
 import os
 from typing import Dict, List, Sequence
 
+from absl import logging
 from PIL import Image
 from tqdm import tqdm
 
 from panoptic_tf.datasets import files
 from panoptic_tf.datasets.coco_format import CocoPanopticWriter
+from panoptic_tf.datasets.notes import Notes
 from panoptic_tf.serving.predictor import Predictor
 
+_EXTENSIONS = (".jpg", ".jpeg", ".png")
+_MAX_NAME_BYTES = 255 - len(".png")
 
-def find_images(patterns: Sequence[str]) -> List[str]:
-    """The files that patterns match, each once, sorted; a name without a match stays.
+
+def find_images(inputs: Sequence[str]) -> List[str]:
+    """The files that names, folders and patterns stand for, each once, those of each sorted.
+
+    Args:
+      inputs: files, which need not exist; folders, whose JPEG and PNG files are meant, not those of
+        folders in them; patterns.
 
     Raises:
-      ValueError: a pattern matches nothing.
+      ValueError: a pattern matches nothing, or a folder holds no such file.
     """
     found: Dict[str, None] = {}
-    for pattern in patterns:
-        if os.path.isfile(pattern) or not glob.has_magic(pattern):
-            found[pattern] = None
-            continue
-        matches = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
-        if not matches:
-            raise ValueError(f"no file matches --input={pattern!r}.")
+    for one in inputs:
+        if os.path.isdir(one):
+            matches = [p for p in _files_of(one) if p.lower().endswith(_EXTENSIONS)]
+            if not matches:
+                raise ValueError(
+                    f"--input: the folder {one!r} holds no file that ends in "
+                    f"{', '.join(_EXTENSIONS)}."
+                )
+        elif os.path.lexists(one) or not glob.has_magic(one):
+            matches = [one]
+        else:
+            matches = sorted(p for p in glob.glob(one, recursive=True) if not os.path.isdir(p))
+            if not matches:
+                raise ValueError(f"no file matches --input={one!r}.")
         found.update(dict.fromkeys(matches))
     return list(found)
 
@@ -37,14 +53,18 @@ def predict_files(
 ) -> List[str]:
     """Predicts files and writes overlays, PNGs of ids and one COCO JSON file.
 
+    One line of the log says how many images have an EXIF orientation, which is not applied.
+
     Returns:
       One message for each image that could not be read.
     """
     failures = []
+    notes = Notes()
     with CocoPanopticWriter(output_dir, predictor.dataset_info) as writer:
         for path, name in zip(tqdm(paths, unit="image"), unique_names(paths)):
             try:
-                result = predictor(path)
+                _check_name(path, name)
+                result = predictor.predict(path, notes=notes)
             except ValueError as error:
                 failures.append(str(error))
                 continue
@@ -61,7 +81,28 @@ def predict_files(
                 Image.fromarray(result.plot()).save(
                     temporary, format="PNG" if overlay_format == "png" else "JPEG", quality=92
                 )
+    for text in notes.texts():
+        logging.warning(text)
     return failures
+
+
+def _files_of(folder: str) -> List[str]:
+    paths = (os.path.join(folder, name) for name in sorted(os.listdir(folder)))
+    return [path for path in paths if not os.path.isdir(path)]
+
+
+def _check_name(path: str, name: str) -> None:
+    """Results are named after the image: their names are in JSON, and have a longer ending."""
+    if not files.is_printable(path):
+        raise ValueError(
+            f"{path!r}: the name is not printable UTF-8 text, and the results are named after it. "
+            "Rename the file."
+        )
+    if len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(
+            f"{path}: the name is longer than {_MAX_NAME_BYTES} bytes without its ending, and the "
+            "results are named after it. Rename the file."
+        )
 
 
 def unique_names(paths: Sequence[str]) -> List[str]:

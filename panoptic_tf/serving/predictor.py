@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, List, Optional, Tuple, Union, overload
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
+from panoptic_tf.datasets import files
+from panoptic_tf.datasets.notes import Notes
 from panoptic_tf.inputs import geometry
 from panoptic_tf.metrics import evaluator
 from panoptic_tf.serving import decoding, tflite
+from panoptic_tf.serving.image_source import ImageSource, read_image
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
 from panoptic_tf.serving.result import PanopticResult, PredictedSegment
 from panoptic_tf.structures import Prediction
 
-__all__ = ["PanopticResult", "PredictedSegment", "Predictor"]
+__all__ = ["PanopticResult", "PredictedSegment", "Predictor", "UnreadableImages"]
 
-ImageSource = Union[str, "os.PathLike[str]", bytes, np.ndarray]
 Arrays = Dict[str, np.ndarray]
 
 _MASKS = (
@@ -27,6 +30,23 @@ _MASKS = (
     Prediction.SEMANTIC_MASK,
     Prediction.DETECTION_BIT_MASKS,
 )
+
+
+class UnreadableImages(ValueError):
+    """Some images of a list cannot be read; the message names them.
+
+    Attributes:
+      results: one for each image of the list, None where it cannot be read.
+      problems: one message for each image that cannot be read.
+    """
+
+    def __init__(self, results: List[Optional[PanopticResult]], problems: List[str]):
+        super().__init__(
+            f"{len(problems)} of {len(results)} images cannot be read (the error's `results` holds "
+            f"those of the others): {files.shorten(' '.join(problems))}"
+        )
+        self.results = results
+        self.problems = problems
 
 
 class Predictor:
@@ -44,6 +64,7 @@ class Predictor:
       dataset_info: the model's categories.
       input_size: (height, width) of the network's input.
       experiment: name of the experiment that made it.
+      max_pixels: see above.
       last_seconds: time the model took for the last image, decoding not counted.
 
     Raises:
@@ -71,7 +92,7 @@ class Predictor:
         self.input_size = self._model.info.input_size
         self.experiment = self._model.info.experiment
         self.last_seconds = 0.0
-        self._max_pixels = max_pixels
+        self.max_pixels = max_pixels
 
     @overload
     def __call__(self, image: ImageSource) -> PanopticResult: ...
@@ -84,16 +105,56 @@ class Predictor:
     def __call__(self, image):
         """Predicts one image, or each of a list.
 
+        Where an image has an EXIF orientation, which is not applied, one line of the log says so.
+
         Args:
-          image: path, JPEG or PNG bytes, or uint8 [H, W, 3] RGB; or a list or tuple of such.
+          image: path, JPEG or PNG bytes, uint8 [H, W, 3] RGB, or a Pillow image; or a list or tuple
+            of such.
 
         Raises:
           ValueError: an image cannot be read; the message names it.
+          UnreadableImages: the same of a list, when all its images were tried.
         """
-        if isinstance(image, (list, tuple)):
-            return [self(one) for one in image]
-        pixels = read_image(image, max_pixels=self._max_pixels)
+        notes = Notes()
+        try:
+            if isinstance(image, (list, tuple)):
+                return self._predict_all(image, notes)
+            return self.predict(image, notes=notes)
+        finally:
+            for text in notes.texts():
+                logging.warning(text)
+
+    def predict(
+        self, image: ImageSource, *, name: str = "the image", notes: Optional[Notes] = None
+    ) -> PanopticResult:
+        """Predicts one image and logs nothing.
+
+        Args:
+          image: see `__call__`.
+          name: of the image where it is no path, for messages.
+          notes: takes what is legal and worth a look.
+
+        Raises:
+          ValueError: the image cannot be read; the message names it.
+        """
+        pixels = read_image(image, name=name, max_pixels=self.max_pixels, notes=notes)
         return PanopticResult(pixels, self.predict_arrays(pixels), self.dataset_info)
+
+    def _predict_all(self, images: Sequence[ImageSource], notes: Notes) -> List[PanopticResult]:
+        results: List[PanopticResult] = []
+        problems: Dict[int, str] = {}
+        for position, image in enumerate(images):
+            try:
+                results.append(self.predict(image, name=f"images[{position}]", notes=notes))
+            except ValueError as error:
+                problems[position] = str(error)
+        if not problems:
+            return results
+        done = iter(results)
+        raise UnreadableImages(
+            [None if i in problems else next(done) for i in range(len(images))],
+            list(problems.values()),
+        )
 
     def predict_arrays(self, pixels: np.ndarray) -> Arrays:
         """Predicts one image as plain arrays.
@@ -109,33 +170,6 @@ class Predictor:
         outputs = self._model(pixels)
         self.last_seconds = time.perf_counter() - start
         return _to_original_size(outputs, (pixels.shape[0], pixels.shape[1]))
-
-
-def read_image(image: ImageSource, *, max_pixels: int = decoding.MAX_PIXELS) -> np.ndarray:
-    """Reads a path, bytes or an array: uint8 [H, W, 3], RGB.
-
-    Raises:
-      ValueError: it cannot be read; the message names it.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-            raise ValueError(
-                f"an image array must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}."
-            )
-        return image
-    if isinstance(image, bytes):
-        return decoding.decode_image(image, name="the image", max_pixels=max_pixels)
-    if not isinstance(image, (str, os.PathLike)):
-        raise ValueError(
-            f"an image must be a path, bytes or a uint8 array, got {type(image).__name__}."
-        )
-    path = os.fspath(image)
-    try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; expected a JPEG or PNG file.") from error
-    return decoding.decode_image(content, name=path, max_pixels=max_pixels)
 
 
 class _SavedModel:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import base64
 import html
-import math
 from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from panoptic_tf.visualization import images, report_style
+from panoptic_tf.visualization import images, report_numbers, report_style
 
 Color = Tuple[int, int, int]
 Picture = Union[bytes, np.ndarray]
+ColumnGroups = Sequence[Tuple[str, Sequence[Tuple[str, str]]]]
+"""Headings, and the keys and headings of the columns under each."""
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_NONE = '<span class="none">&ndash;</span>'
 _TILES = (
     ("PQ", "panoptic quality"),
     ("PQ_things", "PQ of things"),
@@ -38,13 +38,27 @@ _COLUMN_GROUPS = (
     ("box", (("AP_box", "AP"), ("AP50_box", "AP50"), ("AP75_box", "AP75"))),
     ("cost", (("size_bytes", "size"), ("latency_ms", "latency"))),
 )
+_COVERAGE_GROUPS = (
+    (
+        "% of all pixels",
+        (
+            ("void_share", "void"),
+            ("true_thing_share", "annotated things"),
+            ("predicted_thing_share", "predicted things"),
+        ),
+    ),
+    ("% of void", (("void_predicted_as_things", "predicted things"),)),
+    ("segments", (("true_segments", "annotated"), ("predicted_segments", "predicted"))),
+    ("things", (("true_things", "annotated"), ("predicted_things", "predicted"))),
+)
 _GROUP_TITLES = {"worst": "Lowest PQ", "best": "Highest PQ"}
 _EXPLANATION = (
     "A predicted and an annotated segment of one category match if their intersection over union "
     "is more than one half. Recognition quality RQ is the share of segments that match, "
     "TP / (TP + FP/2 + FN/2); segmentation quality SQ is the mean intersection over union of the "
     "matches; PQ = SQ x RQ. All are computed per category and then averaged, in percent; a "
-    "category that is neither annotated nor predicted anywhere has no value and is left out."
+    "category that is neither annotated nor predicted anywhere has no value and is left out. "
+    "Void, the pixels without annotation, is not scored."
 )
 
 
@@ -57,6 +71,7 @@ def render_report(
     gallery: Sequence[Mapping[str, Any]] = (),
     figures: Sequence[Tuple[str, Picture]] = (),
     extras: Optional[Mapping[str, Mapping[str, Any]]] = None,
+    warnings: Sequence[str] = (),
 ) -> str:
     """Renders the report.
 
@@ -72,6 +87,7 @@ def render_report(
         better half are the best) and `note`.
       figures: captions and pictures, such as training curves.
       extras: tables of names and values by heading, such as the command and the settings.
+      warnings: sentences that are to be read with the numbers.
 
     Returns:
       The text of the HTML file.
@@ -84,6 +100,7 @@ def render_report(
     sections = [
         _header(title, subtitle),
         _tiles(first),
+        *(f'<p class="card warning">{_text(text)}</p>' for text in warnings),
         _forms_section(forms),
         _categories_section(first.get("per_category") or (), colors),
         _figures_section(figures),
@@ -120,35 +137,45 @@ def _header(title: str, subtitle: str) -> str:
 def _tiles(metrics: Mapping[str, Any]) -> str:
     tiles = []
     for key, name in _TILES:
-        if _is_number(metrics.get(key)) or key == "PQ":
+        if report_numbers.is_number(metrics.get(key)) or key == "PQ":
             first = " first" if key == "PQ" else ""
-            value = f"<b>{_percent(metrics.get(key), 1)}</b><span>{name}</span>"
+            value = f"<b>{report_numbers.percent(metrics.get(key), 1)}</b><span>{name}</span>"
             tiles.append(f'<div class="card tile{first}">{value}</div>')
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _forms_section(forms: Mapping[str, Mapping[str, Any]]) -> str:
+    coverage = _forms_table(forms, _COVERAGE_GROUPS)
+    return (
+        f"<section><h2>Metrics</h2>{_forms_table(forms, _COLUMN_GROUPS)}"
+        f"<details><summary>What the numbers mean</summary><p>{_text(_EXPLANATION)}</p></details>"
+        f"{coverage and f'<h3>What is covered</h3>{coverage}'}</section>"
+    )
+
+
+def _forms_table(forms: Mapping[str, Mapping[str, Any]], column_groups: ColumnGroups) -> str:
+    """A row for each form; columns without any value are left out, and a table without columns."""
     groups = []
-    for group, columns in _COLUMN_GROUPS:
-        present = [c for c in columns if any(_is_number(f.get(c[0])) for f in forms.values())]
+    for group, columns in column_groups:
+        present = [
+            c for c in columns if any(report_numbers.is_number(f.get(c[0])) for f in forms.values())
+        ]
         if present:
             groups.append((group, present))
+    if not groups:
+        return ""
     keys = [key for _, columns in groups for key, _ in columns]
     spans = "".join(f'<th colspan="{len(columns)}">{group}</th>' for group, columns in groups)
     head = ["form", *(name for _, columns in groups for _, name in columns)]
     first = next(iter(forms.values()))
     rows = []
     for name, form in forms.items():
-        cells = [_FORMATS.get(key, _one_digit)(form.get(key)) for key in keys]
+        cells = [report_numbers.cell(key, form.get(key)) for key in keys]
         if "PQ" in keys and form is not first:
-            cells[0] += _delta(form.get("PQ"), first.get("PQ"))
+            cells[0] += report_numbers.delta(form.get("PQ"), first.get("PQ"))
         name = _text(name)
         rows.append(_row([f'<td class="name" title="{name}">{name}</td>'], cells))
-    return (
-        f"<section><h2>Metrics</h2>{_table(head, rows, f'<th></th>{spans}')}"
-        f"<details><summary>What the numbers mean</summary><p>{_text(_EXPLANATION)}</p></details>"
-        "</section>"
-    )
+    return _table(head, rows, f"<th></th>{spans}")
 
 
 def _categories_section(
@@ -158,10 +185,14 @@ def _categories_section(
         return ""
     head = ["category", "", "PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
     rows: List[str] = []
-    seen = [c for c in categories if _is_number(c.get("PQ")) or _is_number(c.get("IoU"))]
+    seen = [
+        c
+        for c in categories
+        if report_numbers.is_number(c.get("PQ")) or report_numbers.is_number(c.get("IoU"))
+    ]
     for group, is_thing in (("Things", True), ("Stuff", False)):
         members = [c for c in seen if bool(c.get("is_thing")) == is_thing]
-        members.sort(key=lambda c: _sort_key(c.get("PQ")), reverse=True)
+        members.sort(key=lambda c: report_numbers.sort_key(c.get("PQ")), reverse=True)
         if members:
             rows.append(f'<tr class="group"><td colspan="{len(head)}">{group}</td></tr>')
         rows.extend(_category_row(category, colors) for category in members)
@@ -173,8 +204,8 @@ def _categories_section(
 def _category_row(category: Mapping[str, Any], colors: Optional[Sequence[Color]]) -> str:
     name = _text(category.get("name", ""))
     swatch = _swatch(category, colors)
-    cells = [_percent(category.get(key), 1) for key in ("PQ", "SQ", "RQ", "IoU")]
-    cells += [_count(category.get(key)) for key in ("tp", "fp", "fn")]
+    cells = [report_numbers.percent(category.get(key), 1) for key in ("PQ", "SQ", "RQ", "IoU")]
+    cells += [report_numbers.count(category.get(key)) for key in ("tp", "fp", "fn")]
     leading = [
         f'<td class="name" title="{name}">{swatch}{name}</td>',
         f'<td class="bar">{_bar(category.get("PQ"))}</td>',
@@ -213,8 +244,8 @@ def _split_gallery(
     gallery: Sequence[Mapping[str, Any]],
 ) -> Mapping[str, List[Mapping[str, Any]]]:
     """Returns the worst images, worst first, and the best images, best first."""
-    scored = [item for item in gallery if _is_number(item.get("pq"))]
-    unscored = [item for item in gallery if not _is_number(item.get("pq"))]
+    scored = [item for item in gallery if report_numbers.is_number(item.get("pq"))]
+    unscored = [item for item in gallery if not report_numbers.is_number(item.get("pq"))]
     groups: Mapping[str, List[Mapping[str, Any]]] = {"worst": [], "best": []}
     for rank, item in enumerate(sorted(scored, key=lambda item: item["pq"])):
         default = "worst" if rank < len(scored) // 2 else "best"
@@ -227,9 +258,10 @@ def _split_gallery(
 def _gallery_card(item: Mapping[str, Any], group: str) -> str:
     image_id = item.get("image_id", "")
     note = f'<span class="note">{_text(item["note"])}</span>' if item.get("note") else ""
+    pq = report_numbers.percent(item.get("pq"), 1)
     return (
-        f'<figure class="card"><figcaption><span class="chip {group}">PQ '
-        f'{_percent(item.get("pq"), 1)}</span><span class="id">{_text(image_id)}</span>{note}'
+        f'<figure class="card"><figcaption><span class="chip {group}">PQ {pq}</span>'
+        f'<span class="id">{_text(image_id)}</span>{note}'
         f"</figcaption>{_image(item['panel'], f'image {image_id}')}</figure>"
     )
 
@@ -237,7 +269,7 @@ def _gallery_card(item: Mapping[str, Any], group: str) -> str:
 def _legend(categories: Sequence[Mapping[str, Any]], colors: Optional[Sequence[Color]]) -> str:
     if not colors or not categories:
         return ""
-    seen = [c for c in categories if _is_number(c.get("PQ"))]
+    seen = [c for c in categories if report_numbers.is_number(c.get("PQ"))]
     entries = (f"<span>{_swatch(c, colors)}{_text(c.get('name', ''))}</span>" for c in seen)
     return f'<div class="legend">{"".join(entries)}</div>'
 
@@ -265,7 +297,7 @@ def _row(leading: Iterable[str], cells: Iterable[str]) -> str:
 
 
 def _bar(value: Any) -> str:
-    if not _is_number(value):
+    if not report_numbers.is_number(value):
         return ""
     width = min(max(float(value), 0.0), 100.0)
     return (
@@ -298,47 +330,3 @@ def _image(picture: Picture, description: str) -> str:
 
 def _text(value: Any) -> str:
     return html.escape(str(value), quote=True)
-
-
-def _is_number(value: Any) -> bool:
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    return is_number and math.isfinite(value)
-
-
-def _sort_key(value: Any) -> float:
-    return float(value) if _is_number(value) else -1.0
-
-
-def _percent(value: Any, digits: int) -> str:
-    return f"{value:.{digits}f}" if _is_number(value) else _NONE
-
-
-def _one_digit(value: Any) -> str:
-    return _percent(value, 1)
-
-
-def _two_digits(value: Any) -> str:
-    return _percent(value, 2)
-
-
-def _count(value: Any) -> str:
-    return f"{int(value):,}" if _is_number(value) else _NONE
-
-
-def _mebibytes(value: Any) -> str:
-    return f"{value / 2**20:.1f}&nbsp;MiB" if _is_number(value) else _NONE
-
-
-def _milliseconds(value: Any) -> str:
-    return f"{value:.1f}&nbsp;ms" if _is_number(value) else _NONE
-
-
-def _delta(value: Any, reference: Any) -> str:
-    if not _is_number(value) or not _is_number(reference):
-        return ""
-    difference = value - reference
-    kind = " up" if difference >= 0.05 else " down" if difference <= -0.05 else ""
-    return f'<span class="delta{kind}">{difference:+.2f}</span>'
-
-
-_FORMATS = {"PQ": _two_digits, "size_bytes": _mebibytes, "latency_ms": _milliseconds}

@@ -25,6 +25,7 @@ h1 { margin: 0; font-size: 1.8rem; letter-spacing: -0.02em; line-height: 1.2;
 h2 { margin: 2.75rem 0 0.9rem; font-size: 1.15rem; letter-spacing: -0.01em; }
 h3 { margin: 1.5rem 0 0.75rem; font-size: 0.95rem; color: var(--muted); font-weight: 600; }
 p { margin: 0.3rem 0 0.8rem; max-width: 75ch; }
+.warning { border-left: 4px solid #d9822b; margin-top: 1.5rem; padding: 0.9rem 1rem; }
 .muted { color: var(--muted); }
 .card {
   background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden;

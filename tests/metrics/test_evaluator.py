@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from panoptic_tf.metrics import coverage, segments, summary
 from panoptic_tf.metrics import instances as instances_lib
-from panoptic_tf.metrics import segments, summary
 from panoptic_tf.metrics.evaluator import METRIC_NAMES, PanopticEvaluator, restore_original_size
 
 NAMES = ("void", "cat", "dog", "sky")
@@ -51,7 +51,7 @@ def test_perfect():
     metric = evaluator()
     metric.update(ground_truth(), perfect_prediction())
     result = metric.result()
-    assert list(result) == [*METRIC_NAMES, "per_category"]
+    assert list(result) == [*METRIC_NAMES, *coverage.NAMES, "per_category"]
     assert [result[name] for name in MASK_NAMES] == pytest.approx([100] * len(MASK_NAMES))
     assert [result[name] for name in BOX_NAMES] == [None] * 3  # nothing was detected
     assert result["per_category"][0] == {
@@ -253,9 +253,13 @@ def test_table():
     text = summary.format_metrics(metric.result(), per_category=True)
     assert "mIoU 100.00" in text
     assert "AP -" in text
+    assert "void 10.0%, things 45.0% annotated, 45.0% predicted" in text
+    assert "segments:" not in text
     assert [line.split()[0] for line in text.splitlines()[-3:]] == ["cat", "dog", "sky"]
     metric.update(ground_truth(), perfect_prediction())
     assert "_box" not in text
     assert "AP75_box 12.50" in summary.format_metrics({**metric.result(), "AP75_box": 12.5})
-    lines = summary.format_metrics(metric.result()).splitlines()
+    text = summary.format_metrics(metric.result())
+    assert "segments: 3 annotated (2 things), 3 predicted (2 things)" in text
+    lines = text.splitlines()
     assert [line.split()[-1] for line in lines[1:4]] == ["3", "2", "1"]

@@ -37,9 +37,16 @@ def test_label_id_map_follows_the_table():
     np.testing.assert_array_equal(labels.is_crowd, [False, True, False])
 
 
+def table(overlaps):
+    """Pixels of all pairs, shared or not: int64 [G + 1, P + 1]."""
+    pixels = np.zeros((len(overlaps.gt_categories), len(overlaps.categories)), np.int64)
+    pixels[overlaps.rows, overlaps.columns] = overlaps.pixels
+    return pixels
+
+
 def test_no_segment_at_all():
     void = segments.label_id_map(np.zeros((2, 3), np.uint32), ids=[], categories=[])
-    assert segments.count_overlaps(void, void).pixels.tolist() == [[6]]
+    assert table(segments.count_overlaps(void, void)).tolist() == [[6]]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +73,7 @@ def test_overlaps_count_every_pixel():
         segments.label_masks(truth, truth), segments.label_masks(found, found)
     )
     expected = [[np.sum((truth == i) & (found == j)) for j in range(6)] for i in range(6)]
-    np.testing.assert_array_equal(overlaps.pixels, expected)
+    np.testing.assert_array_equal(table(overlaps), expected)
 
 
 def test_ids_beyond_those_of_a_png():
@@ -102,10 +109,34 @@ def test_overlaps_of_masks_equal_brute_force(masks, factor):
     rows[truth[0] == 0] = columns[found[0] == 0] = 0
     truths, founds = (sorted({0, *values.reshape(-1).tolist()}) for values in (rows, columns))
     expected = [[np.sum((rows == i) & (columns == j)) for j in founds] for i in truths]
-    np.testing.assert_array_equal(overlaps.pixels, expected)
+    np.testing.assert_array_equal(table(overlaps), expected)
     assert overlaps.gt_categories.tolist() == [i // 9 for i in truths]
     assert overlaps.gt_is_crowd.tolist() == [i % 3 == 1 for i in truths]
     assert overlaps.categories.tolist() == [j // 9 for j in founds]
+
+
+@hypothesis.given(draw_masks(2), st.sampled_from([1, 2**18]))
+@hypothesis.settings(max_examples=50, deadline=None)
+def test_pixels_of_keys_equal_brute_force(masks, factor):
+    """Few keys are counted in a table, many by sorting."""
+    values = masks[0, 0] * factor
+    starts = np.flatnonzero(segments.find_runs(values))
+    keys, pixels = segments.count_pixels(values.reshape(-1)[starts], starts=starts, end=values.size)
+    expected = np.unique(values, return_counts=True)
+    np.testing.assert_array_equal(keys, expected[0])
+    np.testing.assert_array_equal(pixels, expected[1])
+
+
+def test_pairs_that_share_pixels_are_all_that_is_kept():
+    """A table of all pairs of these segments has a hundred million entries."""
+    ids = np.arange(1, 10_001).reshape(100, 100)
+    one = segments.label_masks(np.ones_like(ids), ids)
+    other = segments.label_masks(np.ones_like(ids), ids[::-1])
+    overlaps = segments.count_overlaps(one, other)
+    assert [len(part) for part in overlaps[:3]] == [10_000] * 3
+    assert overlaps.rows.tolist() == list(range(1, 10_001))  # in ascending order
+    np.testing.assert_array_equal(overlaps.columns.reshape(100, 100), ids[::-1])
+    assert (overlaps.pixels == 1).all()
 
 
 @hypothesis.given(draw_masks(3), st.integers(0, 2**32 - 1), st.sampled_from([np.uint32, np.int64]))
@@ -125,4 +156,4 @@ def test_overlaps_of_id_maps_equal_brute_force(masks, seed, dtype):
     )
     truths, founds = ([0, *table] for table in tables)
     expected = [[np.sum((maps[0] == i) & (maps[1] == j)) for j in founds] for i in truths]
-    np.testing.assert_array_equal(overlaps.pixels, expected)
+    np.testing.assert_array_equal(table(overlaps), expected)

@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -177,6 +178,125 @@ def test_sizes_differ(tmp_path, with_images):
         run(tmp_path)
 
 
+def test_size_is_compared_before_pixels_are_decoded(tmp_path):
+    write_case(tmp_path)
+    path = tmp_path / "found" / "a.png"
+    content = bytearray(path.read_bytes())
+    content[16:24] = (30_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
+    path.write_bytes(bytes(content))  # its pixels end early
+    with pytest.raises(ValueError, match=r"found/a\.png: image_id 5 must .*\(30000, 30000\)"):
+        run(tmp_path)
+
+
+CATEGORIES = [{"id": 20, "name": "sky", "isthing": 0}, {"id": 10, "name": "cat", "isthing": 1}]
+
+
+@pytest.mark.parametrize(
+    "categories",
+    [
+        CATEGORIES,  # in another order
+        CATEGORIES[:1],
+        [*CATEGORIES, {"id": 99, "name": "more", "isthing": 1}],
+        [{"id": 10}, {"id": 20, "name": "sky"}],
+    ],
+)
+def test_categories_of_the_predictions_agree(tmp_path, categories):
+    write_case(tmp_path)
+    edit(tmp_path / "found.json", lambda content: content.update(categories=categories))
+    assert run(tmp_path)["PQ"] == 100
+
+
+@pytest.mark.parametrize(
+    "category, message",
+    [
+        ({"id": 10, "name": "sky"}, r"found\.json: category id 10 is 'sky', and 'cat' in"),
+        ({"id": 10, "name": "Cat"}, r"found\.json: category id 10 is 'Cat', and 'cat' in"),
+        (
+            {"id": 20, "name": "sky", "isthing": 1},
+            r"found\.json: category id 20 \('sky'\) is a thing, and stuff in",
+        ),
+    ],
+)
+def test_an_id_of_another_name_or_kind_is_an_error(tmp_path, category, message):
+    write_case(tmp_path)
+    edit(tmp_path / "found.json", lambda content: content.update(categories=[category]))
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["truth", "found"])
+@pytest.mark.parametrize(
+    "unread",
+    [
+        {"area": 3.75, "bbox": [0.5, 0.5, 1.25, 2.5]},
+        {"area": float("nan"), "bbox": [float("nan"), -1, 0, -3]},
+        {"area": "many", "bbox": "here"},
+        {"area": None, "bbox": None, "score": "high", "iscrowd": None},
+        {"area": -1, "bbox": [], "isthing": {"a": 1}},
+    ],
+)
+def test_values_that_nothing_reads_end_nothing(tmp_path, name, unread):
+    write_case(tmp_path)
+    edit(tmp_path / f"{name}.json", lambda content: segment(content, 1).update(unread))
+    assert run(tmp_path)["PQ"] == 100
+
+
+def test_shares_of_the_void_are_scored_too(tmp_path):
+    """Objects alone are labelled, and found everywhere."""
+    truth, found = np.zeros((10, 10), int), np.full((10, 10), 2)
+    truth[:2, :2] = found[:2, :2] = 1
+    write_case(tmp_path)
+    for name, ids in (("truth", truth), ("found", found)):
+        save_png(tmp_path / name / "a.png", ids)
+        listed = [{"id": i, "category_id": 10} for i in sorted(set(ids.flat)) if i]
+        listed = json.loads(json.dumps(listed, default=int))
+        edit(
+            tmp_path / f"{name}.json",
+            lambda c, listed=listed: c["annotations"][0].update(segments_info=listed),
+        )
+    edit(tmp_path / "truth.json", lambda c: c["images"][0].update(height=10, width=10))
+    done = command(tmp_path, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "warning: PQ ignores the void: 96.0% of the pixels are void" in done.stdout
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["PQ"] == 100
+    assert (metrics["void_share"], metrics["void_predicted_as_things"]) == (0.96, 1.0)
+    assert (metrics["true_things"], metrics["predicted_things"]) == (1, 2)
+
+
+MEASURED = """
+import resource
+from panoptic_tf.experiments import score
+import sys
+truth, found = sys.argv[1:]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(score.score_files(panoptic_json=truth, predictions_json=found)["PQ"])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_memory_does_not_grow_with_the_pairs_of_segments(tmp_path):
+    """40,000 segments on each side, of which a table of all pairs takes 12 GB."""
+    ids = np.arange(1, 40_001).reshape(200, 200)
+    listed = [{"id": i, "category_id": 10} for i in range(1, 40_001)]
+    write_case(tmp_path)
+    for name in ("truth", "found"):
+        save_png(tmp_path / name / "a.png", ids)
+        edit(tmp_path / f"{name}.json", lambda c: c["annotations"][0].update(segments_info=listed))
+    edit(tmp_path / "truth.json", lambda c: c["images"][0].update(height=200, width=200))
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, tmp_path / "truth.json", tmp_path / "found.json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    quality, kilobytes = done.stdout.split()
+    assert float(quality) == 100
+    assert int(kilobytes) < 300_000
+
+
 def test_truncated_png(tmp_path):
     write_case(tmp_path)
     path = tmp_path / "found" / "a.png"
@@ -217,4 +337,5 @@ def test_command_line_fails_before_the_work_if_it_cannot_write(tmp_path):
     done = command(tmp_path, tmp_path / "file")
     assert done.returncode != 0
     assert str(tmp_path / "file") in done.stderr
-    assert "score:" not in done.stderr  # no progress bar was drawn
+    assert "file is not a folder" in done.stderr
+    assert "image/s" not in done.stderr  # no progress bar was drawn

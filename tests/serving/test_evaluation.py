@@ -109,6 +109,45 @@ def test_max_examples(predictor, records):
     assert count_records(records) == 3
 
 
+def test_an_image_above_max_pixels_is_left_out_and_counted(tflite_path, records, caplog):
+    seen = []
+    small = Predictor(tflite_path, max_pixels=32 * 48)
+    with caplog.at_level("WARNING"):
+        metrics, _ = evaluate_records(small, records, on_example=seen.append)
+    assert [example.image_id for example in seen] == ["image_0", "image_1"]
+    assert metrics["PQ"] == pytest.approx(100) and metrics["skipped_images"] == 1
+    (message,) = caplog.messages
+    assert "1 images have more than 1,536 pixels and are left out: image_2.png (64 x 80)" in message
+    assert "val-*" in message and "--max_pixels" in message
+    with pytest.raises(ValueError, match=r"val-\*' hold no image of at most 599 pixels"):
+        evaluate_records(Predictor(tflite_path, max_pixels=599), records)
+
+
+def test_a_record_of_a_huge_image_is_left_out_before_it_is_decoded(
+    predictor, dataset_info, make_image, encode, tmp_path, caplog
+):
+    """Its header says more than its bytes hold."""
+    image, huge = encode(make_image(8, 8)), bytearray(encode(make_image(8, 8)))
+    huge[16:24] = (40_000).to_bytes(4, "big") * 2
+    path = str(tmp_path / "val-0")
+    with tf.io.TFRecordWriter(path) as writer:
+        for number, content in enumerate((image, bytes(huge))):
+            writer.write(
+                encode_example(
+                    image_bytes=content,
+                    image_id=number,
+                    file_name=f"{number}.png",
+                    rows=np.ones((8, 8), np.int32),
+                    segment_table=[Segment(id=1, category_id=7)],
+                    contiguous_ids=dataset_info.contiguous_ids(),
+                )
+            )
+    with caplog.at_level("WARNING"):
+        metrics, _ = evaluate_records(predictor, path)
+    assert metrics["skipped_images"] == 1
+    assert "1.png (40000 x 40000)" in caplog.messages[0]
+
+
 def test_records_of_another_data_set(predictor, records, dataset_info, tmp_path):
     (tmp_path / "val-0").write_bytes(
         open(records.replace("*", "00000-of-00001.tfrecord"), "rb").read()
@@ -179,6 +218,48 @@ def test_a_bad_image_is_named_and_the_others_are_done(predictor, photos, tmp_pat
             assert overlay.size[::-1] == sizes[name]
 
 
+def test_one_line_for_each_file_that_cannot_be_predicted(
+    make_image, encode, tflite_path, tmp_path, caplog
+):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good, large = encode(make_image(6, 9)), encode(make_image(20, 30))
+    names = [b"a.png", b"big.png", b"empty.jpg", b"fifo.png", b"new\nline.png", b"not\xffutf.png"]
+    for name in [*names, b"x" * 255, b"w.webp"]:
+        path = os.path.join(os.fsencode(folder), name)
+        if name == b"fifo.png":
+            os.mkfifo(path)
+            continue
+        with open(path, "wb") as file:
+            file.write({b"big.png": large, b"empty.jpg": b""}.get(name, good))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(make_image(6, 9)).save(folder / "turned.jpg", exif=exif)
+    (folder / "w.webp").write_bytes(encode(make_image(6, 9), "WebP"))
+    output = tmp_path / "out"
+    small = Predictor(tflite_path, max_pixels=100)
+    with caplog.at_level("WARNING"):
+        failures = predict_files(small, find_images([str(folder / "*")]), str(output))
+    messages = {
+        "big.png": "has 20 x 30 pixels (height x width); the limit is 100 pixels",
+        "empty.jpg": "got an empty file",
+        "fifo.png": "is a pipe or a device, not a file",
+        r"new\nline.png": "not printable UTF-8",
+        r"not\udcffutf.png": "not printable UTF-8",
+        "w.webp": "expected JPEG or PNG, got WebP",
+        "x" * 255: "longer than 251 bytes",
+    }
+    assert len(failures) == len(messages)
+    for name, message in messages.items():
+        (text,) = [failure for failure in failures if name in failure]
+        assert message in text and "\n" not in text
+    content = json.loads((output / "predictions.json").read_text())
+    assert [a["image_id"] for a in content["annotations"]] == ["a", "turned"]
+    (text,) = caplog.messages
+    assert "1 images have an EXIF orientation, which is not applied" in text
+    assert text.endswith("turned.jpg.")
+
+
 @pytest.mark.slow
 def test_predict_exits_with_1_after_a_bad_image(saved_model_dir, photos, tmp_path):
     done = _run(
@@ -206,3 +287,14 @@ def test_find_images(tmp_path):
     assert find_images(names) == names
     with pytest.raises(ValueError, match="no file matches"):
         find_images([str(tmp_path / "*.jpg")])
+
+
+def test_a_folder_stands_for_its_images(tmp_path):
+    for name in ("b.JPG", "a.png", "c.jpeg", "notes.txt", "more/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    found = [str(tmp_path / name) for name in ("a.png", "b.JPG", "c.jpeg")]
+    assert find_images([str(tmp_path), f"{tmp_path}/a.png"]) == found
+    with pytest.raises(ValueError, match=r"folder .*folder.png' holds no file .*\.jpg"):
+        find_images([str(tmp_path / "folder.png")])

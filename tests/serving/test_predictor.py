@@ -1,15 +1,17 @@
 """The Predictor: any image in, arrays of its own size out, and errors that name the file."""
 
+import io
 import json
 import os
 import pathlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import panoptic_tf
 from panoptic_tf.datasets.coco_format import read_id_map
-from panoptic_tf.serving.predictor import PanopticResult, Predictor
+from panoptic_tf.serving.predictor import PanopticResult, Predictor, UnreadableImages
 
 SERVING_DIR = pathlib.Path(panoptic_tf.__file__).parent / "serving"
 
@@ -114,16 +116,87 @@ def test_unreadable_images_are_named(predictor, make_image, encode, tmp_path):
     for name, message in [
         ("text.jpg", "expected JPEG or PNG"),
         ("cut.png", "damaged or truncated"),
-        ("empty.png", "got 0 bytes"),
-        ("missing.png", "No such file"),
-        ("", "Is a directory"),
+        ("empty.png", "got an empty file"),
+        ("missing.png", "no such file"),
+        ("", "is a folder, not a file"),
     ]:
         with pytest.raises(ValueError, match=f"{name}.*{message}"):
             predictor(str(tmp_path / name))
     with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\], got float32 \[4, 4, 3\]"):
         predictor(np.zeros((4, 4, 3), np.float32))
-    with pytest.raises(ValueError, match="got int"):
+    with pytest.raises(ValueError, match="the image must be a path, .*, got int"):
         predictor(3)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(ValueError, match="pipe.jpg: is a pipe"):
+        predictor(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize("image_format", ["WebP", "GIF", "BMP", "TIFF"])
+def test_other_formats_are_named(predictor, make_image, encode, image_format):
+    with pytest.raises(ValueError, match=f"expected JPEG or PNG, got {image_format}"):
+        predictor(encode(make_image(9, 9), image_format))
+
+
+def test_unreadable_images_do_not_lose_the_others_of_a_list(predictor, make_image, encode):
+    image = make_image(20, 30)
+    with pytest.raises(
+        UnreadableImages, match=r"2 of 4 images .*images\[1\].*images\[3\]"
+    ) as caught:
+        predictor([image, b"text", encode(image), 3])
+    results = caught.value.results
+    assert [result is None for result in results] == [False, True, False, True]
+    np.testing.assert_array_equal(results[0].id_map, results[2].id_map)
+    assert len(caught.value.problems) == 2
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1"])
+def test_pillow_images(predictor, make_image, encode, mode):
+    image = Image.fromarray(make_image(20, 30)).convert(mode)
+    expected = predictor(np.asarray(image.convert("RGB")))
+    np.testing.assert_array_equal(predictor(image).id_map, expected.id_map)
+    with Image.open(io.BytesIO(encode(image))) as lazy:
+        np.testing.assert_array_equal(predictor(lazy).id_map, expected.id_map)
+
+
+def test_pillow_images_that_cannot_be_read(tflite_path, make_image, encode):
+    small = Predictor(tflite_path, max_pixels=100)
+    with pytest.raises(ValueError, match="8 bits a channel, got mode 'I;16'"):
+        small(Image.fromarray(np.zeros((5, 5), np.uint16)))
+    with pytest.raises(ValueError, match="the image has 20 x 25 pixels"):
+        small(Image.fromarray(make_image(20, 25)))
+    with Image.open(io.BytesIO(encode(make_image(10, 10))[:-150])) as cut:
+        with pytest.raises(ValueError, match="the image is damaged or truncated"):
+            small(cut)
+
+
+def turned(image, orientation, image_format):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, image_format, exif=exif)
+    return buffer.getvalue()
+
+
+def test_an_orientation_that_is_not_applied_is_told_once(predictor, make_image, tmp_path, caplog):
+    image = make_image(12, 20)
+    for name, orientation in (("a.jpg", 6), ("b.png", 3), ("c.jpg", 1)):
+        content = turned(image, orientation, "PNG" if name.endswith("png") else "JPEG")
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in ("a.jpg", "b.png", "c.jpg")]
+    with Image.open(paths[0]) as lazy, caplog.at_level("WARNING"):
+        results = predictor([*paths, lazy, turned(image, 8, "JPEG"), image])
+    assert all(result.image_size == (12, 20) for result in results)
+    (message,) = caplog.messages
+    assert "4 images have an EXIF orientation, which is not applied" in message
+    assert "a.jpg" in message and "b.png" in message and "c.jpg" not in message
+    assert "images[3], images[4]" in message
+    caplog.clear()
+    with caplog.at_level("WARNING"):
+        predictor(paths[2])
+        assert not caplog.messages
+        predictor(paths[0])
+    assert len(caplog.messages) == 1
 
 
 def test_pixel_cap(tflite_path, make_image, encode):

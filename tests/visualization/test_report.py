@@ -98,6 +98,27 @@ def test_semantic_model_without_panoptic_values():
     assert "55.5" in page.texts and "–" in page.texts
 
 
+def test_coverage_is_a_table_of_its_own_and_warnings_are_escaped():
+    covered = {
+        "void_share": 0.941,
+        "true_thing_share": 0.059,
+        "predicted_thing_share": 1.0,
+        "void_predicted_as_things": None,
+        "true_segments": 41,
+        "predicted_segments": 1311,
+    }
+    page = _Page(
+        report.render_report(
+            title="t", metrics={**_metrics(), **covered}, warnings=["94% is <void>."]
+        )
+    )
+    for text in ("What is covered", "94.1", "5.9", "100.0", "41", "1,311", "94% is <void>."):
+        assert text in page.texts, text
+    assert "% of void" not in page.texts  # no value
+    page = _Page(report.render_report(title="t", metrics=_metrics()))
+    assert "What is covered" not in page.texts
+
+
 def test_gallery_shows_the_worst_first_and_the_unscored_last():
     gallery = [
         {"image_id": name, "pq": pq, "panel": PANEL}

@@ -1,0 +1,61 @@
+"""Records whose images have too many pixels are left out before anything of them is decoded."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import tensorflow as tf
+from absl import logging
+
+from panoptic_tf.datasets import images, png, record
+from panoptic_tf.datasets.notes import Notes
+
+
+class SizeLimit:
+    """Leaves out and counts records of large images.
+
+    Args:
+      max_pixels: limit of height times width, of the image and of its id map.
+
+    Attributes:
+      max_pixels: see above.
+      num_skipped: images left out.
+    """
+
+    def __init__(self, max_pixels: int = images.MAX_PIXELS):
+        self.num_skipped = 0
+        self.max_pixels = max_pixels
+        self._notes = Notes()
+
+    def filter(self, records: tf.data.Dataset) -> tf.data.Dataset:
+        """Filters serialized records, string []."""
+        return records.filter(
+            lambda serialized: tf.ensure_shape(
+                tf.numpy_function(self._admits, [serialized], tf.bool), []
+            )
+        )
+
+    def log(self, source: str) -> None:
+        """Logs one line, if there is anything to say; `source` is where the records are from."""
+        for text in self._notes.texts():
+            logging.warning("%s: %s Raise --max_pixels if that is meant.", source, text)
+
+    def _admits(self, serialized: bytes) -> np.bool_:
+        # What has no size is for the decoder, which says what is wrong.
+        with contextlib.suppress(Exception):
+            features = tf.train.Example.FromString(serialized).features.feature
+            image, id_map, name = (
+                features[key].bytes_list.value[0]
+                for key in (record.Field.IMAGE, record.Field.ROWS, record.Field.FILE_NAME)
+            )
+            sizes = [png.header_size(id_map)]
+            with contextlib.suppress(ValueError):
+                sizes.append(images.header_size(image))
+            height, width = max(sizes, key=lambda size: size[0] * size[1])
+            if height * width > self.max_pixels:
+                self.num_skipped += 1
+                kind = f"images have more than {self.max_pixels:,} pixels and are left out"
+                self._notes.add(kind, f"{name.decode()} ({height} x {width})")
+                return np.bool_(False)
+        return np.bool_(True)
