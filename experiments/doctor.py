@@ -15,6 +15,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from panoptic_tf.datasets import doctor, files, images  # noqa: E402
 from panoptic_tf.experiments import cli  # noqa: E402
+from panoptic_tf.metrics import coverage  # noqa: E402
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality  # noqa: E402
 
 _INPUT_PATH = flags.DEFINE_string("input_path", None, "Glob of the shards that `convert` wrote.")
@@ -41,6 +42,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     report = _examine()
+    report["notes"] += _warnings(report)
     if _OUTPUT_JSON.value:
         files.write_json(_OUTPUT_JSON.value, report)
     print(_format(report))
@@ -67,6 +69,12 @@ def _examine():
         max_pixels=_MAX_PIXELS.value,
         build_quality=PanopticQuality,
     )
+
+
+def _warnings(report) -> List[str]:
+    things = sum(c["pixel_share"] for c in report["per_category"] if c["is_thing"])
+    shares = {"void_share": report["void_share"], "true_thing_share": things}
+    return coverage.warnings_of(shares)
 
 
 def _describe_instances(report) -> List[str]:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from panoptic_tf.datasets import images
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.experiments import cli, common
-from panoptic_tf.metrics import summary
+from panoptic_tf.metrics import coverage, summary
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
 from panoptic_tf.serving import evaluation
 from panoptic_tf.serving.predictor import Predictor
@@ -71,6 +71,8 @@ def main(argv) -> None:
     else:
         metrics = _evaluate_checkpoint()
     print(summary.format_metrics(metrics))
+    for text in coverage.warnings_of(metrics):
+        print(f"warning: {text}")
     if metrics.get("PQ_ceiling") is not None:
         print(f"PQ of the ground truth at this output stride: {metrics['PQ_ceiling']:.2f}")
     for name in ("metrics.json", "report.html"):

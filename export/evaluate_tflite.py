@@ -17,6 +17,7 @@ from tqdm import tqdm
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from panoptic_tf.datasets import files, images
 from panoptic_tf.experiments import cli, common
+from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import METRIC_NAMES
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
 from panoptic_tf.serving import evaluation
@@ -69,6 +70,8 @@ def main(argv) -> None:
     files.write_json(path, metrics)
     for name in (*METRIC_NAMES, "size_bytes", "latency_ms"):
         print(f"{name}: {metrics[name]}")
+    for text in coverage.warnings_of(metrics):
+        print(f"warning: {text}")
     print(path)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 from urllib import parse
 
 import numpy as np
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from panoptic_tf.datasets import coco_writer, files, record
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import restore_original_size
 from panoptic_tf.structures import GroundTruth, Prediction
 from panoptic_tf.visualization import gallery, report
@@ -99,10 +100,17 @@ class ResultCollector:
             colors=self._info.colors,
             gallery=self._gallery.draw(images, colors=self._info.colors, names=self._info.names),
             extras=extras,
+            warnings=_warnings(metrics),
         )
         path = os.path.join(self._output_dir, "report.html")
         files.write_bytes(path, html.encode())
         return path
+
+
+def _warnings(metrics: Mapping[str, Any]) -> List[str]:
+    """Of one metrics.json object; of several forms, those of the first."""
+    forms = [value for value in metrics.values() if isinstance(value, Mapping)]
+    return coverage.warnings_of(forms[0] if forms and "PQ" not in metrics else metrics)
 
 
 def original_masks(prediction: Arrays, original_size: Sequence[int]) -> Dict[str, np.ndarray]:
