@@ -12,9 +12,10 @@ from typing import Callable, Mapping, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from panoptic_tf import addons
-from panoptic_tf.datasets import record
-from panoptic_tf.inputs import geometry, instances, lookup, normalize, photometric
-from panoptic_tf.structures import GroundTruth, InstanceAnnotations, PanopticSample, Tensors
+from panoptic_tf.inputs import geometry, lookup, normalize, photometric, reading, samples
+from panoptic_tf.inputs.bad_records import BadRecords
+from panoptic_tf.inputs.shards import Shards, find_shards
+from panoptic_tf.structures import GroundTruth, PanopticSample, Tensors
 
 TargetGenerator = Callable[[PanopticSample], Tuple[Tensors, Tensors]]
 """Maps a sample in the network's frame to (additional features, labels) of static shapes."""
@@ -77,6 +78,10 @@ def build_training_dataset(
     cache: bool = False,
     seed: Optional[int] = None,
     with_instances: bool = False,
+    num_categories: Optional[int] = None,
+    allow_partial: bool = False,
+    max_bad_records: int = 0,
+    settings: str = "",
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
     """Endless shuffled batches.
@@ -96,6 +101,11 @@ def build_training_dataset(
         as one process's: each reads all records and takes its rows of every global batch.
       with_instances: whether samples hold `instances`: those of the record, which may overlap, or
         derived from the id map where the record has none.
+      num_categories: N, where a record with a larger category id is bad.
+      allow_partial: see `shards.find_shards`; the files are found once, here.
+      max_bad_records: how many records that cannot be decoded are skipped; every worker counts its
+        own. One more ends the iteration, see `bad_records`.
+      settings: what the names of `input_path` and the like begin with in messages.
       input_context: this worker's share under tf.distribute.
 
     Returns:
@@ -103,22 +113,34 @@ def build_training_dataset(
       float32 [B, 4, 2] beside what the target generator adds.
 
     Raises:
-      ValueError: no file matches.
+      ValueError: the files are no whole data set; see `shards.find_shards`.
     """
-    by_rows = None if seed is None else input_context
-    shards = input_context if seed is None else None
-    examples = _read(input_path, shards, max_examples, seed=seed, shuffle_files=True)
-    examples = _shuffle_and_decode(
-        examples,
-        shuffle_buffer_size,
-        cache=cache,
+    share = input_context if seed is None else None
+    shards = find_shards(input_path, name=f"{settings}input_path", allow_partial=allow_partial)
+    bad_records = _build_bad_records(shards, max_bad_records, max_examples, settings)
+    # Where none is skipped, run lengths are checked when the masks are decoded.
+    check_rles = with_instances and max_bad_records > 0
+    decode = samples.build_decoder(num_categories=num_categories, check_rles=check_rles)
+    examples = reading.read_records(
+        shards.paths,
+        max_examples=max_examples,
+        shuffle_files=True,
         seed=seed,
-        number=lambda dataset: _number(dataset, by_rows, batch_size),
+        input_context=share,
     )
+    if cache:
+        examples = bad_records.decode(examples, decode).cache()
+    numbered = reading.number_records(
+        examples.shuffle(shuffle_buffer_size, seed=seed).repeat(),
+        batch_size=batch_size,
+        input_context=None if seed is None else input_context,
+    )
+    if not cache:  # The buffer holds records as they are stored, not pixels.
+        numbered = bad_records.decode(numbered, decode)
     first_seed = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int64) if seed is None else seed
-    pipeline_id = 0 if shards is None else shards.input_pipeline_id
+    pipeline_id = 0 if share is None else share.input_pipeline_id
 
-    def prepare(index: tf.Tensor, example: Tensors) -> Tuple[Tensors, Tensors]:
+    def prepare(example: Tensors, index: tf.Tensor) -> Tuple[Tensors, Tensors]:
         sample = _augment(
             example,
             thing_ids,
@@ -131,8 +153,8 @@ def build_training_dataset(
         additional, labels = target_generator(sample)
         return {**features, **additional}, labels
 
-    batches = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
-    batches = batches.batch(batch_size, drop_remainder=True)
+    prepared = numbered.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = prepared.batch(batch_size, drop_remainder=True)
     return _finish(batches, deterministic=seed is not None)
 
 
@@ -145,6 +167,10 @@ def build_evaluation_dataset(
     batch_size: int,
     max_examples: int = 0,
     with_instances: bool = False,
+    num_categories: Optional[int] = None,
+    allow_partial: bool = False,
+    max_bad_records: int = 0,
+    settings: str = "",
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
     """One pass in the order of the records; arguments as in `build_training_dataset`.
@@ -156,11 +182,15 @@ def build_evaluation_dataset(
       its own frame, padded with void to the largest of the batch. `INSTANCE_KEYS` are among them
       only `with_instances`: the masks of the record as they are stored.
     """
-    examples = _read(input_path, input_context, max_examples, seed=None, shuffle_files=False)
+    shards = find_shards(input_path, name=f"{settings}input_path", allow_partial=allow_partial)
+    bad_records = _build_bad_records(shards, max_bad_records, max_examples, settings)
+    decode = samples.build_decoder(num_categories=num_categories, check_rles=with_instances)
+    records = reading.read_records(
+        shards.paths, max_examples=max_examples, input_context=input_context
+    )
 
-    def prepare(serialized: tf.Tensor) -> Tuple[Tensors, Tensors]:
-        example = _decode(serialized)
-        sample = _to_sample(example, thing_ids, with_instances=False)
+    def prepare(example: Tensors) -> Tuple[Tensors, Tensors]:
+        sample = samples.to_sample(example, thing_ids, with_instances=False)
         image, image_info = geometry.fit_and_pad(sample.image, network_size)
         labels = {
             GroundTruth.CATEGORY_MASK: sample.category_mask,
@@ -170,10 +200,10 @@ def build_evaluation_dataset(
             GroundTruth.IMAGE_ID: sample.image_id,
         }
         if with_instances:
-            labels.update(_instance_labels(example))
+            labels.update(samples.instance_labels(example))
         return _features(image, image_info, normalization), labels
 
-    prepared = examples.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    prepared = bad_records.decode(records, decode).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(prepared.padded_batch(batch_size), deterministic=True)
 
 
@@ -187,157 +217,22 @@ def sample_from_example(
       thing_ids: contiguous ids of the thing categories.
       with_instances: see `build_training_dataset`.
     """
-    sample = _to_sample(_with_image(example), thing_ids, with_instances=with_instances)
+    sample = samples.to_sample(
+        samples.with_image(example), thing_ids, with_instances=with_instances
+    )
     return sample._replace(image=tf.cast(sample.image, tf.float32))
 
 
-def _read(
-    input_path: str,
-    input_context: Optional[tf.distribute.InputContext],
-    max_examples: int,
-    *,
-    seed: Optional[int],
-    shuffle_files: bool,
-) -> tf.data.Dataset:
-    paths = sorted(tf.io.gfile.glob(input_path))
-    if not paths:
-        raise ValueError(
-            f"no file matches input_path {input_path!r}; expected the records of `convert`."
-        )
-    shards, index = 1, 0
-    if input_context is not None:
-        shards, index = input_context.num_input_pipelines, input_context.input_pipeline_id
-    if max_examples or len(paths) < shards or not shuffle_files:
-        records = tf.data.TFRecordDataset(paths)
-        records = records.take(max_examples) if max_examples else records
-        return records.shard(shards, index)
-    files = tf.data.Dataset.from_tensor_slices(paths).shard(shards, index)
-    files = files.shuffle(len(paths), seed=seed)
-    return files.interleave(
-        tf.data.TFRecordDataset,
-        cycle_length=min(8, len(paths)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=seed is not None,
+def _build_bad_records(
+    shards: Shards, max_bad_records: int, max_examples: int, settings: str
+) -> BadRecords:
+    count = shards.num_records
+    return BadRecords(
+        shards.paths,
+        max_bad_records=max_bad_records,
+        num_records=min(count, max_examples) if count and max_examples else count,
+        name=f"{settings}max_bad_records",
     )
-
-
-def _shuffle_and_decode(
-    examples: tf.data.Dataset,
-    buffer_size: int,
-    *,
-    cache: bool,
-    seed: Optional[int],
-    number: Callable[[tf.data.Dataset], tf.data.Dataset],
-) -> tf.data.Dataset:
-    """Endless (number, decoded record) in random order."""
-    if cache:
-        decoded = examples.map(_decode, num_parallel_calls=tf.data.AUTOTUNE).cache()
-        return number(decoded.shuffle(buffer_size, seed=seed).repeat())
-    # The buffer holds records as they are stored, not pixels.
-    numbered = number(examples.shuffle(buffer_size, seed=seed).repeat())
-    return numbered.map(
-        lambda index, serialized: (index, _decode(serialized)), num_parallel_calls=tf.data.AUTOTUNE
-    )
-
-
-def _number(
-    dataset: tf.data.Dataset, by_rows: Optional[tf.distribute.InputContext], batch_size: int
-) -> tf.data.Dataset:
-    """(number, element); of the global batches only the rows of this worker, where it has some."""
-    numbered = dataset.enumerate()
-    if by_rows is None or by_rows.num_input_pipelines == 1:
-        return numbered
-    workers, worker = by_rows.num_input_pipelines, by_rows.input_pipeline_id
-    rows = batch_size * by_rows.num_replicas_in_sync // workers
-    return numbered.filter(lambda index, _: index // rows % workers == worker)
-
-
-def _decode(serialized: tf.Tensor) -> Tensors:
-    return _with_image(record.decode_example(serialized))
-
-
-def _with_image(example: Tensors) -> Tensors:
-    """Replaces the bytes of the image by its pixels, uint8 [H, W, 3]."""
-    decoded = dict(example)
-    image = tf.io.decode_image(decoded.pop("image_bytes"), channels=3, expand_animations=False)
-    decoded["image"] = tf.ensure_shape(image, [None, None, 3])
-    return decoded
-
-
-def _to_sample(
-    example: Tensors,
-    thing_ids: Sequence[int],
-    *,
-    with_instances: bool,
-    in_network_frame: bool = False,
-    move: Optional[Callable[[tf.Tensor], tf.Tensor]] = None,
-) -> PanopticSample:
-    """Looks every pixel's category, instance and crowd flag up by its segment row.
-
-    `move` brings the masks that the record stores, [K, W, H], to the frame of the id map.
-    """
-    id_map = example["id_map"]  # int32 [H, W], segment row + 1, 0 is void
-    categories = tf.concat([[0], example["segment_categories"]], axis=0)
-    is_crowd = tf.concat([[False], example["segment_is_crowd"]], axis=0)
-    things = tf.constant(tuple(thing_ids) or (-1,), tf.int32)
-    is_thing = tf.reduce_any(categories[:, tf.newaxis] == things, axis=1)
-    tables = [lookup.pad_table(table) for table in (categories, is_thing, is_crowd)]
-    # Each size is compiled anew: worth it for the network's, not for those of all images.
-    look_up = _look_up_compiled if in_network_frame else _look_up
-    category_mask, instance_mask, crowd_mask = look_up(id_map, *tables)
-    sample = PanopticSample(
-        image=example["image"],
-        image_info=tf.zeros([4, 2]),
-        category_mask=category_mask,
-        instance_mask=instance_mask,
-        crowd_mask=crowd_mask,
-        image_id=example["image_id"],
-    )
-    if not with_instances:
-        return sample
-    own_instances = tf.cond(
-        example["has_instances"],
-        lambda: _stored_instances(example, move),
-        lambda: instances.instances_of_id_map(sample.instance_mask, categories, is_crowd),
-    )
-    return sample._replace(instances=own_instances)
-
-
-def _look_up(
-    id_map: tf.Tensor, categories: tf.Tensor, is_thing: tf.Tensor, is_crowd: tf.Tensor
-) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    instance_mask = tf.where(tf.gather(is_thing, id_map), id_map, 0)
-    return tf.gather(categories, id_map), instance_mask, tf.gather(is_crowd, id_map)
-
-
-_look_up_compiled = lookup.compiled(_look_up)
-
-
-def _stored_instances(
-    example: Tensors, move: Optional[Callable[[tf.Tensor], tf.Tensor]]
-) -> InstanceAnnotations:
-    masks = record.decode_instance_masks(
-        example["instance_rles"],
-        example["height"],
-        example["width"],
-        transposed=move is not None,
-    )
-    return InstanceAnnotations(
-        move(masks) if move else masks,
-        example["instance_categories"],
-        example["instance_is_crowd"],
-    )
-
-
-def _instance_labels(example: Tensors) -> Tensors:
-    """The stored instances, not decoded; -1 of them says that the record has none of its own."""
-    count = tf.where(example["has_instances"], tf.size(example["instance_rles"]), -1)
-    return {
-        GroundTruth.INSTANCE_RLES: example["instance_rles"],
-        GroundTruth.INSTANCE_CATEGORIES: example["instance_categories"],
-        GroundTruth.INSTANCE_IS_CROWD: example["instance_is_crowd"],
-        GroundTruth.NUM_INSTANCES: count,
-    }
 
 
 def _augment(
@@ -365,7 +260,7 @@ def _augment(
     )
     image, image_info = geometry.transform_image(example["image"], where, network_size)
     id_map = geometry.transform_masks(example["id_map"][tf.newaxis], where, network_size)[0]
-    sample = _to_sample(
+    sample = samples.to_sample(
         {**example, "image": image, "id_map": id_map},
         thing_ids,
         with_instances=with_instances,

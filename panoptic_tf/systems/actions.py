@@ -84,10 +84,15 @@ class FiniteLoss(orbit.Action):
             )
 
 
+class EvaluationStopped(Exception):
+    """SIGTERM came in an evaluation."""
+
+
 class SaveOnSignal(orbit.Action):
     """On SIGTERM saves a checkpoint at the end of the running loop, then exits with 143.
 
-    So do all workers when one of them gets the signal.
+    So do all workers when one of them gets the signal. An evaluation is given up, except by several
+    workers, who have to finish it together.
     """
 
     def __init__(self, checkpoint_manager: tf.train.CheckpointManager, global_step: tf.Variable):
@@ -110,6 +115,19 @@ class SaveOnSignal(orbit.Action):
         """Saves and exits if the signal came."""
         del output
         if any(workers.gather(self._received)):
-            # The manager leaves out checkpoints between two intervals unless told otherwise.
-            self._manager.save(checkpoint_number=self._global_step.numpy(), check_interval=False)
-            raise SystemExit(STOPPED_BY_SIGNAL)
+            self.save_and_exit()
+
+    def stop_evaluation(self, *image: Any) -> None:
+        """To be called for every evaluated image.
+
+        Raises:
+          EvaluationStopped: the signal came.
+        """
+        del image
+        if self._received and workers.num_workers(tf.distribute.get_strategy()) == 1:
+            raise EvaluationStopped
+
+    def save_and_exit(self) -> None:
+        """Saves a checkpoint, whatever the interval between two is, and ends the process."""
+        self._manager.save(checkpoint_number=self._global_step.numpy(), check_interval=False)
+        raise SystemExit(STOPPED_BY_SIGNAL)

@@ -95,6 +95,8 @@ class DataConfig(cfg.DataConfig):
 
     Attributes:
       max_examples: use only the first so many records; 0 uses all.
+      allow_partial: take what `input_path` matches, though shards or records of it are missing.
+      max_bad_records: skip up to so many records that cannot be decoded, each with a warning.
       with_instances: use the records' overlapping instances, as the published numbers do: in
         training for what a system learns of instances, in evaluation as the ground truth of AP.
       augmentation: of training; evaluation fits the whole image in.
@@ -105,6 +107,8 @@ class DataConfig(cfg.DataConfig):
     is_training: bool = False
     shuffle_buffer_size: int = 1000
     max_examples: int = 0
+    allow_partial: bool = False
+    max_bad_records: int = 0
     with_instances: bool = False
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 

@@ -1,21 +1,20 @@
-"""Runs an experiment: training through `official.core.train_lib`, evaluation, loading weights."""
+"""Runs an experiment: training, evaluation, loading weights."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 from typing import Any, Dict, Iterator, Optional
 
 import tensorflow as tf
 from official.common import distribute_utils
-from official.core import base_trainer, task_factory, train_lib, train_utils
+from official.core import base_trainer, task_factory, train_utils
 from official.core import config_definitions as cfg
 
-from panoptic_tf.datasets import files
-from panoptic_tf.systems import actions, panels, workers
+from panoptic_tf.systems import run_checks, run_folder, workers
 from panoptic_tf.systems.cluster import Cluster
 from panoptic_tf.systems.model import PanopticModel
+from panoptic_tf.systems.run import Run
 from panoptic_tf.systems.task import PanopticTask
 
 _PRECISIONS = {
@@ -70,8 +69,9 @@ def build_strategy(
       cluster: the processes of `multi_worker_mirrored`, and of that alone.
 
     Raises:
-      ValueError: the two do not go together.
+      ValueError: the two do not go together, or there are fewer GPUs than it asks for.
     """
+    run_checks.check_devices(runtime)
     name = runtime.distribution_strategy
     if (name == "multi_worker_mirrored") != (cluster is not None):
         raise ValueError(
@@ -119,51 +119,29 @@ def train(
       The task, whose `last_result` holds the last evaluation.
 
     Raises:
-      ValueError: the config asks for what cannot go together, or there is nothing to evaluate.
+      ValueError: the config asks for what cannot go together, there is nothing to evaluate, another
+        training writes to `model_dir`, or records are missing or cannot be read.
     """
-    _check(params, mode, model_dir, cluster)
+    run_checks.check_run(params, mode, model_dir, cluster)
     set_precision(params.runtime)
     strategy = build_strategy(params.runtime, cluster)
+    run_checks.log_devices(strategy)
     with contextlib.ExitStack() as stack:
         own_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_tf_worker_"))
         stack.enter_context(workers.ending_together(cluster, model_dir, own_dir))
-        stack.enter_context(_naming_damaged_records(params))
         task = build_task(params, model_dir)
+        run_checks.check_inputs(params, task, mode)
+        stack.enter_context(_naming_bad_records(params, task, mode))
         task.xla = _uses_xla(params.runtime, strategy)
         if strategy.extended.should_checkpoint:
             own_dir = model_dir
             if "train" in mode:
                 tf.io.gfile.makedirs(model_dir)
-                _remove_unfinished_checkpoints(model_dir)
+                stack.enter_context(run_folder.lock(model_dir))
+                run_folder.remove_leftovers(model_dir)
                 train_utils.serialize_config(params, model_dir)
-        _Runner(task, strategy, params, mode, model_dir, own_dir).run()
+        Run(task, strategy, params, mode, model_dir, own_dir).run()
     return task
-
-
-def _remove_unfinished_checkpoints(model_dir: str) -> None:
-    """Removes what a process that was killed while it saved left behind."""
-    for path in tf.io.gfile.glob(os.path.join(model_dir, "ckpt-*_temp")):
-        tf.io.gfile.rmtree(path)
-
-
-def _check(
-    params: cfg.ExperimentConfig, mode: str, model_dir: str, cluster: Optional[Cluster]
-) -> None:
-    if params.trainer.optimizer_config.ema is not None:
-        if params.runtime.mixed_precision_dtype == "float16":
-            raise ValueError(
-                "runtime.mixed_precision_dtype float16 scales the loss, which "
-                "trainer.optimizer_config.ema does not know. Use bfloat16, or set ema to null."
-            )
-        if params.trainer.best_checkpoint_export_subdir:
-            raise ValueError(
-                "trainer.best_checkpoint_export_subdir would keep averaged weights as raw ones. "
-                "Leave it empty, or set trainer.optimizer_config.ema to null."
-            )
-    if mode == "continuous_eval" and cluster is not None:
-        raise ValueError("--mode=continuous_eval is one process; give it no cluster.")
-    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
-        raise ValueError(f"there is no checkpoint in --model_dir {model_dir!r} to evaluate.")
 
 
 def _uses_xla(runtime: cfg.RuntimeConfig, strategy: tf.distribute.Strategy) -> bool:
@@ -182,99 +160,6 @@ def _uses_xla(runtime: cfg.RuntimeConfig, strategy: tf.distribute.Strategy) -> b
     return runtime.enable_xla
 
 
-class _Runner(train_lib.OrbitExperimentRunner):
-    """Adds our actions, which need the checkpoint manager and the step.
-
-    All workers do the same, since reading a variable may take all of them; what those beside the
-    first write goes to a folder of their own, which is thrown away.
-    """
-
-    def __init__(self, task, strategy, params, mode, model_dir, own_dir):
-        self._task = task
-        self._shared_dir = model_dir
-        self._is_first = own_dir == model_dir
-        writes_panels = "eval" in mode and self._is_first
-        self._panels = panels.PanelWriter(task, model_dir) if writes_panels else None
-        self._progress: Optional[actions.ProgressBar] = None
-        # TensorFlow's own handler of SIGTERM would take the place of ours.
-        params = params.replace(trainer={"preemption_on_demand_checkpoint": False})
-        super().__init__(strategy, task, mode, params, own_dir, save_summary=self._is_first)
-        with strategy.scope():
-            workers.check_same_step(int(self.trainer.global_step.numpy()), model_dir)
-
-    def _build_trainer(self, task, train: bool, evaluate: bool) -> base_trainer.Trainer:
-        trainer = super()._build_trainer(task, train, evaluate)
-        # Several replicas in one process cannot create them inside of the training loop.
-        if train and hasattr(trainer.optimizer, "_create_all_weights"):
-            with self.strategy.scope():
-                trainer.optimizer._create_all_weights(trainer.model.trainable_variables)
-        return trainer
-
-    def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager:
-        return _CheckpointManager(
-            self.trainer.checkpoint,
-            directory=self.model_dir,
-            restore_from=self._shared_dir,
-            max_to_keep=self.params.trainer.max_to_keep if self._is_first else 1,
-            step_counter=self.trainer.global_step,
-            checkpoint_interval=self.params.trainer.checkpoint_interval,
-            init_fn=self.trainer.initialize,
-        )
-
-    def _build_controller(self, *args: Any, **kwargs: Any):
-        trainer = kwargs["trainer"]
-        step = self.trainer.global_step
-        eval_actions = [self._after_evaluation] if self._panels is not None else []
-        if trainer is not None:
-            kwargs["train_actions"] = [actions.FiniteLoss(step)]
-            if self._is_first:
-                self._progress = actions.ProgressBar(
-                    global_step=step,
-                    train_steps=self.params.trainer.train_steps,
-                    batch_size=self.params.task.train_data.global_batch_size,
-                )
-                kwargs["train_actions"].append(self._progress)
-            save_on_signal = actions.SaveOnSignal(self.checkpoint_manager, step)
-            kwargs["train_actions"].append(save_on_signal)
-            eval_actions.append(save_on_signal)
-        kwargs["eval_actions"] = eval_actions
-        return super()._build_controller(*args, **kwargs)
-
-    def _after_evaluation(self, output) -> None:
-        del output
-        files.write_json(os.path.join(self.model_dir, "metrics.json"), self._task.last_result)
-        self._panels(int(self.trainer.global_step.numpy()))
-
-    def run(self):
-        """See base class."""
-        if self._progress is not None:
-            self._progress.start()
-        try:
-            result = super().run()
-            if self._mode == "train_and_eval" and not self._task.last_result:
-                # A run that was stopped between its last step and the end of its last evaluation.
-                with self.strategy.scope():
-                    self.controller.evaluate(steps=self.params.trainer.validation_steps)
-            return result
-        finally:
-            if self._progress is not None:
-                self._progress.close()
-
-
-class _CheckpointManager(tf.train.CheckpointManager):
-    """Saves to one folder and goes on from the last checkpoint of another."""
-
-    def __init__(self, checkpoint: tf.train.Checkpoint, *, restore_from: str, **kwargs: Any):
-        super().__init__(checkpoint, **kwargs)
-        self._restore_from = restore_from
-
-    def restore_or_initialize(self) -> Optional[str]:
-        """See base class."""
-        if self.directory != self._restore_from:
-            self._latest_checkpoint = tf.train.latest_checkpoint(self._restore_from)
-        return super().restore_or_initialize()
-
-
 def evaluate(
     params: cfg.ExperimentConfig, task: PanopticTask, *, checkpoint_path: str
 ) -> Dict[str, Any]:
@@ -289,13 +174,18 @@ def evaluate(
       The metrics, as `metrics.json` holds them.
 
     Raises:
-      ValueError: there is no checkpoint, or it does not fit the experiment.
+      ValueError: there is no checkpoint, it does not fit the experiment, or records are missing or
+        cannot be read.
     """
+    run_checks.check_evaluation(params)
+    run_checks.check_inputs(params, task, "eval")
     tf.keras.mixed_precision.set_global_policy("float32")
-    with build_strategy(params.runtime).scope():
+    strategy = build_strategy(params.runtime)
+    run_checks.log_devices(strategy)
+    with strategy.scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
         _restore(trainer, checkpoint_path)
-        with _naming_damaged_records(params):
+        with _naming_bad_records(params, task, "eval"):
             trainer.evaluate(tf.constant(params.trainer.validation_steps, tf.int32))
     return task.last_result
 
@@ -335,18 +225,28 @@ def export_arguments(params: cfg.ExperimentConfig, task: PanopticTask) -> Dict[s
     }
 
 
+_OF_DATA = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.UnknownError,
+)
+
+
 @contextlib.contextmanager
-def _naming_damaged_records(params: cfg.ExperimentConfig) -> Iterator[None]:
-    """Turns TensorFlow's data loss into an error that names the files and what to do."""
+def _naming_bad_records(
+    params: cfg.ExperimentConfig, task: PanopticTask, mode: str
+) -> Iterator[None]:
+    """Turns an error of the input into one that names the file, the record and what to do."""
     try:
         yield
-    except tf.errors.DataLossError as error:
-        task = params.task
-        paths = sorted({task.train_data.input_path, task.validation_data.input_path} - {""})
-        raise ValueError(
-            f"a record of {' or '.join(paths)} is damaged ({error.message}). "
-            "`panoptic-tf doctor --input_path=...` names the file and the record; convert it again."
-        ) from error
+    except _OF_DATA as error:
+        data = {"train": params.task.train_data, "eval": params.task.validation_data}
+        for name, config in data.items():
+            reason = task.explain_failure(error, config) if name in mode else None
+            if reason:
+                raise ValueError(reason) from error
+        raise
 
 
 def _restore(trainer: base_trainer.Trainer, checkpoint_path: str) -> None:

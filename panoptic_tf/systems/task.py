@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import os
 import re
 import types
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -16,11 +15,12 @@ from official.core import base_task
 from panoptic_tf import checkpoints
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import pipeline
+from panoptic_tf.inputs.failures import explain_failure
 from panoptic_tf.layers import operators
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.structures import GroundTruth, Tensors
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import weight_settings, workers
+from panoptic_tf.systems import task_records, weight_settings, workers
 from panoptic_tf.systems.model import PanopticModel
 
 Loss = Callable[[Tensors, Tensors], Tensors]
@@ -166,17 +166,15 @@ class PanopticTask(base_task.Task):
         self, params: base_config.DataConfig, input_context: Optional[Any] = None
     ) -> tf.data.Dataset:
         """The training or the evaluation dataset of a data config."""
-        self._check_categories(params.input_path)
+        task_records.check(params, self.dataset_info, self.task_config.dataset_info)
         batch_size = params.global_batch_size
         if input_context is not None:
             batch_size = input_context.get_per_replica_batch_size(batch_size)
         shared = {
-            "input_path": params.input_path,
+            **task_records.arguments(params, self.dataset_info),
             "thing_ids": self.dataset_info.thing_ids,
             "normalization": pipeline.Normalization(**self.task_config.normalization.as_dict()),
             "batch_size": batch_size,
-            "max_examples": params.max_examples,
-            "with_instances": params.with_instances,
             "input_context": input_context,
         }
         model = self.task_config.model
@@ -192,28 +190,17 @@ class PanopticTask(base_task.Task):
             **shared,
         )
 
-    def _check_categories(self, input_path: str) -> None:
-        """Compares the categories of the model with those that lie beside the records.
+    def check_inputs(self, params: base_config.DataConfig) -> None:
+        """Looks at the files of a data config, before anything slow is built.
 
         Raises:
-          ValueError: they differ.
+          ValueError: see `shards.find_shards`, or their categories are not those of the model.
         """
-        path = os.path.join(os.path.dirname(input_path), "dataset_info.json")
-        if not tf.io.gfile.exists(path):
-            return
-        found = DatasetInfo.load(path)
+        task_records.check(params, self.dataset_info, self.task_config.dataset_info)
 
-        def described(info: DatasetInfo) -> List[Tuple[int, str, bool]]:
-            return [(c.dataset_id, c.name, c.is_thing) for c in info.categories]
-
-        if described(found) != described(self.dataset_info):
-            raise ValueError(
-                f"{path}: the records have {found.num_categories} categories "
-                f"({', '.join(found.names[1:4])}, ...), task.dataset_info "
-                f"{self.task_config.dataset_info!r} has {self.dataset_info.num_categories} "
-                f"({', '.join(self.dataset_info.names[1:4])}, ...). Set task.dataset_info to "
-                f"{path}."
-            )
+    def explain_failure(self, error: Exception, params: base_config.DataConfig) -> Optional[str]:
+        """Which record or file of a data config an error comes from, or None."""
+        return explain_failure(error, **task_records.arguments(params, self.dataset_info))
 
     def build_metrics(self, training: bool = True) -> List[tf.keras.metrics.Metric]:
         """Running means of the loss parts in training; evaluation streams through the host."""

@@ -33,6 +33,20 @@ def test_signal_saves_a_checkpoint_and_exits(tmp_path):
     assert manager.latest_checkpoint.endswith("ckpt-3")
 
 
+def test_signal_stops_an_evaluation(tmp_path):
+    step = tf.Variable(3, dtype=tf.int64)
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(step=step), str(tmp_path), 1)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        action = actions.SaveOnSignal(manager, step)
+        action.stop_evaluation({}, {}, None)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(actions.EvaluationStopped):
+            action.stop_evaluation({}, {}, None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_progress_bar_counts_from_where_the_run_resumes(capsys):
     step = tf.Variable(10, dtype=tf.int64)
     bar = actions.ProgressBar(global_step=step, train_steps=20, batch_size=4)

@@ -142,7 +142,7 @@ def test_overrides_from_flags(tmp_path):
     ],
 )
 def test_a_wrong_key_is_named(override, key):
-    with pytest.raises(ValueError, match=f"panoptic_deeplab_shapes.*{key}"):
+    with pytest.raises(ValueError, match=f"--params_override: there is no key .*{key}"):
         parse("--experiment=panoptic_deeplab_shapes", f"--params_override={override}")
 
 

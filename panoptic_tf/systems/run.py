@@ -1,0 +1,146 @@
+"""One run through `official.core.train_lib`: its actions, checkpoints and evaluations."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any, Optional
+
+import tensorflow as tf
+from official.core import base_trainer, train_lib
+
+from panoptic_tf.datasets import files
+from panoptic_tf.systems import actions, panels, run_folder, workers
+
+
+class Run(train_lib.OrbitExperimentRunner):
+    """Adds our actions, which need the checkpoint manager and the step.
+
+    All workers do the same, since reading a variable may take all of them; what those beside the
+    first write goes to a folder of their own, which is thrown away.
+    """
+
+    def __init__(self, task, strategy, params, mode, model_dir, own_dir):
+        self._task = task
+        self._shared_dir = model_dir
+        self._is_first = own_dir == model_dir
+        writes_panels = "eval" in mode and self._is_first
+        self._panels = panels.PanelWriter(task, model_dir) if writes_panels else None
+        self._progress: Optional[actions.ProgressBar] = None
+        # TensorFlow's own handler of SIGTERM would take the place of ours.
+        params = params.replace(trainer={"preemption_on_demand_checkpoint": False})
+        super().__init__(strategy, task, mode, params, own_dir, save_summary=self._is_first)
+        with strategy.scope():
+            workers.check_same_step(int(self.trainer.global_step.numpy()), model_dir)
+
+    def _build_trainer(self, task, train: bool, evaluate: bool) -> base_trainer.Trainer:
+        trainer = super()._build_trainer(task, train, evaluate)
+        # Several replicas in one process cannot create them inside of the training loop.
+        if train and hasattr(trainer.optimizer, "_create_all_weights"):
+            with self.strategy.scope():
+                trainer.optimizer._create_all_weights(trainer.model.trainable_variables)
+        return trainer
+
+    def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager:
+        return CheckpointManager(
+            self.trainer.checkpoint,
+            directory=self.model_dir,
+            restore_from=self._shared_dir,
+            max_to_keep=self.params.trainer.max_to_keep if self._is_first else 1,
+            step_counter=self.trainer.global_step,
+            checkpoint_interval=self.params.trainer.checkpoint_interval,
+            init_fn=self.trainer.initialize,
+        )
+
+    def _build_controller(self, *args: Any, **kwargs: Any):
+        trainer = kwargs["trainer"]
+        step = self.trainer.global_step
+        eval_actions = [self._after_evaluation] if self._panels is not None else []
+        if trainer is not None:
+            kwargs["train_actions"] = [actions.FiniteLoss(step)]
+            if self._is_first:
+                self._progress = actions.ProgressBar(
+                    global_step=step,
+                    train_steps=self.params.trainer.train_steps,
+                    batch_size=self.params.task.train_data.global_batch_size,
+                )
+                kwargs["train_actions"].append(self._progress)
+            self._save_on_signal = actions.SaveOnSignal(self.checkpoint_manager, step)
+            self._task.image_listeners.append(self._save_on_signal.stop_evaluation)
+            kwargs["train_actions"].append(self._save_on_signal)
+            eval_actions.append(self._save_on_signal)
+        kwargs["eval_actions"] = eval_actions
+        return super()._build_controller(*args, **kwargs)
+
+    def _after_evaluation(self, output) -> None:
+        del output
+        files.write_json(
+            os.path.join(self.model_dir, run_folder.METRICS_FILE), self._task.last_result
+        )
+        self._panels(int(self.trainer.global_step.numpy()))
+
+    def run(self):
+        """See base class."""
+        if self._progress is not None:
+            self._progress.start()
+        try:
+            if self._mode == "train_and_eval":
+                self._run_to_next_evaluation()
+            result = super().run()
+            if self._mode == "train_and_eval" and not self._task.last_result:
+                # A run that was stopped between its last step and the end of its last evaluation.
+                self._evaluate()
+            return result
+        except actions.EvaluationStopped:
+            with self.strategy.scope():
+                if hasattr(self.trainer.optimizer, "swap_weights"):
+                    self.trainer.optimizer.swap_weights()  # An evaluation runs on the averages.
+                self._save_on_signal.save_and_exit()
+        finally:
+            if self._progress is not None:
+                self._progress.close()
+
+    def _run_to_next_evaluation(self) -> None:
+        """Evaluates at multiples of the interval, from whatever step the run goes on.
+
+        So an evaluation that did not come to its end is made up for.
+        """
+        trainer, step = self.params.trainer, int(self.trainer.global_step.numpy())
+        interval = trainer.validation_interval or trainer.train_steps
+        if not 0 < step < trainer.train_steps:
+            return
+        next_step = min(step - step % interval + interval, trainer.train_steps)
+        with self.strategy.scope():
+            evaluated = workers.gather(run_folder.evaluated_step(self._shared_dir))[0]
+            if step % interval:
+                self.controller.train(next_step, checkpoint_at_completion=False)
+            elif evaluated == step:
+                return
+        self._evaluate()
+
+    def _evaluate(self) -> None:
+        with self.strategy.scope():
+            self.controller.evaluate(steps=self.params.trainer.validation_steps)
+
+
+class CheckpointManager(tf.train.CheckpointManager):
+    """Saves to one folder, whole or not at all; goes on from the last checkpoint of another."""
+
+    def __init__(self, checkpoint: tf.train.Checkpoint, *, restore_from: str, **kwargs: Any):
+        super().__init__(checkpoint, **kwargs)
+        self._restore_from = restore_from
+
+    def save(self, *args: Any, **kwargs: Any) -> Optional[str]:
+        """See base class."""
+        try:
+            return super().save(*args, **kwargs)
+        except tf.errors.OpError:
+            with contextlib.suppress(tf.errors.OpError):
+                run_folder.remove_leftovers(self.directory)
+            raise
+
+    def restore_or_initialize(self) -> Optional[str]:
+        """See base class."""
+        if self.directory != self._restore_from:
+            self._latest_checkpoint = tf.train.latest_checkpoint(self._restore_from)
+        return super().restore_or_initialize()

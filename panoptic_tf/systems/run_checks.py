@@ -1,0 +1,137 @@
+"""What is refused before a run builds anything."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+import tensorflow as tf
+from absl import logging
+from official.core import config_definitions as cfg
+
+from panoptic_tf.systems.cluster import Cluster
+from panoptic_tf.systems.task import PanopticTask
+
+_POSITIVE = ("train_steps", "steps_per_loop", "checkpoint_interval")
+
+
+def check_run(
+    params: cfg.ExperimentConfig, mode: str, model_dir: str, cluster: Optional[Cluster]
+) -> None:
+    """Checks what does not need the data or a device.
+
+    Raises:
+      ValueError: a value is out of its range, or what is asked for cannot go together.
+    """
+    if "train" in mode:
+        _check_training(params.trainer, params.runtime)
+        _check_data(params.task.train_data, "task.train_data")
+    if "eval" in mode:
+        check_evaluation(params)
+    if mode == "continuous_eval" and cluster is not None:
+        raise ValueError("--mode=continuous_eval is one process; give it no cluster.")
+    if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
+        raise ValueError(f"there is no checkpoint in --model_dir {model_dir!r} to evaluate.")
+
+
+def check_evaluation(params: cfg.ExperimentConfig) -> None:
+    """Checks the values of an evaluation.
+
+    Raises:
+      ValueError: one is out of its range.
+    """
+    steps = params.trainer.validation_steps
+    if steps != -1:
+        _check_at_least(1, steps, "trainer.validation_steps", "or -1 for all records")
+    _check_data(params.task.validation_data, "task.validation_data")
+
+
+def _check_training(trainer: cfg.TrainerConfig, runtime: cfg.RuntimeConfig) -> None:
+    for name in _POSITIVE:
+        _check_at_least(1, getattr(trainer, name), f"trainer.{name}")
+    for name in ("max_to_keep", "summary_interval"):
+        if getattr(trainer, name) is not None:
+            _check_at_least(1, getattr(trainer, name), f"trainer.{name}")
+    if trainer.validation_interval is not None:
+        note = "0 evaluates at the end only"
+        _check_at_least(0, trainer.validation_interval, "trainer.validation_interval", note)
+    if trainer.summary_interval and trainer.summary_interval % trainer.steps_per_loop:
+        raise ValueError(
+            "trainer.summary_interval must be a multiple of trainer.steps_per_loop "
+            f"({trainer.steps_per_loop}), got {trainer.summary_interval}."
+        )
+    if trainer.optimizer_config.ema is None:
+        return
+    if runtime.mixed_precision_dtype == "float16":
+        raise ValueError(
+            "runtime.mixed_precision_dtype float16 scales the loss, which "
+            "trainer.optimizer_config.ema does not know. Use bfloat16, or set ema to null."
+        )
+    if trainer.best_checkpoint_export_subdir:
+        raise ValueError(
+            "trainer.best_checkpoint_export_subdir would keep averaged weights as raw ones. "
+            "Leave it empty, or set trainer.optimizer_config.ema to null."
+        )
+
+
+def _check_data(data: Any, name: str) -> None:
+    _check_at_least(1, data.global_batch_size, f"{name}.global_batch_size")
+    _check_at_least(0, data.max_examples, f"{name}.max_examples", "0 is all")
+    _check_at_least(0, data.max_bad_records, f"{name}.max_bad_records")
+    if data.is_training:
+        _check_at_least(1, data.shuffle_buffer_size, f"{name}.shuffle_buffer_size")
+
+
+def _check_at_least(least: int, value: Any, name: str, note: str = "") -> None:
+    if not isinstance(value, int) or value < least:
+        note = f" ({note})" if note else ""
+        raise ValueError(f"{name} must be at least {least}{note}, got {value!r}.")
+
+
+def check_inputs(params: cfg.ExperimentConfig, task: PanopticTask, mode: str) -> None:
+    """Looks at the files of the records that a mode reads.
+
+    Raises:
+      ValueError: see `PanopticTask.check_inputs`.
+    """
+    if "train" in mode:
+        task.check_inputs(params.task.train_data)
+    if "eval" in mode:
+        task.check_inputs(params.task.validation_data)
+
+
+def check_devices(runtime: cfg.RuntimeConfig) -> None:
+    """Compares the GPUs that are asked for with those that TensorFlow sees.
+
+    Raises:
+      ValueError: it sees fewer.
+    """
+    if runtime.distribution_strategy == "tpu":
+        return
+    seen = len(tf.config.list_physical_devices("GPU"))
+    if runtime.num_gpus > seen:
+        raise ValueError(
+            f"runtime.num_gpus (--num_gpus) is {runtime.num_gpus}, TensorFlow {tf.__version__} "
+            f"sees {seen or 'no'} GPU{'s' if seen > 1 else ''}. Lower it, or look at the driver, "
+            "at CUDA_VISIBLE_DEVICES and whether this TensorFlow is built for GPUs "
+            "(pip install 'tensorflow[and-cuda]')."
+        )
+
+
+def log_devices(strategy: tf.distribute.Strategy) -> None:
+    """Logs in one line what a run computes on; a warning where GPUs stay idle."""
+    devices = strategy.extended.worker_devices
+    seen = len(tf.config.list_physical_devices("GPU"))
+    used = sum("GPU" in device for device in devices)
+    names = ", ".join(device.rpartition("device:")[2] or device for device in devices)
+    if used < seen and not isinstance(strategy, tf.distribute.TPUStrategy):
+        logging.warning(
+            "computing on %s; TensorFlow sees %d GPUs of which %d are idle: --num_gpus=%d uses "
+            "them%s.",
+            names,
+            seen,
+            seen - used,
+            seen,
+            " with --distribution_strategy=mirrored" if seen > 1 else "",
+        )
+    else:
+        logging.info("computing on %s.", names)

@@ -1,0 +1,66 @@
+"""The records of a data config: what the input pipeline has to know, and their categories."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Dict, List, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.inputs.shards import find_shards
+from panoptic_tf.systems.config import DataConfig
+
+
+def arguments(data: DataConfig, info: DatasetInfo) -> Dict[str, Any]:
+    """Arguments that the datasets of `inputs.pipeline` and `inputs.failures` share."""
+    return {
+        "input_path": data.input_path,
+        "num_categories": info.num_categories,
+        "with_instances": data.with_instances,
+        "max_examples": data.max_examples,
+        "allow_partial": data.allow_partial,
+        "max_bad_records": data.max_bad_records,
+        "settings": _settings(data),
+    }
+
+
+def check(data: DataConfig, info: DatasetInfo, source: str) -> None:
+    """Looks at the files, and at the categories that lie beside them.
+
+    Args:
+      data: names the records.
+      info: the categories of the model.
+      source: what `task.dataset_info` says.
+
+    Raises:
+      ValueError: the files are no whole data set (see `shards.find_shards`), or the categories
+        differ.
+    """
+    _check_categories(data.input_path, info, source)
+    find_shards(
+        data.input_path, name=f"{_settings(data)}input_path", allow_partial=data.allow_partial
+    )
+
+
+def _settings(data: DataConfig) -> str:
+    """What the names of its settings begin with."""
+    return "task.train_data." if data.is_training else "task.validation_data."
+
+
+def _check_categories(input_path: str, info: DatasetInfo, source: str) -> None:
+    path = os.path.join(os.path.dirname(input_path), "dataset_info.json")
+    if not tf.io.gfile.exists(path):
+        return
+    found = DatasetInfo.load(path)
+    if _described(found) != _described(info):
+        raise ValueError(
+            f"{path}: the records have {found.num_categories} categories "
+            f"({', '.join(found.names[1:4])}, ...), task.dataset_info {source!r} has "
+            f"{info.num_categories} ({', '.join(info.names[1:4])}, ...). Set task.dataset_info to "
+            f"{path}."
+        )
+
+
+def _described(info: DatasetInfo) -> List[Tuple[int, str, bool]]:
+    return [(c.dataset_id, c.name, c.is_thing) for c in info.categories]
