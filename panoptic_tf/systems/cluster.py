@@ -77,6 +77,8 @@ def resolve_cluster(
     timeouts = {"start_timeout": start_timeout, "worker_timeout": worker_timeout}
     if resolver is None:
         if not worker_hosts:
+            if task_index is not None:
+                raise ValueError(f"--task_index={task_index} needs --worker_hosts.")
             return None
         return Cluster(*_given(worker_hosts, task_index), **timeouts)
     if worker_hosts or task_index is not None:

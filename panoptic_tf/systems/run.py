@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
+import orbit
 import tensorflow as tf
 from official.core import base_trainer, train_lib
 
@@ -27,6 +29,7 @@ class Run(train_lib.OrbitExperimentRunner):
         writes_panels = "eval" in mode and self._is_first
         self._panels = panels.PanelWriter(task, model_dir) if writes_panels else None
         self._progress: Optional[actions.ProgressBar] = None
+        self._save_on_signal: Optional[actions.SaveOnSignal] = None
         # TensorFlow's own handler of SIGTERM would take the place of ours.
         params = params.replace(trainer={"preemption_on_demand_checkpoint": False})
         super().__init__(strategy, task, mode, params, own_dir, save_summary=self._is_first)
@@ -55,7 +58,7 @@ class Run(train_lib.OrbitExperimentRunner):
     def _build_controller(self, *args: Any, **kwargs: Any):
         trainer = kwargs["trainer"]
         step = self.trainer.global_step
-        eval_actions = [self._after_evaluation] if self._panels is not None else []
+        kwargs["eval_actions"] = [self._write_panels] if self._panels is not None else []
         if trainer is not None:
             kwargs["train_actions"] = [actions.FiniteLoss(step)]
             if self._is_first:
@@ -68,16 +71,20 @@ class Run(train_lib.OrbitExperimentRunner):
             self._save_on_signal = actions.SaveOnSignal(self.checkpoint_manager, step)
             self._task.image_listeners.append(self._save_on_signal.stop_evaluation)
             kwargs["train_actions"].append(self._save_on_signal)
-            eval_actions.append(self._save_on_signal)
-        kwargs["eval_actions"] = eval_actions
+        kwargs["controller_cls"] = functools.partial(_Controller, finish=self._finish_evaluation)
         return super()._build_controller(*args, **kwargs)
 
-    def _after_evaluation(self, output) -> None:
+    def _write_panels(self, output: Any) -> None:
         del output
-        files.write_json(
-            os.path.join(self.model_dir, run_folder.METRICS_FILE), self._task.last_result
-        )
         self._panels(int(self.trainer.global_step.numpy()))
+
+    def _finish_evaluation(self) -> None:
+        """Writes the metrics, which say that all else of the evaluation is written."""
+        if self._panels is not None:
+            path = os.path.join(self.model_dir, run_folder.METRICS_FILE)
+            files.write_json(path, self._task.last_result)
+        if self._save_on_signal is not None:
+            self._save_on_signal({})
 
     def run(self):
         """See base class."""
@@ -121,6 +128,20 @@ class Run(train_lib.OrbitExperimentRunner):
     def _evaluate(self) -> None:
         with self.strategy.scope():
             self.controller.evaluate(steps=self.params.trainer.validation_steps)
+
+
+class _Controller(orbit.Controller):
+    """Tells when an evaluation has come to its end, its summaries among what is written."""
+
+    def __init__(self, *, finish: Callable[[], None], **kwargs: Any):
+        self._finish = finish
+        super().__init__(**kwargs)
+
+    def evaluate(self, steps: int = -1) -> Any:
+        """See base class."""
+        output = super().evaluate(steps)
+        self._finish()
+        return output
 
 
 class CheckpointManager(tf.train.CheckpointManager):

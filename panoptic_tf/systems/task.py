@@ -17,6 +17,7 @@ from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import pipeline
 from panoptic_tf.inputs.failures import explain_failure
 from panoptic_tf.layers import operators
+from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.structures import GroundTruth, Tensors
 from panoptic_tf.systems import config as base_config
@@ -197,6 +198,8 @@ class PanopticTask(base_task.Task):
           ValueError: see `shards.find_shards`, or their categories are not those of the model.
         """
         task_records.check(params, self.dataset_info, self.task_config.dataset_info)
+        if params.is_training:
+            task_records.log_void(params, self.dataset_info)
 
     def explain_failure(self, error: Exception, params: base_config.DataConfig) -> Optional[str]:
         """Which record or file of a data config an error comes from, or None."""
@@ -311,6 +314,8 @@ class PanopticTask(base_task.Task):
             # A variable with a copy on each replica is no number yet.
             self.last_result["step"] = global_step = int(tf.convert_to_tensor(global_step))
         logging.info("evaluation at step %s: PQ %s", global_step, self.last_result["PQ"])
+        for text in coverage.warnings_of(self.last_result):
+            logging.warning("evaluation at step %s: %s", global_step, text)
         return {k: v for k, v in self.last_result.items() if isinstance(v, float)}
 
     def build_evaluator(self) -> PanopticEvaluator:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Tuple
 
+import numpy as np
 import tensorflow as tf
+from absl import logging
 
+from panoptic_tf.datasets import record
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs.shards import find_shards
+from panoptic_tf.metrics import coverage
 from panoptic_tf.systems.config import DataConfig
+
+_LOOKED_AT = 32  # records
 
 
 def arguments(data: DataConfig, info: DatasetInfo) -> Dict[str, Any]:
@@ -41,6 +47,24 @@ def check(data: DataConfig, info: DatasetInfo, source: str) -> None:
     find_shards(
         data.input_path, name=f"{_settings(data)}input_path", allow_partial=data.allow_partial
     )
+
+
+def log_void(data: DataConfig, info: DatasetInfo) -> None:
+    """Warns where almost nothing but things is labelled in the first images, and much is void."""
+    paths = sorted(tf.io.gfile.glob(data.input_path))
+    covered = coverage.Coverage(num_categories=info.num_categories, thing_ids=info.thing_ids)
+    try:
+        for serialized in tf.data.TFRecordDataset(paths).take(_LOOKED_AT):
+            example = record.decode_example(serialized)
+            categories = tf.concat([[0], example["segment_categories"]], axis=0)
+            mask = tf.gather(categories, example["id_map"]).numpy()
+            covered.update_masks(mask, np.zeros_like(mask))
+    except (tf.errors.OpError, IndexError):
+        return  # Reading them says which record is bad.
+    found = covered.result()
+    shares = {name: found[name] for name in ("void_share", "true_thing_share")}
+    for text in coverage.warnings_of(shares):
+        logging.warning("%s: of the first images, %s", data.input_path, text)
 
 
 def _settings(data: DataConfig) -> str:

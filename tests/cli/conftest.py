@@ -76,7 +76,7 @@ def run_all(tmp_path_factory):
             cwd=folder,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", **environment},
             check=True,
-            timeout=600,
+            timeout=1800,
         )
         return json.loads((folder / "results.json").read_text())
 

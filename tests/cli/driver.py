@@ -15,7 +15,7 @@ import panoptic_tf.systems.importing
 import panoptic_tf.systems.results  # noqa: F401
 from panoptic_tf.experiments import cli
 
-_SECONDS = 60
+_SECONDS = 300
 
 
 def run(arguments):

@@ -151,6 +151,9 @@ COMMANDS = {
         [*TRAIN, "--params_override=task.train_data.input_path={tmp}/nope-*"],
         ["nope-*", "no file"],
     ),
+    "no steps": ([*TRAIN, "--params_override=trainer.train_steps=0"], ["trainer.train_steps"]),
+    "a GPU that is not there": ([*TRAIN, "--num_gpus=64"], ["--num_gpus", "64", "sees"]),
+    "a task without hosts": ([*TRAIN, "--task_index=1"], ["--task_index=1", "--worker_hosts"]),
     "a picture for records": (
         [*EVALUATE, "--model_dir={tmp}/deeplab_run", "--input_path={tmp}/records/picture.png"],
         ["picture.png"],

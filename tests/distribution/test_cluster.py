@@ -38,6 +38,7 @@ def test_hosts_by_flags():
     ("flags", "message"),
     [
         ({"worker_hosts": ["a:1", "b"], "task_index": 0}, "host:port.*'b'"),
+        ({"task_index": 0}, "--task_index=0 needs --worker_hosts"),
         ({"worker_hosts": ["a:1", "b:1"]}, "--task_index must be 0..1.*None"),
         ({"worker_hosts": ["a:1", "b:1"], "task_index": 2}, "--task_index must be 0..1.*2"),
         ({"worker_hosts": ["a:1"], "task_index": 0, "resolver": "slurm"}, "do not go together"),

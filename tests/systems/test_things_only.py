@@ -35,20 +35,36 @@ def write_things_only(folder):
     return json_path
 
 
+def convert(folder, **options):
+    converter.convert_coco_panoptic(
+        panoptic_json=str(folder / "panoptic.json"),
+        panoptic_dir=str(folder / "panoptic"),
+        image_dir=str(folder / "images"),
+        num_shards=1,
+        num_processes=1,
+        **options,
+    )
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     """Records of such data, converted as a user does."""
     folder = tmp_path_factory.mktemp("things")
     write_things_only(folder)
-    converter.convert_coco_panoptic(
-        panoptic_json=str(folder / "panoptic.json"),
-        panoptic_dir=str(folder / "panoptic"),
-        image_dir=str(folder / "images"),
-        output_dir=str(folder / "records"),
-        num_shards=1,
-        num_processes=1,
-    )
+    convert(folder, output_dir=str(folder / "records"))
     return folder / "records"
+
+
+def test_training_on_things_and_void_is_warned_of(records, caplog):
+    output_dir = str(records.parent / "void")
+    convert(records.parent, output_dir=output_dir, unlabelled_policy="void")
+    for folder, warned in ((records, False), (records.parent / "void", True)):
+        caplog.clear()
+        task = build_task(ROWS[0], folder)
+        task.check_inputs(task.task_config.train_data)
+        texts = [text for text in caplog.messages if "are void" in text]
+        assert bool(texts) == warned
+        assert all("--unlabelled=background" in text for text in texts)
 
 
 def build_task(row, records, **model):
