@@ -25,6 +25,15 @@ def two_logical_cpus():
         )
 
 
+@pytest.fixture(autouse=True)
+def float32_afterwards():
+    """A training sets the precision of the process; no other test is to have it."""
+    import tensorflow as tf
+
+    yield
+    tf.keras.mixed_precision.set_global_policy("float32")
+
+
 @pytest.fixture(scope="session")
 def mirrored(two_logical_cpus):
     """A strategy over two CPUs; one for all tests, as TensorFlow numbers collectives anew for each.
