@@ -17,8 +17,9 @@ import tempfile
 from typing import Callable, Dict, List, Tuple
 
 from absl import app, flags
+from commands import command, write_shapes
 
-from panoptic_tf.datasets import converter, shapes_writer
+from panoptic_tf.datasets import converter
 
 # The tests' tiny network.
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "tests", "distribution"))
@@ -51,15 +52,7 @@ def _commands(folder: pathlib.Path) -> Dict[str, Command]:
     """Of each, its arguments for an output folder, and the names that say that it is whole."""
     paths = {}
     for split, count in (("train", 400), ("val", 20)):
-        source = folder / "shapes" / split
-        json_path = shapes_writer.write_split(
-            str(source), seed=count, num_images=count, size=64, show_progress=False
-        )
-        paths[split] = {
-            "panoptic_json": json_path,
-            "panoptic_dir": str(source / "panoptic"),
-            "image_dir": str(source / "images"),
-        }
+        paths[split] = write_shapes(folder / "shapes" / split, count)
         converter.convert_coco_panoptic(
             **paths[split],
             output_dir=str(folder / "records"),
@@ -103,12 +96,11 @@ def _commands(folder: pathlib.Path) -> Dict[str, Command]:
 
 
 def _run(arguments: List[str]) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "panoptic_tf.experiments.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, check=False)
 
 
-def _fill(folder: pathlib.Path, what: str, command: Command) -> List[str]:
-    arguments, marks = command
+def _fill(folder: pathlib.Path, what: str, filling: Command) -> List[str]:
+    arguments, marks = filling
     large = folder / "large" / what
     large.mkdir(parents=True)
     done = _run(arguments(large))

@@ -22,9 +22,10 @@ from typing import Any, Dict, List
 
 import tensorflow as tf
 from absl import app, flags
+from commands import command, write_shapes
 from tqdm import tqdm
 
-from panoptic_tf.datasets import converter, shapes_writer
+from panoptic_tf.datasets import converter
 
 # The tests' tiny network.
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "tests", "distribution"))
@@ -53,10 +54,6 @@ def main(argv) -> None:
     raise SystemExit(bool(found))
 
 
-def _command(*arguments: str) -> List[str]:
-    return [sys.executable, "-m", "panoptic_tf.experiments.cli", *arguments]
-
-
 def _kill_after(command: List[str], seconds: float, log: pathlib.Path) -> str:
     """Starts a command and kills it and its children; how it ended, if it ended before."""
     with open(log, "wb") as file:
@@ -77,41 +74,29 @@ def _finish(command: List[str], log: pathlib.Path) -> List[str]:
     return [f"the undisturbed run ended with {code}: {text[-1500:]}"] if code else []
 
 
-def _write_shapes(folder: pathlib.Path, split: str, count: int) -> Dict[str, str]:
-    source = folder / "shapes" / split
-    json_path = shapes_writer.write_split(
-        str(source), seed=len(split), num_images=count, size=64, show_progress=False
-    )
-    return {
-        "panoptic_json": json_path,
-        "panoptic_dir": str(source / "panoptic"),
-        "image_dir": str(source / "images"),
-    }
-
-
 # Conversion
 
 
 def _kill_conversions(folder: pathlib.Path, rng: random.Random) -> List[str]:
-    paths = _write_shapes(folder, "convert", 3000)
+    paths = write_shapes(folder / "shapes", 3000)
     flag_list = [f"--{name}={path}" for name, path in paths.items()]
 
-    def command(output: str) -> List[str]:
+    def convert(output: str) -> List[str]:
         options = ["--split=train", "--num_shards=40", "--num_processes=2"]
-        return _command("convert", *flag_list, f"--output_dir={folder / output}", *options)
+        return command("convert", *flag_list, f"--output_dir={folder / output}", *options)
 
     start = time.monotonic()
-    found = _finish(command("undisturbed"), folder / "log")
+    found = _finish(convert("undisturbed"), folder / "log")
     span = time.monotonic() - start
     for _ in tqdm(range(_KILLS.value), desc="convert", unit="kill"):
-        ended = _kill_after(command("killed"), rng.uniform(0.0, span), folder / "log")
+        ended = _kill_after(convert("killed"), rng.uniform(0.0, span), folder / "log")
         if ended and not ended.startswith("ended with 0"):
             found.append(ended)
         if rng.random() < 0.2:  # Else most of the kills would come after the last shard.
             for path in (folder / "killed").glob("train*"):
                 if rng.random() < 0.7:
                     path.unlink()
-    found += _finish(command("killed"), folder / "log")
+    found += _finish(convert("killed"), folder / "log")
     expected, killed = (
         {path.name: path.read_bytes() for path in (folder / name).iterdir()}
         for name in ("undisturbed", "killed")
@@ -131,7 +116,7 @@ def _records(folder: pathlib.Path) -> pathlib.Path:
     records = folder / "records"
     for split, count in (("train", 10), ("val", 40)):
         converter.convert_coco_panoptic(
-            **_write_shapes(folder, split, count),
+            **write_shapes(folder / "shapes" / split, count),
             output_dir=str(records),
             split=split,
             num_shards=2,
@@ -153,13 +138,13 @@ def _kill_runs(
 ) -> List[str]:
     records, model_dir = _records(folder / name), folder / name / "model"
 
-    def command(train_steps: int, interval: int) -> List[str]:
+    def train(train_steps: int, interval: int) -> List[str]:
         overrides: Dict[str, Any] = jobs.override(
             records, train_steps=train_steps, interval=_INTERVAL
         )
         overrides["task"]["init_checkpoint"] = ""
         overrides["trainer"]["validation_interval"] = interval
-        return _command(
+        return command(
             "train",
             "--experiment=panoptic_deeplab_shapes",
             "--mode=train_and_eval",
@@ -169,19 +154,19 @@ def _kill_runs(
 
     log = folder / name / "log"
     start = time.monotonic()
-    found = _finish(command(4 * _INTERVAL, validation_interval), log)
+    found = _finish(train(4 * _INTERVAL, validation_interval), log)
     span = time.monotonic() - start
     steps = [_last_step(model_dir)]
     for _ in tqdm(range(_KILLS.value), desc=name, unit="kill"):
         moment = rng.uniform(0.3, 1.5) * span
-        ended = _kill_after(command(_ENDLESS, validation_interval), moment, log)
+        ended = _kill_after(train(_ENDLESS, validation_interval), moment, log)
         found += [ended] if ended else []
         steps.append(_last_step(model_dir))
         found += _check_folder(model_dir)
         if steps[-1] < steps[-2]:
             found.append(f"step {steps[-2]} was lost: the last checkpoint is of step {steps[-1]}")
     last = steps[-1] + _INTERVAL
-    found += _finish(command(last, validation_interval), log)
+    found += _finish(train(last, validation_interval), log)
     print(f"{name}: {steps[-1]} steps in {_KILLS.value} lives of up to {1.5 * span:.0f} s")
     metrics = json.loads((model_dir / "metrics.json").read_text())
     if metrics["step"] != last:

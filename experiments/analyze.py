@@ -12,7 +12,7 @@ from typing import Any, Dict, Optional, Tuple
 from absl import app, flags
 
 from panoptic_tf.datasets import files
-from panoptic_tf.experiments import cli, common
+from panoptic_tf.experiments import cli, common, outputs
 from panoptic_tf.systems import analysis
 
 __doc__ += "\n" + analysis.COUNTING_RULE
@@ -36,7 +36,7 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     if _OUTPUT_JSON.value:
-        common.check_can_write("output_json", _OUTPUT_JSON.value)
+        outputs.check_can_write("output_json", _OUTPUT_JSON.value)
     report = _analyze()
     if _OUTPUT_JSON.value:
         files.write_json(_OUTPUT_JSON.value, report)

@@ -12,8 +12,7 @@ from official.core import config_definitions as cfg
 from official.core import train_utils
 
 from panoptic_tf import checkpoints
-from panoptic_tf.experiments import configuration, errors
-from panoptic_tf.serving import evaluation
+from panoptic_tf.experiments import configuration
 
 _DISTRIBUTION = flags.DEFINE_enum(
     "distribution_strategy",
@@ -129,40 +128,3 @@ def check_init_checkpoint(params: cfg.ExperimentConfig) -> None:
             checkpoints.describe(path)
         except ValueError as error:
             raise ValueError(f"task.init_checkpoint: {error}") from error
-
-
-def count_records(input_path: str, max_examples: int = 0) -> int:
-    """Number of records, for a progress bar; reads the files once.
-
-    Raises:
-      ValueError: no file matches the pattern, or one is damaged or holds no records.
-    """
-    count = 0
-    for path in evaluation.find_files(input_path):
-        try:
-            count += sum(1 for _ in tf.data.TFRecordDataset(path))
-        except tf.errors.OpError as error:
-            raise ValueError(
-                f"{path}: {errors.describe(error)}. Expected records that `convert` wrote; "
-                "`doctor` lists which of them are damaged."
-            ) from error
-    return min(count, max_examples) if max_examples else count
-
-
-def check_can_write(flag: str, path: str) -> None:
-    """Looks whether a file can be written, before anything is built; writes nothing.
-
-    Raises:
-      ValueError: its folder is no folder or cannot be written to, or a folder has the file's name.
-    """
-    if "://" in path:
-        return
-    if os.path.isdir(path):
-        raise ValueError(f"--{flag}: {path} is a folder; expected the name of a file.")
-    folder = os.path.dirname(os.path.abspath(path))
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder):
-        raise ValueError(f"--{flag}: {folder} is not a folder.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"--{flag}: {folder} cannot be written to.")

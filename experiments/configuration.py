@@ -15,6 +15,7 @@ from official.core import exp_factory
 from official.modeling.hyperparams import params_dict
 
 from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
+from panoptic_tf.datasets import files
 from panoptic_tf.experiments import config_check, errors
 
 _MAX_PROBLEMS = 3
@@ -144,13 +145,9 @@ def _parse(text: str, *, source: str) -> Optional[Dict[str, Any]]:
         raise ValueError(f"{source} is not YAML: {_yaml_problem(error)}.") from error
     if values is not None and not isinstance(values, dict):
         raise ValueError(
-            f"{source}: expected keys with values, such as `task:`, got {_shorten(repr(values))}."
+            f"{source}: expected keys with values, such as `task:`, got {files.shown(values)}."
         )
     return values
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _yaml_problem(error: Exception) -> str:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets import doctor, shapes_records, shapes_writer
-from panoptic_tf.experiments import cli, common
+from panoptic_tf.experiments import cli, outputs
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 from panoptic_tf.serving import calibration, evaluation, export, prediction, quantization, tflite
 from panoptic_tf.serving.predictor import Predictor
@@ -71,7 +71,7 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    common.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "metrics.json"))
+    outputs.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "metrics.json"))
     paths = _Paths(_OUTPUT_DIR.value)
     if not _KEEP.value:
         shutil.rmtree(paths.root, ignore_errors=True)

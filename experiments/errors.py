@@ -6,6 +6,8 @@ import re
 import sys
 from typing import Tuple, Type
 
+from panoptic_tf.datasets import files
+
 _MAX_LINES = 4
 _MAX_CHARACTERS = 1000
 
@@ -77,8 +79,4 @@ def _short(text: str) -> str:
     lines = [line.rstrip() for line in text.strip().splitlines() if line.strip()]
     if len(lines) > _MAX_LINES:
         lines = [*lines[: _MAX_LINES - 1], f"... and {len(lines) - _MAX_LINES + 1} lines more."]
-    text = "\n".join(lines)
-    if len(text) <= _MAX_CHARACTERS:
-        return text
-    half = _MAX_CHARACTERS // 2
-    return f"{text[:half]} ... {text[-half:]}"
+    return files.shorten("\n".join(lines), most=_MAX_CHARACTERS)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from panoptic_tf.datasets import images
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.experiments import cli, common
+from panoptic_tf.experiments import cli, common, outputs
 from panoptic_tf.metrics import coverage, summary
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
 from panoptic_tf.serving import evaluation
@@ -65,7 +65,7 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    common.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "metrics.json"))
+    outputs.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "metrics.json"))
     if _SAVED_MODEL_DIR.value:
         metrics = _evaluate_saved_model()
     else:
@@ -110,7 +110,7 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
         measured["crowd_rule"] = _CROWD_RULE.value
     params = params.replace(task={"validation_data": validation_data, "evaluation": measured})
     input_path = params.task.validation_data.input_path
-    total = common.count_records(input_path, params.task.validation_data.max_examples)
+    total = evaluation.count_records(input_path, params.task.validation_data.max_examples)
     task = runner.build_task(params)
     collector = _collector(task.dataset_info)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:
@@ -134,7 +134,7 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
 def _evaluate_saved_model() -> Dict[str, Any]:
     if not _INPUT_PATH.value:
         raise app.UsageError("--saved_model_dir needs --input_path: the records to score on.")
-    total = common.count_records(_INPUT_PATH.value)
+    total = evaluation.count_records(_INPUT_PATH.value)
     predictor = Predictor(_SAVED_MODEL_DIR.value, max_pixels=_MAX_PIXELS.value)
     collector = _collector(predictor.dataset_info)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:

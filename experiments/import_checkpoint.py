@@ -10,7 +10,7 @@ import os
 from absl import app, flags
 
 from panoptic_tf import checkpoints
-from panoptic_tf.experiments import cli, common
+from panoptic_tf.experiments import cli, common, outputs
 from panoptic_tf.systems import importing
 
 common.define_experiment_flags()
@@ -33,7 +33,7 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    common.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "params.yaml"))
+    outputs.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "params.yaml"))
     source = _SOURCE.value
     title, description = checkpoints.describe(source)
     print(f"{source} is {title}.")

@@ -17,7 +17,7 @@ from absl import app, flags
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from panoptic_tf.datasets import images
-from panoptic_tf.experiments import cli, output_dir
+from panoptic_tf.experiments import cli, outputs
 from panoptic_tf.serving import prediction
 from panoptic_tf.serving.predictor import Predictor
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
             f"unexpected arguments: {argv[1:]}. Quote the pattern: --input='photos/*.jpg'."
         )
     paths = prediction.find_images(_INPUT.value)
-    output_dir.make_output_dir(_OUTPUT_DIR.value)
+    outputs.make_output_dir(_OUTPUT_DIR.value)
     predictor = Predictor(
         _SAVED_MODEL_DIR.value or _TFLITE_PATH.value,
         num_threads=_NUM_THREADS.value,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from panoptic_tf.datasets import coco_format, files
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.experiments import cli, output_dir
+from panoptic_tf.experiments import cli, outputs
 from panoptic_tf.metrics import segments, summary
 from panoptic_tf.metrics.coverage import warnings_of
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
@@ -170,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
     """Scores the files of the flags, prints a table and writes metrics.json."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    output_dir.make_output_dir(_OUTPUT_DIR.value)
+    outputs.make_output_dir(_OUTPUT_DIR.value)
     metrics = score_files(
         panoptic_json=_PANOPTIC_JSON.value,
         predictions_json=_PREDICTIONS_JSON.value,

@@ -10,7 +10,7 @@ import os
 import tensorflow as tf
 from absl import app, flags
 
-from panoptic_tf.experiments import cli, common
+from panoptic_tf.experiments import cli, common, outputs
 from panoptic_tf.systems import cluster as cluster_lib
 from panoptic_tf.systems import runner
 
@@ -54,7 +54,7 @@ def main(argv) -> None:
     mode, model_dir = flags.FLAGS.mode, flags.FLAGS.model_dir
     # What only evaluates takes the configuration that the run was trained with.
     params = common.parse_experiment(None if "train" in mode else model_dir)
-    common.check_can_write("model_dir", os.path.join(model_dir, "params.yaml"))
+    outputs.check_can_write("model_dir", os.path.join(model_dir, "params.yaml"))
     if "train" in mode and tf.train.latest_checkpoint(model_dir) is None:
         common.check_init_checkpoint(params)
     cluster = cluster_lib.resolve_cluster(

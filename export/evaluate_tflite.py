@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from panoptic_tf.datasets import files, images
-from panoptic_tf.experiments import cli, common
+from panoptic_tf.experiments import cli, outputs
 from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import METRIC_NAMES
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
@@ -51,8 +51,8 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     path = os.path.join(_OUTPUT_DIR.value, "metrics.json")
-    common.check_can_write("output_dir", path)
-    total = common.count_records(_INPUT_PATH.value, _MAX_EXAMPLES.value)
+    outputs.check_can_write("output_dir", path)
+    total = evaluation.count_records(_INPUT_PATH.value, _MAX_EXAMPLES.value)
     predictor = Predictor(
         _TFLITE_PATH.value, num_threads=_NUM_THREADS.value, max_pixels=_MAX_PIXELS.value
     )

@@ -14,7 +14,7 @@ from typing import List
 from absl import app, flags
 
 from panoptic_tf.experiments import cli
-from panoptic_tf.experiments.common import check_can_write
+from panoptic_tf.experiments.outputs import check_can_write
 from panoptic_tf.export import common
 from panoptic_tf.serving import decoding, export
 

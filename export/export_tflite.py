@@ -21,7 +21,7 @@ from typing import Any, Dict, Optional
 from absl import app, flags
 
 from panoptic_tf.experiments import cli
-from panoptic_tf.experiments.common import check_can_write
+from panoptic_tf.experiments.outputs import check_can_write
 from panoptic_tf.export import common
 from panoptic_tf.serving import calibration, evaluation, quantization, tflite
 

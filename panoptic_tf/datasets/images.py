@@ -5,7 +5,7 @@ training can decode them.
 from __future__ import annotations
 
 import contextlib
-from typing import Iterator, Tuple
+from typing import Callable, Iterator, Tuple
 
 import tensorflow as tf
 from PIL import Image
@@ -20,7 +20,7 @@ EXPECTED = "a JPEG or PNG image"
 TURNED = "images have an EXIF orientation, which is not applied: masks must fit the stored pixels"
 """A kind of `Notes`."""
 
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
+JPEG_SIGNATURE = b"\xff\xd8\xff"
 _EXIF_HEADER = b"Exif\0\0"
 _ORIENTATION = 0x0112
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
@@ -33,7 +33,7 @@ def header_size(content: bytes) -> Tuple[int, int]:
       ValueError: neither JPEG nor PNG, or the header is damaged.
     """
     is_png = content.startswith(png.SIGNATURE)
-    if not is_png and not content.startswith(_JPEG_SIGNATURE):
+    if not is_png and not content.startswith(JPEG_SIGNATURE):
         raise ValueError(f"it starts with {content[:8]!r}")
     try:
         if is_png:
@@ -69,10 +69,19 @@ def check_decodes(content: bytes) -> None:
 
 def orientation(content: bytes) -> int:
     """EXIF orientation of a JPEG or PNG file, 1 (as stored) where it has none that can be read."""
-    exif = Image.Exif()
-    try:
+
+    def read_exif() -> Image.Exif:
+        exif = Image.Exif()
         exif.load(_exif_block(content))
-        found = exif.get(_ORIENTATION, 1)
+        return exif
+
+    return orientation_of(read_exif)
+
+
+def orientation_of(read_exif: Callable[[], Image.Exif]) -> int:
+    """The orientation in what a function returns, 1 (as stored) where there is none."""
+    try:
+        found = read_exif().get(_ORIENTATION, 1)
     except Exception:  # Metadata of any kind; Pillow raises what it meets.
         return 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1

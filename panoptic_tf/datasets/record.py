@@ -1,7 +1,6 @@
 """The lossless record of one annotated image: a `tf.train.Example`, one per TFRecord entry.
 
-Segments are kept in the order of the data set's file. What the file says of a segment is kept even
-if it is wrong (`doctor` finds that); nothing is resized, recoded or dropped.
+Segments are kept in the order of the data set's file; nothing is resized, recoded or dropped.
 """
 
 from __future__ import annotations
@@ -14,13 +13,11 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.datasets import coco_format, rle, segments
+from panoptic_tf.datasets import coco_format, png, rle, segments
 from panoptic_tf.datasets.coco_format import Instance
 
 MAX_SEGMENTS = 65535
 """Row numbers are 16-bit in the record, 0 is void."""
-
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 class Field:
@@ -126,6 +123,21 @@ def encode_example(
     return example.SerializeToString(deterministic=True)
 
 
+def read_bytes(serialized: bytes, *fields: str) -> List[bytes]:
+    """The values of single bytes features as they are stored; nothing else is decoded.
+
+    Args:
+      serialized: a record.
+      *fields: names of `Field`.
+
+    Raises:
+      google.protobuf.message.DecodeError: not an example.
+      IndexError: a field is missing.
+    """
+    features = tf.train.Example.FromString(serialized).features.feature
+    return [features[field].bytes_list.value[0] for field in fields]
+
+
 def decode_example(serialized: tf.Tensor) -> Dict[str, tf.Tensor]:
     """Decodes one record, eagerly or in a graph; the image stays encoded.
 
@@ -202,7 +214,7 @@ def _encode_png(rows: np.ndarray) -> bytes:
     lines[:, 1:] = rows.astype(">u2").view(np.uint8).reshape(height, 2 * width)
     header = struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
-    return _PNG_SIGNATURE + b"".join(
+    return png.SIGNATURE + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
         for name, data in chunks
     )

@@ -79,8 +79,7 @@ def segment_table(example: Example, info: DatasetInfo) -> List[Segment]:
 
 def _check_id_map_size(serialized: bytes, max_pixels: int) -> None:
     try:
-        features = tf.train.Example.FromString(serialized).features.feature
-        height, width = png.header_size(features[record.Field.ROWS].bytes_list.value[0])
+        height, width = png.header_size(*record.read_bytes(serialized, record.Field.ROWS))
     except Exception:  # No id map that could be large; the decoder says what is wrong.
         return
     if height * width > max_pixels:

@@ -44,10 +44,8 @@ class SizeLimit:
     def _admits(self, serialized: bytes) -> np.bool_:
         # What has no size is for the decoder, which says what is wrong.
         with contextlib.suppress(Exception):
-            features = tf.train.Example.FromString(serialized).features.feature
-            image, id_map, name = (
-                features[key].bytes_list.value[0]
-                for key in (record.Field.IMAGE, record.Field.ROWS, record.Field.FILE_NAME)
+            image, id_map, name = record.read_bytes(
+                serialized, record.Field.IMAGE, record.Field.ROWS, record.Field.FILE_NAME
             )
             sizes = [png.header_size(id_map)]
             with contextlib.suppress(ValueError):

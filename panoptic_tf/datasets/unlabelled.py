@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from panoptic_tf.datasets import segments
-from panoptic_tf.datasets.coco_format import Segment
+from panoptic_tf.datasets.annotations import Segment
 from panoptic_tf.datasets.dataset_info import Category, DatasetInfo
 
 POLICIES = ("auto", "background", "void")

@@ -158,10 +158,10 @@ def _image(content: bytes) -> List[str]:
     """The image of a record, as far as that can be read."""
     parts = []
     with contextlib.suppress(Exception):
-        features = tf.train.Example.FromString(content).features.feature
-        image_id = features[record.Field.IMAGE_ID].bytes_list.value[0].decode()
-        parts.append(f"image_id {image_id}")
-        parts.append(repr(features[record.Field.FILE_NAME].bytes_list.value[0].decode()))
+        (image_id,) = record.read_bytes(content, record.Field.IMAGE_ID)
+        parts.append(f"image_id {image_id.decode()}")
+        (file_name,) = record.read_bytes(content, record.Field.FILE_NAME)
+        parts.append(repr(file_name.decode()))
     return parts
 
 

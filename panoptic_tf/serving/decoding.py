@@ -13,13 +13,11 @@ from typing import NamedTuple, Tuple
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.datasets import images
+from panoptic_tf.datasets import images, png
 from panoptic_tf.inputs import geometry
 
 MAX_PIXELS = images.MAX_PIXELS
 
-_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-_JPEG_MAGIC = b"\xff\xd8\xff"
 _OTHER_FORMATS = (
     (0, b"GIF8", "GIF"),
     (0, b"BM", "BMP"),
@@ -94,7 +92,7 @@ def decode_image(content: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
     Raises:
       ValueError: not JPEG or PNG, too large, or damaged; the message names the image.
     """
-    if not content.startswith((_PNG_MAGIC, _JPEG_MAGIC)):
+    if not content.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
         raise ValueError(
             f"{name} is not an image that can be read: expected JPEG or PNG, "
             f"got {_describe(content)}."
@@ -138,7 +136,7 @@ def header_size(content: tf.Tensor) -> tf.Tensor:
     Args:
       content: string [].
     """
-    is_png = tf.equal(tf.strings.substr(content, 0, len(_PNG_MAGIC)), _PNG_MAGIC)
+    is_png = tf.equal(tf.strings.substr(content, 0, len(png.SIGNATURE)), png.SIGNATURE)
     return tf.cond(
         is_png,
         lambda: _png_size(content),

@@ -17,7 +17,6 @@ ImageSource = Union[str, "os.PathLike[str]", bytes, np.ndarray, Image.Image]
 TURNED = "images have an EXIF orientation, which is not applied: they are predicted as stored"
 """A kind of `Notes`."""
 
-_ORIENTATION = 0x0112
 _MORE_THAN_8_BITS = ("I", "F")
 
 
@@ -50,7 +49,8 @@ def read_image(
             )
         return image
     if isinstance(image, Image.Image):
-        pixels, orientation = _convert(image, name, max_pixels), _orientation(image)
+        pixels = _convert(image, name, max_pixels)
+        orientation = images.orientation_of(image.getexif)
     else:
         if isinstance(image, bytes):
             content = image
@@ -80,11 +80,3 @@ def _convert(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
         return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # The file is decoded only now.
         raise ValueError(f"{name} is damaged or truncated: {error}") from error
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Metadata of any kind; Pillow raises what it meets.
-        return 1
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1

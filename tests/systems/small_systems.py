@@ -12,7 +12,7 @@ import tensorflow as tf
 from official.core import exp_factory, task_factory
 
 from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
-from panoptic_tf.datasets import shapes
+from panoptic_tf.datasets import converter, shapes, shapes_writer
 from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.structures import PanopticSample
 
@@ -189,6 +189,21 @@ def describe_variables(model: tf.keras.Model) -> Dict[str, List[int]]:
     described = {w.name: w.shape.as_list() for w in weights}
     assert len(described) == len(weights), "two variables have one name"
     return described
+
+
+def write_records(folder, *, num_shards: int = 1) -> str:
+    """Writes records of four images of shapes, and returns the pattern of their files."""
+    split = str(folder / "train")
+    json_path = shapes_writer.write_split(split, seed=0, num_images=4, size=64, show_progress=False)
+    converter.convert_coco_panoptic(
+        panoptic_json=json_path,
+        panoptic_dir=f"{split}/panoptic",
+        image_dir=f"{split}/images",
+        output_dir=str(folder / "records"),
+        num_shards=num_shards,
+        num_processes=1,
+    )
+    return str(folder / "records" / "train-*")
 
 
 def draw_sample(seed: int, size: int = 64) -> PanopticSample:

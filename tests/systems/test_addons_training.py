@@ -9,10 +9,9 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import optimization as official_optimization
 from official.modeling import performance
-from small_systems import ROWS
+from small_systems import ROWS, write_records
 
 from panoptic_tf import addons, systems  # noqa: F401  (registers the experiments)
-from panoptic_tf.datasets import converter, shapes_writer
 from panoptic_tf.systems import optimization, runner
 
 LOOKAHEADS = [("Lookahead", inner) for inner in ("Adam", "SGD", "RectifiedAdam", "NovoGrad")]
@@ -180,16 +179,7 @@ def test_what_lookahead_cannot_go_around(installed, inner, message):
 
 @pytest.mark.slow
 def test_trains_and_resumes(installed, tmp_path):
-    split = str(tmp_path / "train")
-    json_path = shapes_writer.write_split(split, seed=0, num_images=4, size=64, show_progress=False)
-    converter.convert_coco_panoptic(
-        panoptic_json=json_path,
-        panoptic_dir=f"{split}/panoptic",
-        image_dir=f"{split}/images",
-        output_dir=str(tmp_path / "records"),
-        num_shards=1,
-        num_processes=1,
-    )
+    records = write_records(tmp_path)
     model_dir = str(tmp_path / "model")
     for steps in (2, 4):
         params = exp_factory.get_exp_config(ROWS[0].experiment)
@@ -200,7 +190,7 @@ def test_trains_and_resumes(installed, tmp_path):
             {
                 "task": {
                     "train_data": {
-                        "input_path": str(tmp_path / "records" / "train-*"),
+                        "input_path": records,
                         "global_batch_size": 2,
                         "augmentation": {"policy": "addons", "addons": {"rotation": 30.0}},
                     }

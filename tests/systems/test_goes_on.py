@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from official.core import exp_factory
-from small_systems import ROWS
+from small_systems import ROWS, write_records
 
-from panoptic_tf.datasets import converter, record, shapes_writer
+from panoptic_tf.datasets import record
 from panoptic_tf.systems import runner
 from panoptic_tf.systems.task import PanopticTask
 
@@ -20,16 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
-    split = str(folder / "train")
-    json_path = shapes_writer.write_split(split, seed=0, num_images=4, size=64, show_progress=False)
-    converter.convert_coco_panoptic(
-        panoptic_json=json_path,
-        panoptic_dir=f"{split}/panoptic",
-        image_dir=f"{split}/images",
-        output_dir=str(folder / "records"),
-        num_shards=2,
-        num_processes=1,
-    )
+    write_records(folder, num_shards=2)
     return folder / "records"
 
 

@@ -11,9 +11,7 @@ import time
 
 import pytest
 import tensorflow as tf
-from small_systems import ROWS
-
-from panoptic_tf.datasets import converter, shapes_writer
+from small_systems import ROWS, write_records
 
 pytestmark = pytest.mark.slow
 
@@ -23,18 +21,7 @@ PATIENCE = 900  # seconds; on a busy machine a start alone takes minutes
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shapes")
-    split = str(folder / "train")
-    json_path = shapes_writer.write_split(split, seed=0, num_images=4, size=64, show_progress=False)
-    converter.convert_coco_panoptic(
-        panoptic_json=json_path,
-        panoptic_dir=f"{split}/panoptic",
-        image_dir=f"{split}/images",
-        output_dir=str(folder / "records"),
-        num_shards=1,
-        num_processes=1,
-    )
-    return str(folder / "records" / "train-*")
+    return write_records(tmp_path_factory.mktemp("shapes"))
 
 
 class Run:
