@@ -56,7 +56,8 @@ _WITH_INSTANCES = flags.DEFINE_bool(
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     images.MAX_PIXELS,
-    "Limit of height times width of an image for a SavedModel; larger ones are left out.",
+    "Limit of height times width of an image; larger ones are left out and counted; for a "
+    "checkpoint the default is the experiment's.",
     lower_bound=1,
 )
 
@@ -94,8 +95,6 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
         raise app.UsageError(
             "give --experiment with --model_dir or --checkpoint_path, or --saved_model_dir."
         )
-    if flags.FLAGS["max_pixels"].present:
-        raise app.UsageError("--max_pixels goes with --saved_model_dir.")
     flag = "checkpoint_path" if _CHECKPOINT_PATH.value else "model_dir"
     common.check_checkpoint(flag, checkpoint_path)
     is_folder = os.path.isdir(checkpoint_path)
@@ -106,6 +105,8 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
         validation_data["input_path"] = _INPUT_PATH.value
     if _WITH_INSTANCES.value is not None:
         validation_data["with_instances"] = _WITH_INSTANCES.value
+    if flags.FLAGS["max_pixels"].present:
+        measured["max_pixels"] = _MAX_PIXELS.value
     if _CROWD_RULE.value:
         measured["crowd_rule"] = _CROWD_RULE.value
     params = params.replace(task={"validation_data": validation_data, "evaluation": measured})

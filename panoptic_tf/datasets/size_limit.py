@@ -20,26 +20,32 @@ class SizeLimit:
 
     Attributes:
       max_pixels: see above.
-      num_skipped: images left out.
     """
 
     def __init__(self, max_pixels: int = images.MAX_PIXELS):
-        self.num_skipped = 0
         self.max_pixels = max_pixels
+        self._num_skipped = 0
         self._notes = Notes()
 
     def filter(self, records: tf.data.Dataset) -> tf.data.Dataset:
-        """Filters serialized records, string []."""
+        """Filters elements (..., serialized record string [])."""
         return records.filter(
-            lambda serialized: tf.ensure_shape(
-                tf.numpy_function(self._admits, [serialized], tf.bool), []
+            lambda *element: tf.ensure_shape(
+                tf.numpy_function(self._admits, [element[-1]], tf.bool), []
             )
         )
 
-    def log(self, source: str) -> None:
-        """Logs one line, if there is anything to say; `source` is where the records are from."""
+    def report(self, source: str) -> int:
+        """The number of images left out since the last call; warns in one line if there are any.
+
+        Args:
+          source: where the records are from.
+        """
         for text in self._notes.texts():
             logging.warning("%s: %s Raise --max_pixels if that is meant.", source, text)
+        count = self._num_skipped
+        self._num_skipped, self._notes = 0, Notes()
+        return count
 
     def _admits(self, serialized: bytes) -> np.bool_:
         # What has no size is for the decoder, which says what is wrong.
@@ -52,7 +58,7 @@ class SizeLimit:
                 sizes.append(images.header_size(image))
             height, width = max(sizes, key=lambda size: size[0] * size[1])
             if height * width > self.max_pixels:
-                self.num_skipped += 1
+                self._num_skipped += 1
                 kind = f"images have more than {self.max_pixels:,} pixels and are left out"
                 self._notes.add(kind, f"{name.decode()} ({height} x {width})")
                 return np.bool_(False)

@@ -12,6 +12,7 @@ from typing import Callable, Mapping, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from panoptic_tf import addons
+from panoptic_tf.datasets.size_limit import SizeLimit
 from panoptic_tf.inputs import geometry, lookup, normalize, photometric, reading, samples
 from panoptic_tf.inputs.bad_records import BadRecords
 from panoptic_tf.inputs.shards import Shards, find_shards
@@ -171,11 +172,15 @@ def build_evaluation_dataset(
     allow_partial: bool = False,
     max_bad_records: int = 0,
     settings: str = "",
+    size_limit: Optional[SizeLimit] = None,
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
     """One pass in the order of the records; arguments as in `build_training_dataset`.
 
     Of several workers, worker w of W reads the records w, w + W, w + 2W, ...
+
+    Args:
+      size_limit: leaves out what is larger; default nothing.
 
     Returns:
       Dataset of (features, labels); labels have the keys of `structures.GroundTruth`, each image in
@@ -188,6 +193,8 @@ def build_evaluation_dataset(
     records = reading.read_records(
         shards.paths, max_examples=max_examples, input_context=input_context
     )
+    if size_limit is not None:
+        records = size_limit.filter(records)
 
     def prepare(example: Tensors) -> Tuple[Tensors, Tensors]:
         sample = samples.to_sample(example, thing_ids, with_instances=False)

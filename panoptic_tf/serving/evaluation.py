@@ -92,15 +92,13 @@ def evaluate_records(
         if on_example is not None:
             pq = evaluator.image_scores()[-1][1]
             on_example(example._replace(prediction=prediction, pq=pq))
-    limit.log(input_path)
+    num_skipped = limit.report(input_path)
     if not seconds:
-        what = (
-            f"image of at most {predictor.max_pixels:,} pixels" if limit.num_skipped else "record"
-        )
+        what = f"image of at most {predictor.max_pixels:,} pixels" if num_skipped else "record"
         raise ValueError(f"the files of {input_path!r} hold no {what}.")
     times = 1000.0 * np.asarray(seconds[1:] or seconds)
     latency = {"median": float(np.median(times)), "p90": float(np.percentile(times, 90))}
-    return {**evaluator.result(), "skipped_images": limit.num_skipped}, latency
+    return {**evaluator.result(), "skipped_images": num_skipped}, latency
 
 
 def count_records(input_path: str, max_examples: int = 0) -> int:

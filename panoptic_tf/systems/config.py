@@ -10,6 +10,7 @@ from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
 from panoptic_tf.backbones import factory as backbone_factory
+from panoptic_tf.datasets import images
 
 
 @dataclasses.dataclass
@@ -121,10 +122,12 @@ class Evaluation(hyperparams.Config):
       crowd_rule: `all` crowds of a category excuse a prediction, or only the `last` (panopticapi).
       report_mask_ap: measure mask AP, which takes longer than the rest together, and box AP where
         boxes are detected.
+      max_pixels: limit of height times width of an image; larger ones are left out and counted.
     """
 
     crowd_rule: str = "all"
     report_mask_ap: bool = True
+    max_pixels: int = images.MAX_PIXELS
 
 
 def build_backbone(config: Backbone, input_size: List[int]):

@@ -80,6 +80,7 @@ class Run(train_lib.OrbitExperimentRunner):
 
     def _finish_evaluation(self) -> None:
         """Writes the metrics, which say that all else of the evaluation is written."""
+        self._task.check_evaluated()
         if self._panels is not None:
             path = os.path.join(self.model_dir, run_folder.METRICS_FILE)
             files.write_json(path, self._task.last_result)

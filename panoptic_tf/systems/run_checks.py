@@ -43,6 +43,7 @@ def check_evaluation(params: cfg.ExperimentConfig) -> None:
     if steps != -1:
         _check_at_least(1, steps, "trainer.validation_steps", "or -1 for all records")
     _check_data(params.task.validation_data, "task.validation_data")
+    _check_at_least(1, params.task.evaluation.max_pixels, "task.evaluation.max_pixels")
 
 
 def _check_training(trainer: cfg.TrainerConfig, runtime: cfg.RuntimeConfig) -> None:

@@ -174,8 +174,8 @@ def evaluate(
       The metrics, as `metrics.json` holds them.
 
     Raises:
-      ValueError: there is no checkpoint, it does not fit the experiment, or records are missing or
-        cannot be read.
+      ValueError: there is no checkpoint, it does not fit the experiment, records are missing or
+        cannot be read, or every image is too large.
     """
     run_checks.check_evaluation(params)
     run_checks.check_inputs(params, task, "eval")
@@ -187,6 +187,7 @@ def evaluate(
         _restore(trainer, checkpoint_path)
         with _naming_bad_records(params, task, "eval"):
             trainer.evaluate(tf.constant(params.trainer.validation_steps, tf.int32))
+    task.check_evaluated()
     return task.last_result
 
 

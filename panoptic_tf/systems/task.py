@@ -14,6 +14,7 @@ from official.core import base_task
 
 from panoptic_tf import checkpoints
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.size_limit import SizeLimit
 from panoptic_tf.inputs import pipeline
 from panoptic_tf.inputs.failures import explain_failure
 from panoptic_tf.layers import operators
@@ -45,6 +46,7 @@ class PanopticTask(base_task.Task):
         super().__init__(params, logging_dir=logging_dir, name=name)
         self._dataset_info = DatasetInfo.load(params.dataset_info)
         self._loss = self.build_loss()
+        self._size_limit = SizeLimit(params.evaluation.max_pixels)
         self.xla = False
         # Inside an object: of a dictionary tf.Module makes something that json does not take.
         self._evaluation = types.SimpleNamespace(result={})
@@ -180,7 +182,9 @@ class PanopticTask(base_task.Task):
         }
         model = self.task_config.model
         if not params.is_training:
-            return pipeline.build_evaluation_dataset(network_size=tuple(model.input_size), **shared)
+            return pipeline.build_evaluation_dataset(
+                network_size=tuple(model.input_size), size_limit=self._size_limit, **shared
+            )
         return pipeline.build_training_dataset(
             network_size=tuple(model.train_size),
             augmentation=pipeline.Augmentation(**params.augmentation.as_dict()),
@@ -309,7 +313,10 @@ class PanopticTask(base_task.Task):
 
     def reduce_aggregated_logs(self, aggregated_logs, global_step=None) -> Dict[str, float]:
         """The scalars of an evaluation; what a data set has nothing of is left out."""
-        self._evaluation.result = aggregated_logs.result()
+        self._evaluation.result = {
+            **aggregated_logs.result(),
+            "skipped_images": self._count_skipped(),
+        }
         if global_step is not None:
             # A variable with a copy on each replica is no number yet.
             self.last_result["step"] = global_step = int(tf.convert_to_tensor(global_step))
@@ -317,6 +324,24 @@ class PanopticTask(base_task.Task):
         for text in coverage.warnings_of(self.last_result):
             logging.warning("evaluation at step %s: %s", global_step, text)
         return {k: v for k, v in self.last_result.items() if isinstance(v, float)}
+
+    def check_evaluated(self) -> None:
+        """Makes sure that an evaluation has had something to measure.
+
+        Raises:
+          ValueError: there was no image.
+        """
+        if not self.last_result:
+            raise ValueError(
+                f"the files of {self.task_config.validation_data.input_path!r} hold no record of "
+                f"an image of at most {self._size_limit.max_pixels:,} pixels "
+                "(task.evaluation.max_pixels)."
+            )
+
+    def _count_skipped(self) -> int:
+        """Images of all workers that were left out for their size."""
+        own = self._size_limit.report(self.task_config.validation_data.input_path)
+        return sum(workers.gather(own))
 
     def build_evaluator(self) -> PanopticEvaluator:
         """An empty evaluator for this data set."""

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from panoptic_tf.datasets import converter, record, rle, shapes_writer
+from panoptic_tf.datasets.size_limit import SizeLimit
 from panoptic_tf.inputs import instances, pipeline
 from panoptic_tf.structures import GroundTruth
 
@@ -146,6 +147,18 @@ def test_evaluation_labels_are_in_their_own_frame(twelve_records):
             np.testing.assert_array_equal(labels["crowd_mask"][i], category == 2)
             seen.append(n)
     assert seen == list(range(1, 13))
+
+
+def test_evaluation_leaves_large_images_out_and_counts_them(twelve_records, caplog):
+    limit = SizeLimit(max_pixels=21 * 30)
+    dataset = evaluation(twelve_records, size_limit=limit)
+    for _ in range(2):
+        assert evaluated_numbers(dataset) == [1, 10, 11, 12]
+        caplog.clear()
+        assert limit.report(twelve_records) == 8
+        (message,) = caplog.messages
+        assert "8 images have more than 630 pixels" in message and "--max_pixels" in message
+    assert limit.report(twelve_records) == 0
 
 
 @pytest.mark.parametrize("workers", [2, 5])

@@ -5,6 +5,7 @@ import logging
 import pytest
 import tensorflow as tf
 from official.core import exp_factory
+from small_systems import write_records
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets.dataset_info import DatasetInfo
@@ -133,6 +134,19 @@ def test_the_devices_are_logged(monkeypatch, caplog, seen, level):
     (entry,) = caplog.records
     assert entry.levelno == level and "CPU:0" in entry.getMessage()
     assert ("--num_gpus=2" in entry.getMessage()) == (seen == 2)
+
+
+def test_an_evaluation_of_nothing_but_large_images_is_an_error(tmp_path):
+    params = shapes_experiment()
+    params.task.validation_data.input_path = write_records(tmp_path)
+    params.task.evaluation.max_pixels = 64 * 64 - 1
+    task = runner.build_task(params)
+    assert not list(task.build_inputs(params.task.validation_data))
+    with pytest.raises(ValueError, match="no record of an image of at most 4,095 pixels.*max_pixe"):
+        task.check_evaluated()
+    task.reduce_aggregated_logs(task.build_evaluator(), global_step=3)
+    assert task.last_result["skipped_images"] == 4
+    task.check_evaluated()
 
 
 def test_records_of_other_categories_are_refused(tmp_path):
