@@ -20,11 +20,13 @@ endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
-TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics serving checkpoints)
+TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints)
 EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
 WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+SYSTEMS := tests/systems tests/accelerator
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint install clean
@@ -35,8 +37,14 @@ install: $(STAMP)
 demo: install
 	$(BIN)/panoptic-tf demo --output_dir=runs/demo
 
+# All tests in two runs: a process keeps some memory of every graph that TensorFlow has traced in it.
 test: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile $(TESTS)
+ifeq ($(TESTS),)
+	$(PYTEST) $(SYSTEMS)
+	$(PYTEST) tests $(addprefix --ignore=,$(SYSTEMS))
+else
+	$(PYTEST) $(TESTS)
+endif
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

@@ -20,7 +20,7 @@ import speed
 import tensorflow as tf
 from absl import app
 
-from panoptic_tf.layers import deformable
+from panoptic_tf.ops.deformable_conv2d import deform_conv2d
 
 _CELLS = (64, 32, 16, 8, 4)
 _CHANNELS = 256
@@ -87,7 +87,7 @@ def _build_function(kind: str, name: str, arrays: Dict[str, tf.Tensor]) -> Calla
     def convolve() -> tf.Tensor:
         if kind == "plain":
             return tf.nn.conv2d(arrays["inputs"], arrays["kernel"], strides=1, padding="SAME")
-        return deformable.deform_conv2d(**arrays, training=name == "both")
+        return deform_conv2d(**arrays, training=name == "both")
 
     def convolve_and_differentiate() -> List[tf.Tensor]:
         with tf.GradientTape() as tape:

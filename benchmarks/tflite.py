@@ -34,7 +34,6 @@ from matplotlib.figure import Figure
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from panoptic_tf.datasets import files
 from panoptic_tf.serving import tflite, tflite_graph
-from panoptic_tf.visualization.plots import COLORS
 
 KINDS = ("float32", "float16", "dynamic", "int8")
 
@@ -209,7 +208,7 @@ def plot(rows: Dict[str, Dict[str, Dict[str, Any]]]) -> bytes:
         for number, kind in enumerate(KINDS):
             values = [kinds.get(kind, {}).get(column) or 0.0 for kinds in rows.values()]
             places = np.arange(len(rows)) + 0.2 * (number - 1.5)
-            bars = axes.bar(places, values, 0.18, label=kind, color=COLORS[number])
+            bars = axes.bar(places, values, 0.18, label=kind)
             axes.bar_label(bars, fmt="%.3g", fontsize=5, padding=1)
         axes.set_title(title, fontsize=9)
         labels = [system.replace("_shapes", "").replace("panoptic_", "") for system in rows]

@@ -20,7 +20,12 @@ _DISTRIBUTION = flags.DEFINE_enum(
     ["one_device", "mirrored", "multi_worker_mirrored", "tpu"],
     "How to distribute; sets runtime.distribution_strategy.",
 )
-_NUM_GPUS = flags.DEFINE_integer("num_gpus", None, "Number of GPUs; sets runtime.num_gpus.")
+_NUM_GPUS = flags.DEFINE_integer(
+    "num_gpus",
+    None,
+    "Number of GPUs; sets runtime.num_gpus. Default all that TensorFlow sees; 0 is the CPU.",
+    lower_bound=0,
+)
 _PRECISION = flags.DEFINE_enum(
     "mixed_precision",
     None,
@@ -65,6 +70,7 @@ def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
             configuration.apply(params, configuration.read_file(path), source=path)
     elif model_dir and os.path.exists(saved):
         configuration.apply_saved(params, saved, experiment=values.experiment)
+        params.override({"runtime": {"num_gpus": 0}})  # Of the machine that trained.
     parser = train_utils.ExperimentParser(values)
     parser.parse_data_service(parser.parse_runtime(params))
     if values.params_override:
@@ -83,8 +89,18 @@ def parse_experiment(model_dir: Optional[str] = None) -> cfg.ExperimentConfig:
         "mixed_precision_dtype": _PRECISION.value,
     }
     params.override({"runtime": {k: v for k, v in runtime.items() if v is not None}})
+    if _NUM_GPUS.value is None and not params.runtime.num_gpus:
+        params.override({"runtime": {"num_gpus": _count_gpus(params.runtime)}})
     params.lock()
     return params
+
+
+def _count_gpus(runtime: cfg.RuntimeConfig) -> int:
+    """The GPUs of this machine that a strategy takes where nobody says how many."""
+    if runtime.distribution_strategy not in ("one_device", "mirrored"):
+        return 0
+    seen = len(tf.config.list_physical_devices("GPU"))
+    return min(seen, 1) if runtime.distribution_strategy == "one_device" else seen
 
 
 def parse_size(values: Optional[Sequence[str]]) -> Optional[Tuple[int, int]]:

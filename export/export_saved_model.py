@@ -16,6 +16,7 @@ from absl import app, flags
 from panoptic_tf.experiments import cli
 from panoptic_tf.experiments.outputs import check_can_write
 from panoptic_tf.export import common
+from panoptic_tf.ops import forms
 from panoptic_tf.serving import decoding, export
 
 common.define_flags()
@@ -35,6 +36,12 @@ _MAX_PIXELS = flags.DEFINE_integer(
 _WARMUP_BATCH_SIZES = flags.DEFINE_list(
     "warmup_batch_sizes", ["1"], "One warm-up request each; list the server's allowed batch sizes."
 )
+_TARGET = flags.DEFINE_enum(
+    "target",
+    forms.Form.CPU.value,
+    [forms.Form.CPU.value, forms.Form.ACCELERATOR.value],
+    "What it will be served on; the results are the same, the speed is not.",
+)
 
 
 def main(argv) -> None:
@@ -52,6 +59,7 @@ def main(argv) -> None:
         input_type=_INPUT_TYPE.value,
         max_pixels=_MAX_PIXELS.value,
         warmup_batch_sizes=batch_sizes,
+        form=forms.Form(_TARGET.value),
         **arguments,
     )
     print(path)

@@ -93,7 +93,7 @@ class Prediction:
     NUM_DETECTIONS = "num_detections"  # int32 [B]; rows past it are zero
 
     # Instead of DETECTION_MASKS where the masks were never in a box. Bit i % 32 of plane i // 32:
-    # the pixel belongs to detection i, see `layers.bit_masks`. The boxes are tight around them.
+    # the pixel belongs to detection i, see `ops.bit_masks`. The boxes are tight around them.
     DETECTION_BIT_MASKS = "detection_bit_masks"  # int32 [B, H, W, ceil(K / 32)]
 
     PANOPTIC_KEYS = (

@@ -16,7 +16,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import tensorflow as tf
 
 from panoptic_tf.backbones import group_norms, resnet
-from panoptic_tf.layers import convolution, operators, resize
+from panoptic_tf.layers import convolution, resize
 
 UPSAMPLINGS = ("nearest", "bilinear")
 _STEM_WIDTH = 64
@@ -29,7 +29,6 @@ class _Chain(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.layers = list(layers)
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """See the class."""
         x = inputs
@@ -94,7 +93,6 @@ class HighResolutionModule(tf.keras.layers.Layer):
             for k in range(steps)
         ]
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Sequence[tf.Tensor], training: Optional[bool] = None) -> List[tf.Tensor]:
         """[B, H / 2^i, W / 2^i, widths[i]] by branch -> the same."""
         branches = []
@@ -116,18 +114,7 @@ class HighResolutionModule(tf.keras.layers.Layer):
     def _upsample(self, x: tf.Tensor, reference: tf.Tensor, factor: int) -> tf.Tensor:
         if self._upsampling == "bilinear":
             return resize.upsample_like(x, reference)
-        return _repeat_like(x, reference, factor)
-
-
-def _repeat_like(x: tf.Tensor, reference: tf.Tensor, factor: int) -> tf.Tensor:
-    """Repeats every cell of [B, h, w, C] factor x factor times, cut to the reference's size."""
-    if operators.only_xla_operators():  # It has no gradient of the resize.
-        repeated = tf.repeat(tf.repeat(x, factor, axis=1), factor, axis=2)
-    else:
-        height, width = resize.spatial_size(x)
-        repeated = tf.image.resize(x, (factor * height, factor * width), method="nearest")
-    height, width = resize.spatial_size(reference)
-    return repeated[:, :height, :width]
+        return resize.repeat_like(x, reference, factor)
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
@@ -180,20 +167,17 @@ class HRNet(tf.keras.layers.Layer):
     ):
         super().__init__(name=name, **kwargs)
         norm_options = {"norm": norm, "norm_momentum": norm_momentum, "norm_epsilon": norm_epsilon}
-        self._settings = {
-            "width": width,
-            "num_modules": tuple(num_modules),
-            "num_blocks": num_blocks,
-            "stage1_blocks": stage1_blocks,
-            "stage1_width": stage1_width,
-            "upsampling": upsampling,
-            "output_stride": output_stride,
-            "frozen_stages": frozen_stages,
-            **norm_options,
-        }
-        _check(**self._settings)
-        self._norm_options = norm_options
+        _check(
+            width=width,
+            num_modules=num_modules,
+            num_blocks=num_blocks,
+            stage1_blocks=stage1_blocks,
+            upsampling=upsampling,
+            output_stride=output_stride,
+            frozen_stages=frozen_stages,
+        )
         conv, widths = convolution.ConvNormAct, [width * 2**i for i in range(4)]
+        stage1_output = stage1_width * resnet.BottleneckBlock.EXPANSION
         self.stem = _Chain(
             [
                 conv(_STEM_WIDTH, 3, strides=2, name="conv1", **norm_options),
@@ -201,8 +185,18 @@ class HRNet(tf.keras.layers.Layer):
             ],
             name="stem",
         )
-        self.stage1 = self._build_stage1()
-        self.transitions = [self._build_transition(stage, widths) for stage in (2, 3, 4)]
+        self.stage1 = [
+            resnet.BottleneckBlock(
+                stage1_width,
+                has_projection=i == 0 and stage1_output != _STEM_WIDTH,
+                norm_options=norm_options,
+                name=f"stage1_{i}",
+            )
+            for i in range(stage1_blocks)
+        ]
+        self.transitions = [
+            _build_transition(stage, widths, norm_options=norm_options) for stage in (2, 3, 4)
+        ]
         self.stages = [
             [
                 HighResolutionModule(
@@ -221,25 +215,6 @@ class HRNet(tf.keras.layers.Layer):
         channels = (_STEM_WIDTH, stage1_width, *widths)
         group_norms.fit_groups(self, channels, epsilon=norm_epsilon)
         self._freeze(frozen_stages)
-
-    def _build_stage1(self) -> List[resnet.BottleneckBlock]:
-        width, block = self._settings["stage1_width"], resnet.BottleneckBlock
-        return [
-            block(
-                width,
-                has_projection=i == 0 and width * block.EXPANSION != _STEM_WIDTH,
-                norm_options=self._norm_options,
-                name=f"stage1_{i}",
-            )
-            for i in range(self._settings["stage1_blocks"])
-        ]
-
-    def _build_transition(self, stage: int, widths: Sequence[int]) -> List[convolution.ConvNormAct]:
-        """The new branch from the last one; before stage 2 the first branch from stage 1 too."""
-        conv, options = convolution.ConvNormAct, self._norm_options
-        first = [conv(widths[0], 3, name="transition2_0", **options)] if stage == 2 else []
-        name = f"transition{stage}_{stage - 1}"
-        return [*first, conv(widths[stage - 1], 3, strides=2, name=name, **options)]
 
     def _freeze(self, frozen_stages: int) -> None:
         parts = [[self.stem], self.stage1]
@@ -262,9 +237,15 @@ class HRNet(tf.keras.layers.Layer):
                 branches = module(branches, training=training)
         return {str(i + 2): x for i, x in enumerate(branches)}
 
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}
+
+def _build_transition(
+    stage: int, widths: Sequence[int], *, norm_options: Dict[str, Any]
+) -> List[convolution.ConvNormAct]:
+    """The new branch from the last one; before stage 2 the first branch from stage 1 too."""
+    conv = convolution.ConvNormAct
+    first = [conv(widths[0], 3, name="transition2_0", **norm_options)] if stage == 2 else []
+    name = f"transition{stage}_{stage - 1}"
+    return [*first, conv(widths[stage - 1], 3, strides=2, name=name, **norm_options)]
 
 
 def _check(
@@ -276,7 +257,6 @@ def _check(
     upsampling: str,
     output_stride: int,
     frozen_stages: int,
-    **_: Any,
 ) -> None:
     if min(width, num_blocks, stage1_blocks) < 1 or len(num_modules) != 3 or min(num_modules) < 1:
         raise ValueError(

@@ -9,7 +9,7 @@ convolutions of some stages. No classifier.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, Optional, Sequence, Type
 
 import tensorflow as tf
 
@@ -58,7 +58,6 @@ class Stem(tf.keras.layers.Layer):
                 conv(2 * width, 3, name="conv3", **norm_options),
             ]
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """See the class."""
         x = inputs
@@ -91,7 +90,6 @@ class _Block(tf.keras.layers.Layer):
                 output_channels, strides=strides, activation=None, name="shortcut", **norm_options
             )
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), output channels]."""
         x = inputs
@@ -271,82 +269,53 @@ class ResNet(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
-        self._settings = {
-            "block": block,
-            "num_blocks": tuple(num_blocks),
-            "widths": tuple(widths),
-            "groups": groups,
-            "width_per_group": width_per_group,
-            "stem": stem,
-            "stem_width": stem_width,
-            "output_stride": output_stride,
-            "has_pooling": has_pooling,
-            "dilates_first_blocks": dilates_first_blocks,
-            "multi_grid": tuple(multi_grid) if multi_grid else None,
-            "stride_in_1x1": stride_in_1x1,
-            "deformable_stages": tuple(deformable_stages),
-            "deformable_version": deformable_version,
-            "frozen_stages": frozen_stages,
-            "norm": norm,
-            "norm_momentum": norm_momentum,
-            "norm_epsilon": norm_epsilon,
-        }
-        _check(**self._settings)
-        self._norm_options = {
-            "norm": norm,
-            "norm_momentum": norm_momentum,
-            "norm_epsilon": norm_epsilon,
-        }
-        self.stem = Stem(
-            stem,
-            width=stem_width,
-            has_pooling=has_pooling,
-            norm_options=self._norm_options,
-            name="stem",
+        _check(
+            block=block,
+            num_blocks=num_blocks,
+            widths=widths,
+            groups=groups,
+            width_per_group=width_per_group,
+            output_stride=output_stride,
+            multi_grid=multi_grid,
+            deformable_stages=deformable_stages,
+            deformable_version=deformable_version,
+            frozen_stages=frozen_stages,
         )
+        norm_options = {"norm": norm, "norm_momentum": norm_momentum, "norm_epsilon": norm_epsilon}
+        options: Dict[str, Any] = {"norm_options": norm_options}
+        self.stem = Stem(stem, width=stem_width, has_pooling=has_pooling, name="stem", **options)
+        if block == "bottleneck":
+            options.update(
+                groups=groups, width_per_group=width_per_group, stride_in_1x1=stride_in_1x1
+            )
         self.stages = []
         self.output_channels = {}
         self.output_strides = {}
         channels, stride, dilation = self.stem.output_channels, 4 if has_pooling else 2, 1
-        for level in _STAGES:
+        for level, count, width in zip(_STAGES, num_blocks, widths):
             strides, first_dilation = 1 if level == 2 and has_pooling else 2, dilation
             if stride * strides > output_stride:
                 strides, dilation = 1, 2 * dilation
             stride *= strides
             first = dilation if dilates_first_blocks else first_dilation
-            self.stages.append(self._build_stage(level, channels, strides, (first, dilation)))
-            channels = widths[level - 2] * BLOCKS[block].EXPANSION
-            self.output_channels[str(level)] = channels
-            self.output_strides[str(level)] = stride
-        self._freeze(frozen_stages)
-
-    def _build_stage(
-        self, level: int, channels: int, strides: int, dilations: Tuple[int, int]
-    ) -> list[_Block]:
-        """With the dilations of the first block and of the others."""
-        settings = self._settings
-        count, width = settings["num_blocks"][level - 2], settings["widths"][level - 2]
-        grid = settings["multi_grid"] if level == 5 and settings["multi_grid"] else (1,) * count
-        block = BLOCKS[settings["block"]]
-        names = ("stride_in_1x1", "groups", "width_per_group")
-        options = {name: settings[name] for name in names if block is BottleneckBlock}
-        if level in settings["deformable_stages"]:
-            options["deformable_version"] = settings["deformable_version"]
-        blocks = []
-        for i in range(count):
-            first = i == 0
-            blocks.append(
-                block(
-                    width,
-                    strides=strides if first else 1,
-                    dilation_rate=dilations[min(i, 1)] * grid[i],
-                    has_projection=first and (strides > 1 or channels != width * block.EXPANSION),
-                    norm_options=self._norm_options,
-                    name=f"res{level}_{i}",
+            grid = multi_grid if level == 5 and multi_grid else [1] * count
+            dilations = [(dilation if i else first) * rate for i, rate in enumerate(grid)]
+            self.stages.append(
+                _build_stage(
+                    BLOCKS[block],
+                    f"res{level}",
+                    width=width,
+                    channels=channels,
+                    strides=strides,
+                    dilations=dilations,
+                    deformable_version=deformable_version if level in deformable_stages else 0,
                     **options,
                 )
             )
-        return blocks
+            channels = width * BLOCKS[block].EXPANSION
+            self.output_channels[str(level)] = channels
+            self.output_strides[str(level)] = stride
+        self._freeze(frozen_stages)
 
     def _freeze(self, frozen_stages: int) -> None:
         for part in [[self.stem], *self.stages][:frozen_stages]:
@@ -365,9 +334,32 @@ class ResNet(tf.keras.layers.Layer):
             outputs[str(level)] = x
         return outputs
 
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}
+
+def _build_stage(
+    block: Type[_Block],
+    name: str,
+    *,
+    width: int,
+    channels: int,
+    strides: int,
+    dilations: Sequence[int],
+    **options: Any,
+) -> list[_Block]:
+    """Blocks of a stage that gets `channels`, with a dilation each; the first of them strides."""
+    blocks = []
+    for i, dilation in enumerate(dilations):
+        is_first = i == 0
+        blocks.append(
+            block(
+                width,
+                strides=strides if is_first else 1,
+                dilation_rate=dilation,
+                has_projection=is_first and (strides > 1 or channels != width * block.EXPANSION),
+                name=f"{name}_{i}",
+                **options,
+            )
+        )
+    return blocks
 
 
 def _check(
@@ -382,7 +374,6 @@ def _check(
     deformable_stages: Sequence[int],
     deformable_version: int,
     frozen_stages: int,
-    **_: Any,
 ) -> None:
     if block not in BLOCKS:
         raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}.")

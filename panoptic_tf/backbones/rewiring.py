@@ -20,7 +20,6 @@ class _Padded:
 
     padding_value = 0.0
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), D]."""
         del training

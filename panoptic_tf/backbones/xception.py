@@ -68,7 +68,6 @@ class XceptionBlock(tf.keras.layers.Layer):
                 widths[-1], strides=strides, activation=None, name="shortcut", **norm_options
             )
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, inputs: tf.Tensor, training: Optional[bool] = None
     ) -> Tuple[tf.Tensor, tf.Tensor]:
@@ -144,46 +143,56 @@ class Xception(tf.keras.layers.Layer):
     ):
         super().__init__(name=name, **kwargs)
         norm_options = {"norm": norm, "norm_momentum": norm_momentum, "norm_epsilon": norm_epsilon}
-        self._settings = {
-            "stem_widths": tuple(stem_widths),
-            "entry_widths": tuple(entry_widths),
-            "entry_strides": tuple(entry_strides),
-            "num_middle_blocks": num_middle_blocks,
-            "exit_widths": tuple(tuple(widths) for widths in exit_widths),
-            "activates_levels": activates_levels,
-            "output_stride": output_stride,
-            "multi_grid": tuple(multi_grid) if multi_grid else None,
-            "frozen_stages": frozen_stages,
-            **norm_options,
-        }
-        _check(**self._settings)
-        self._norm_options = norm_options
+        _check(
+            stem_widths=stem_widths,
+            entry_widths=entry_widths,
+            entry_strides=entry_strides,
+            num_middle_blocks=num_middle_blocks,
+            exit_widths=exit_widths,
+            output_stride=output_stride,
+            multi_grid=multi_grid,
+            frozen_stages=frozen_stages,
+        )
+        self._activates_levels = activates_levels
         self.stem = _Stem(stem_widths, norm_options=norm_options, name="stem")
         self.blocks: List[XceptionBlock] = []
         self._level_blocks: Dict[str, int] = {}
         self.output_channels: Dict[str, int] = {}
         self.output_strides: Dict[str, int] = {}
-        self._build_blocks()
+        rows = [((c,) * 3, s) for c, s in zip(entry_widths, entry_strides)]
+        rows += [((entry_widths[-1],) * 3, 1)] * num_middle_blocks
+        rows += [(exit_widths[0], 2), (exit_widths[1], 1)]
+        self._build_blocks(
+            rows,
+            channels=stem_widths[-1],
+            output_stride=output_stride,
+            multi_grid=multi_grid or (1, 1, 1),
+            norm_options=norm_options,
+        )
         channels = [*stem_widths, *entry_widths, *(c for widths in exit_widths for c in widths)]
         group_norms.fit_groups(self, channels, epsilon=norm_epsilon)
         self._freeze(frozen_stages)
 
-    def _build_blocks(self) -> None:
-        settings = self._settings
-        last_entry, exits = settings["entry_widths"][-1], settings["exit_widths"]
-        rows = [((c,) * 3, s) for c, s in zip(settings["entry_widths"], settings["entry_strides"])]
-        rows += [((last_entry,) * 3, 1)] * settings["num_middle_blocks"]
-        rows += [(exits[0], 2), (exits[1], 1)]
-        channels, stride, rate = settings["stem_widths"][-1], 2, 1
+    def _build_blocks(
+        self,
+        rows: Sequence[Tuple[Sequence[int], int]],
+        *,
+        channels: int,
+        output_stride: int,
+        multi_grid: Sequence[int],
+        norm_options: Dict[str, Any],
+    ) -> None:
+        """Of the widths and strides of all blocks, and the channels before them."""
+        stride, rate = 2, 1
         for i, (widths, strides) in enumerate(rows):
             is_last = i == len(rows) - 1
             if strides == 2 and stride > 2:
                 self._add_level(i, channels=widths[-2], stride=stride, rate=rate)
             next_stride, next_rate = stride * strides, rate
-            if next_stride > settings["output_stride"]:
+            if next_stride > output_stride:
                 next_stride, next_rate = stride, rate * strides
             needs_conv = strides > 1 or channels != widths[-1]
-            grid = settings["multi_grid"] if is_last and settings["multi_grid"] else (1, 1, 1)
+            grid = multi_grid if is_last else (1, 1, 1)
             self.blocks.append(
                 XceptionBlock(
                     widths,
@@ -191,7 +200,7 @@ class Xception(tf.keras.layers.Layer):
                     dilation_rates=[rate * dilation for dilation in grid],
                     shortcut="none" if is_last else "conv" if needs_conv else "identity",
                     activates_within=is_last,
-                    norm_options=self._norm_options,
+                    norm_options=norm_options,
                     name=f"block_{i}",
                 )
             )
@@ -229,13 +238,8 @@ class Xception(tf.keras.layers.Layer):
         for i, block in enumerate(self.blocks):
             x, within = block(x, training=training)
             if i in levels:
-                is_activated = self._settings["activates_levels"]
-                outputs[levels[i]] = tf.nn.relu(within) if is_activated else within
+                outputs[levels[i]] = tf.nn.relu(within) if self._activates_levels else within
         return {**outputs, "5": x}
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}
 
 
 class _Stem(tf.keras.layers.Layer):
@@ -249,7 +253,6 @@ class _Stem(tf.keras.layers.Layer):
             conv(widths[1], 3, name="conv2", **norm_options),
         ]
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """See the class."""
         x = inputs
@@ -268,7 +271,6 @@ def _check(
     output_stride: int,
     multi_grid: Optional[Sequence[int]],
     frozen_stages: int,
-    **_: Any,
 ) -> None:
     expected_strides = [1] * (len(entry_widths) - 3) + [2, 2, 2]
     if sorted(entry_strides) != expected_strides:

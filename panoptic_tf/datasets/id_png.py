@@ -1,18 +1,16 @@
 """Reads the PNG of an id map into the array of its ids, without a copy between.
 
 Pillow keeps a colour image as four bytes a pixel, red first: an id with another byte on top. It is
-given the array's memory to decode into, and pixels that are inflated already.
+given the array's memory to decode into.
 """
 
 from __future__ import annotations
 
 import io
-import struct
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from zlib_ng import zlib_ng
 
 from panoptic_tf.datasets import files, png
 from panoptic_tf.datasets.segments import MAX_SEGMENT_ID
@@ -25,9 +23,6 @@ _EXPECTED = "an RGB PNG of segment ids"
 
 _FILLER = 255
 """What Pillow writes into the fourth byte."""
-
-_BLOCK = 32768
-"""Bytes that are read or inflated at a time: what a stored block can hold, and the cache."""
 
 
 def read_id_map(
@@ -109,51 +104,7 @@ def _decode_in_place(content: bytes, size: Tuple[int, int]) -> Optional[np.ndarr
     target = Image.frombuffer("RGBX", size, pixels, "raw", "RGBX", 0, 1)
     compressed = b"".join(c.data for c in png.chunks(content) if c.kind == b"IDAT")
     try:
-        stored = _store(compressed, height * (1 + 3 * width))
-        target.frombytes(stored, "zip", "RGB")
-    except (ValueError, zlib_ng.error):  # type: ignore[misc]  # Damaged; its stub is no class.
+        target.frombytes(compressed, "zip", "RGB")
+    except ValueError:  # damaged
         return None
     return pixels if pixels[-1, -1] >> 24 == _FILLER else None
-
-
-def _store(compressed: bytes, size: int) -> memoryview:
-    """The zlib stream of the same bytes in which they are stored, not compressed (RFC 1950, 1951).
-
-    Pillow asks for a row of pixels at a time. From a compressed stream that takes several times as
-    long as all at once; from a stored one it is a copy.
-
-    Args:
-      compressed: a zlib stream.
-      size: how many bytes it holds, what comes later is left out.
-
-    Raises:
-      ValueError: it holds fewer.
-      zlib_ng.error: it is damaged.
-    """
-    most_blocks = -(-size // _BLOCK) - (-len(compressed) // _BLOCK)
-    stream = np.empty(2 + 5 * most_blocks + size + 4, np.uint8).data
-    stream[:2] = b"\x78\x01"
-    checksum, end = 1, 2
-    for block in _inflate(compressed, size):
-        size -= len(block)
-        header = struct.pack("<BHH", size == 0, len(block), len(block) ^ 0xFFFF)
-        for part in (header, block):
-            stream[end : end + len(part)] = part
-            end += len(part)
-        checksum = zlib_ng.adler32(block, checksum)
-    stream[end : end + 4] = checksum.to_bytes(4, "big")
-    return stream[: end + 4]
-
-
-def _inflate(compressed: bytes, size: int) -> Iterator[bytes]:
-    """What `_store` stores, in blocks that are full or end with a block of the compressed bytes."""
-    inflater, start, left = zlib_ng.decompressobj(), 0, size
-    while left:
-        piece = memoryview(compressed)[start : start + _BLOCK]
-        block = inflater.decompress(piece, min(_BLOCK, left))
-        if not block and not piece:
-            raise ValueError(f"the pixels end after {size - left} of {size} bytes")
-        start += len(piece) - len(inflater.unconsumed_tail)
-        left -= len(block)
-        if block:
-            yield block

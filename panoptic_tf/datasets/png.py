@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Iterator, NamedTuple, Tuple
-
-from zlib_ng import zlib_ng
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -55,7 +54,7 @@ def check_whole(content: bytes) -> None:
     """
     kind = b""
     for kind, data, checksum in chunks(content):
-        found = zlib_ng.crc32(data, zlib_ng.crc32(kind)).to_bytes(4, "big")
+        found = zlib.crc32(data, zlib.crc32(kind)).to_bytes(4, "big")
         if kind[:1].isupper() and checksum != found:
             raise OSError(f"damaged or cut off: the checksum of its chunk {kind!r} is wrong")
     if kind != b"IEND":

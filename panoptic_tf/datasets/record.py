@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.datasets import coco_format, png, rle, segments
+from panoptic_tf.datasets import coco_format, png, rle_decoding, segments
 from panoptic_tf.datasets.coco_format import Instance
 
 MAX_SEGMENTS = 65535
@@ -180,7 +180,7 @@ def decode_example(serialized: tf.Tensor) -> Dict[str, tf.Tensor]:
 def decode_instance_masks(
     instance_rles: tf.Tensor, height: tf.Tensor, width: tf.Tensor, *, transposed: bool = False
 ) -> tf.Tensor:
-    """Decodes the masks of overlapping instances, eagerly or in a graph (on the host).
+    """Decodes the masks of overlapping instances, eagerly or in a graph.
 
     Args:
       instance_rles: string [K].
@@ -189,12 +189,10 @@ def decode_instance_masks(
       transposed: leave the masks as they are stored, column by column.
 
     Returns:
-      uint8 [K, height, width], or [K, width, height] if transposed; 1 on the instance.
+      uint8 [K, height, width], or [K, width, height] if transposed; 1 on the instance. See
+      `rle_decoding.check_rles` for errors.
     """
-    masks = tf.numpy_function(
-        rle.decode_rles, [instance_rles, height, width], tf.uint8, stateful=False
-    )
-    masks = tf.ensure_shape(masks, [None, None, None])
+    masks = rle_decoding.decode_rles(instance_rles, height, width)
     return masks if transposed else tf.transpose(masks, [0, 2, 1])
 
 

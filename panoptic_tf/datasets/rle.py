@@ -36,29 +36,8 @@ def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
     Raises:
       ValueError: not run-length text, or not of this size.
     """
-    return decode_rles([counts], height, width)[0].T
-
-
-def decode_rles(counts: Sequence[bytes], height: int, width: int) -> np.ndarray:
-    """Decodes several masks of one image, transposed: column by column, as they are stored.
-
-    Args:
-      counts: COCO's compressed `counts` of K masks.
-      height: rows.
-      width: columns.
-
-    Returns:
-      uint8 [K, width, height], 1 on the instance.
-
-    Raises:
-      ValueError: not run-length text, or not of this size.
-    """
-    for text in counts:
-        check_rle(text, height, width)  # pycocotools does not
-    if not len(counts):
-        return np.zeros([0, width, height], np.uint8)
-    sized = [{"size": [height, width], "counts": bytes(text)} for text in counts]
-    return mask_api.decode(sized).transpose(2, 1, 0)
+    check_rle(counts, height, width)  # pycocotools does not
+    return mask_api.decode({"size": [height, width], "counts": counts})
 
 
 def check_rle(counts: bytes, height: int, width: int) -> None:

@@ -2,7 +2,8 @@
 
 A function that fails inside of tf.data names neither file nor image. To name them it runs in a data
 set of one element, which ignores errors; what failed is run once more in Python, to say why. That
-costs some time, so it is done where records may be skipped, and once something has failed.
+costs some time, so it is done where records may be skipped, and once something has failed. Python
+counts, so records cannot be skipped in the workers of a tf.data service.
 """
 
 from __future__ import annotations

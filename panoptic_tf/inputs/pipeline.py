@@ -15,6 +15,7 @@ from panoptic_tf import addons
 from panoptic_tf.datasets.size_limit import SizeLimit
 from panoptic_tf.inputs import geometry, lookup, normalize, photometric, reading, samples
 from panoptic_tf.inputs.bad_records import BadRecords
+from panoptic_tf.inputs.data_service import DataService
 from panoptic_tf.inputs.shards import Shards, find_shards
 from panoptic_tf.structures import GroundTruth, PanopticSample, Tensors
 
@@ -83,6 +84,7 @@ def build_training_dataset(
     allow_partial: bool = False,
     max_bad_records: int = 0,
     settings: str = "",
+    service: Optional[DataService] = None,
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
     """Endless shuffled batches.
@@ -107,7 +109,9 @@ def build_training_dataset(
       max_bad_records: how many records that cannot be decoded are skipped; every worker counts its
         own. One more ends the iteration, see `bad_records`.
       settings: what the names of `input_path` and the like begin with in messages.
-      input_context: this worker's share under tf.distribute.
+      service: makes the batches in other processes, each of which reads all records in an order of
+        its own; `cache` is one of each. It goes with neither `seed` nor `max_bad_records`.
+      input_context: this worker's share under tf.distribute; with `service` there are none.
 
     Returns:
       Dataset of (features, labels); features hold `image` float32 [B, H, W, 3] and `image_info`
@@ -116,7 +120,7 @@ def build_training_dataset(
     Raises:
       ValueError: the files are no whole data set; see `shards.find_shards`.
     """
-    share = input_context if seed is None else None
+    share = input_context if seed is None and service is None else None
     shards = find_shards(input_path, name=f"{settings}input_path", allow_partial=allow_partial)
     bad_records = _build_bad_records(shards, max_bad_records, max_examples, settings)
     # Where none is skipped, run lengths are checked when the masks are decoded.
@@ -138,14 +142,12 @@ def build_training_dataset(
     )
     if not cache:  # The buffer holds records as they are stored, not pixels.
         numbered = bad_records.decode(numbered, decode)
-    first_seed = tf.random.uniform([], maxval=2**31 - 1, dtype=tf.int64) if seed is None else seed
-    pipeline_id = 0 if share is None else share.input_pipeline_id
 
     def prepare(example: Tensors, index: tf.Tensor) -> Tuple[Tensors, Tensors]:
         sample = _augment(
             example,
             thing_ids,
-            seed=tf.stack([tf.cast(first_seed, tf.int64) + pipeline_id, index]),
+            seed=_random_seed() if seed is None else tf.stack([tf.constant(seed, tf.int64), index]),
             network_size=network_size,
             augmentation=augmentation,
             with_instances=with_instances,
@@ -156,7 +158,7 @@ def build_training_dataset(
 
     prepared = numbered.map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     batches = prepared.batch(batch_size, drop_remainder=True)
-    return _finish(batches, deterministic=seed is not None)
+    return _finish(batches, deterministic=seed is not None, service=service)
 
 
 def build_evaluation_dataset(
@@ -303,8 +305,18 @@ def _features(image: tf.Tensor, image_info: tf.Tensor, normalization: Normalizat
 _normalize = lookup.compiled(normalize.normalize_image)
 
 
-def _finish(dataset: tf.data.Dataset, *, deterministic: bool) -> tf.data.Dataset:
+def _random_seed() -> tf.Tensor:
+    """Drawn where the pipeline runs, so that no two processes draw the same: int64 [2]."""
+    return tf.random.uniform([2], maxval=2**31 - 1, dtype=tf.int64)
+
+
+def _finish(
+    dataset: tf.data.Dataset, *, deterministic: bool, service: Optional[DataService] = None
+) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = deterministic
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options).prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.with_options(options)
+    if service is not None:
+        dataset = service.distribute(dataset)
+    return dataset.prefetch(tf.data.AUTOTUNE)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Callable, Optional, Sequence, Tuple
 
-import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.datasets import record, rle
+from panoptic_tf.datasets import record, rle_decoding
 from panoptic_tf.inputs import instances, lookup
 from panoptic_tf.structures import GroundTruth, InstanceAnnotations, PanopticSample, Tensors
 
@@ -19,7 +18,7 @@ def build_decoder(
 
     Args:
       num_categories: N, where larger category ids are an error.
-      check_rles: whether run lengths of instances are checked, in Python.
+      check_rles: whether run lengths of instances are checked.
 
     Returns:
       Function of a serialized record, string []; its results are those of `record.decode_example`,
@@ -31,9 +30,9 @@ def build_decoder(
         example = with_image(record.decode_example(serialized))
         _check(example, num_categories)
         if check_rles:
-            sized = [example[key] for key in ("instance_rles", "height", "width")]
-            rles = tf.numpy_function(_checked_rles, sized, tf.string, stateful=False)
-            example["instance_rles"] = tf.ensure_shape(rles, [None])
+            example["instance_rles"] = rle_decoding.check_rles(
+                example["instance_rles"], example["height"], example["width"]
+            )
         return example
 
     return decode
@@ -143,9 +142,3 @@ def instance_labels(example: Tensors) -> Tensors:
         GroundTruth.INSTANCE_IS_CROWD: example["instance_is_crowd"],
         GroundTruth.NUM_INSTANCES: count,
     }
-
-
-def _checked_rles(rles: np.ndarray, height: int, width: int) -> np.ndarray:
-    for counts in rles:
-        rle.check_rle(counts, height, width)
-    return rles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import tensorflow as tf
 
@@ -57,17 +57,7 @@ class ASPP(tf.keras.layers.Layer):
             "norm_momentum": norm_momentum,
             "norm_epsilon": norm_epsilon,
         }
-        self._settings = {
-            "filters": filters,
-            "dilation_rates": tuple(dilation_rates),
-            "use_separable_conv": use_separable_conv,
-            "pool_size": tuple(pool_size) if pool_size else None,
-            "pool_norm": pool_norm,
-            "align_corners": align_corners,
-            "dropout_rate": dropout_rate,
-            "norm": norm,
-            **common,
-        }
+        self._align_corners = align_corners
         self._pool_size = tuple(pool_size) if pool_size else None
         separable = convolution.SeparableConvNormAct
         dilated = separable if use_separable_conv else convolution.ConvNormAct
@@ -94,22 +84,18 @@ class ASPP(tf.keras.layers.Layer):
             )
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, H, W, filters]."""
         features = [branch(inputs, training=training) for branch in self.branches]
         pooled = self.pool(self._average(inputs), training=training)
-        align_corners = self._settings["align_corners"]
-        features.append(resize.upsample_like(pooled, inputs, align_corners=align_corners))
+        features.append(resize.upsample_like(pooled, inputs, align_corners=self._align_corners))
         x = self.project(tf.concat(features, axis=-1), training=training)
         return self.dropout(x, training=training)
 
     def _average(self, x: tf.Tensor) -> tf.Tensor:
         """[B, H, W, C] -> [B, 1, 1, C], or [B, H - h + 1, W - w + 1, C] with a window of [h, w]."""
         if self._pool_size is None:
-            return tf.reduce_mean(x, axis=[1, 2], keepdims=True)
+            # A sum over the map may leave the range of half precision.
+            mean = tf.reduce_mean(tf.cast(x, tf.float32), axis=[1, 2], keepdims=True)
+            return tf.cast(mean, x.dtype)
         return tf.nn.avg_pool2d(x, self._pool_size, strides=1, padding="VALID")
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}

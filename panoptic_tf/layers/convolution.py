@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Union
+from typing import Any, Optional, Union
 
 import tensorflow as tf
 
@@ -50,17 +50,7 @@ class _NormAct(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         if kernel_size % 2 == 0:
             raise ValueError(f"{self.name}: kernel_size must be odd, got {kernel_size}.")
-        self._settings = {
-            "kernel_size": kernel_size,
-            "strides": strides,
-            "dilation_rate": dilation_rate,
-            "norm": norm,
-            "activation": activation,
-            "use_bias": use_bias,
-            "kernel_initializer": kernel_initializer,
-            "norm_momentum": norm_momentum,
-            "norm_epsilon": norm_epsilon,
-        }
+        self._kernel_initializer = kernel_initializer
         self._conv_options = {
             "kernel_size": kernel_size,
             "strides": strides,
@@ -73,7 +63,6 @@ class _NormAct(tf.keras.layers.Layer):
         )
         self._activation = tf.keras.activations.get(activation)
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
         if not normalization.is_constant(self.norm, training):
@@ -88,10 +77,6 @@ class _NormAct(tf.keras.layers.Layer):
             with tf.name_scope(self.norm.name):
                 self.norm.build(tf.TensorShape([None, None, None, channels]))
 
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}
-
 
 class FoldingNormAct(_NormAct):
     """With `filters`, and a `conv` that takes `scale` and `shift`; made from `_conv_options`.
@@ -102,13 +87,12 @@ class FoldingNormAct(_NormAct):
 
     def __init__(self, filters: int, **kwargs: Any):
         super().__init__(**kwargs)
-        self._settings.update(filters=filters)
-        initializer = build_initializer(self._settings["kernel_initializer"])
+        initializer = build_initializer(self._kernel_initializer)
         self._conv_options.update(filters=filters, kernel_initializer=initializer)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the variables of the norm."""
-        self._build_norm(self._settings["filters"])
+        self._build_norm(self._conv_options["filters"])
         super().build(input_shape)
 
 
@@ -133,7 +117,6 @@ class ConvNormAct(FoldingNormAct):
 
     def __init__(self, filters: int, kernel_size: int = 1, *, groups: int = 1, **kwargs: Any):
         super().__init__(filters, kernel_size=kernel_size, **kwargs)
-        self._settings.update(groups=groups)
         self.conv = conv2d.Conv2D(groups=groups, **self._conv_options)
 
 
@@ -148,8 +131,8 @@ class DepthwiseConvNormAct(_NormAct):
 
     def __init__(self, kernel_size: int = 3, **kwargs: Any):
         super().__init__(kernel_size=kernel_size, **kwargs)
-        initializer = build_initializer(self._settings["kernel_initializer"], depthwise=True)
-        strides, dilation_rate = self._settings["strides"], self._settings["dilation_rate"]
+        initializer = build_initializer(self._kernel_initializer, depthwise=True)
+        strides, dilation_rate = self._conv_options["strides"], self._conv_options["dilation_rate"]
         # See `conv2d`.
         self._padding = (kernel_size - 1) * dilation_rate // 2 if strides > 1 else 0
         self.conv = depthwise_layers.DepthwiseConv2D(
@@ -163,7 +146,6 @@ class DepthwiseConvNormAct(_NormAct):
         self._build_norm(int(input_shape[-1]))
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
         if self._padding:
@@ -204,11 +186,6 @@ class SeparableConvNormAct(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        depthwise = {
-            "kernel_size": kernel_size,
-            "strides": strides,
-            "dilation_rate": dilation_rate,
-        }
         common = {
             "norm": norm,
             "activation": activation,
@@ -216,15 +193,11 @@ class SeparableConvNormAct(tf.keras.layers.Layer):
             "norm_momentum": norm_momentum,
             "norm_epsilon": norm_epsilon,
         }
-        self._settings = {"filters": filters, **depthwise, **common}
-        self.depthwise = DepthwiseConvNormAct(name="depthwise", **depthwise, **common)
+        self.depthwise = DepthwiseConvNormAct(
+            kernel_size, strides=strides, dilation_rate=dilation_rate, name="depthwise", **common
+        )
         self.pointwise = ConvNormAct(filters, name="pointwise", **common)
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
         return self.pointwise(self.depthwise(inputs, training=training), training=training)
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}

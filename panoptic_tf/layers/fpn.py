@@ -6,7 +6,7 @@ from typing import Any, Dict, Mapping, Optional
 
 import tensorflow as tf
 
-from panoptic_tf.layers import convolution, operators, resize
+from panoptic_tf.layers import convolution, resize
 
 EXTRA_LEVELS = {"none": 0, "max_pool": 1, "convolutions": 2}
 
@@ -58,13 +58,6 @@ class FPN(tf.keras.layers.Layer):
             "norm_momentum": norm_momentum,
             "norm_epsilon": norm_epsilon,
         }
-        self._settings = {
-            "filters": filters,
-            "min_level": min_level,
-            "max_level": max_level,
-            "extra_levels": extra_levels,
-            **options,
-        }
         self._levels = tuple(range(min_level, max_level + 1))
         self._extra_levels = extra_levels
         conv, options = convolution.ConvNormAct, {"activation": None, **options}
@@ -109,7 +102,7 @@ class FPN(tf.keras.layers.Layer):
         for i in reversed(range(len(self._levels))):
             level = str(self._levels[i])
             lateral = self.laterals[i](inputs[level], training=training)
-            x = lateral if x is None else lateral + _double_like(x, lateral)
+            x = lateral if x is None else lateral + resize.repeat_like(x, lateral, 2)
             outputs[level] = self.outputs[i](x, training=training)
         outputs = {str(level): outputs[str(level)] for level in self._levels}
         return {**outputs, **self._extend(outputs[str(self._levels[-1])], training)}
@@ -123,18 +116,3 @@ class FPN(tf.keras.layers.Layer):
         first = self.extras[0](x, training=training)
         second = self.extras[1](tf.nn.relu(first), training=training)
         return {str(top + 1): first, str(top + 2): second}
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}
-
-
-def _double_like(x: tf.Tensor, reference: tf.Tensor) -> tf.Tensor:
-    """Repeats every cell of [B, h, w, C] 2x2, cut to the reference's size."""
-    if operators.only_xla_operators():  # It has no gradient of the resize.
-        doubled = tf.repeat(tf.repeat(x, 2, axis=1), 2, axis=2)
-    else:
-        size = resize.spatial_size(x)
-        doubled = tf.image.resize(x, (2 * size[0], 2 * size[1]), method="nearest")
-    height, width = resize.spatial_size(reference)
-    return doubled[:, :height, :width]

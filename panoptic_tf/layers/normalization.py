@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import tensorflow as tf
 
@@ -49,10 +49,6 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
         """Scales and shifts [..., C]."""
         scale, shift = scale_and_shift(self)
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "epsilon": self.epsilon}
 
 
 BATCH_NORMS = (FrozenBatchNorm, tf.keras.layers.BatchNormalization)
@@ -105,7 +101,6 @@ class GroupNorm(tf.keras.layers.Layer):
         self.beta = self.add_weight(name="beta", initializer="zeros", **options)
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """Normalises [B, H, W, C]."""
 
@@ -122,10 +117,6 @@ class GroupNorm(tf.keras.layers.Layer):
             tf.custom_gradient(normalize)(*tensors) if training is True else normalize(*tensors)[0]
         )
         return tf.cast(outputs, inputs.dtype)
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), "groups": self._groups, "epsilon": self._epsilon}
 
 
 def normalize_groups(

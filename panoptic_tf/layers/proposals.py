@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.layers import boxes as box_ops
-from panoptic_tf.layers import nms
+from panoptic_tf.ops import boxes as box_ops
+from panoptic_tf.ops import nms
 
 
 class Proposals(NamedTuple):
@@ -51,14 +51,11 @@ class ProposalGenerator(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**{"trainable": False, **kwargs, "dtype": "float32"})
-        self._settings = {
-            "pre_nms_top_k": pre_nms_top_k,
-            "post_nms_top_k": post_nms_top_k,
-            "nms_threshold": nms_threshold,
-            "skip_padding": skip_padding,
-        }
+        self._pre_nms_top_k = pre_nms_top_k
+        self._post_nms_top_k = post_nms_top_k
+        self._nms_threshold = nms_threshold
+        self._skip_padding = skip_padding
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         logits: Mapping[str, tf.Tensor],
@@ -85,7 +82,7 @@ class ProposalGenerator(tf.keras.layers.Layer):
             for k in levels
         ]
         boxes, keys = (tf.concat(x, axis=1) for x in zip(*candidates))
-        count = min(self._settings["post_nms_top_k"], keys.shape[1])
+        count = min(self._post_nms_top_k, keys.shape[1])
         keys, index = tf.math.top_k(keys, k=count)
         valid = keys > float("-inf")  # [B, K]
         boxes = tf.gather(boxes, index, axis=1, batch_dims=1)
@@ -99,10 +96,10 @@ class ProposalGenerator(tf.keras.layers.Layer):
         """Boxes [B, k, 4] and logits [B, k] that a level keeps; -inf where there is none."""
         logits, deltas = (tf.stop_gradient(tf.cast(x, tf.float32)) for x in (logits, deltas))
         logits = tf.where(tf.abs(logits) < tf.float32.max, logits, float("-inf"))
-        if self._settings["skip_padding"]:
+        if self._skip_padding:
             inside = box_ops.centered_inside(tf.constant(anchors), image_size)  # [B, A]
             logits = tf.where(inside, logits, float("-inf"))
-        keys, index = tf.math.top_k(logits, k=min(self._settings["pre_nms_top_k"], logits.shape[1]))
+        keys, index = tf.math.top_k(logits, k=min(self._pre_nms_top_k, logits.shape[1]))
         deltas = tf.gather(deltas, index, axis=1, batch_dims=1)  # [B, k, 4]
         boxes = box_ops.decode_boxes(deltas, tf.gather(anchors, index), weights=(1, 1, 1, 1))
         is_finite = box_ops.finite_boxes(boxes)
@@ -111,13 +108,9 @@ class ProposalGenerator(tf.keras.layers.Layer):
         kept, valid = nms.nms_of_sorted(
             boxes,
             valid,
-            iou_threshold=self._settings["nms_threshold"],
-            max_outputs=min(self._settings["post_nms_top_k"], keys.shape[1]),
+            iou_threshold=self._nms_threshold,
+            max_outputs=min(self._post_nms_top_k, keys.shape[1]),
         )
         boxes = tf.gather(boxes, kept, axis=1, batch_dims=1)
         keys = tf.gather(keys, kept, axis=1, batch_dims=1)
         return boxes, tf.where(valid, keys, float("-inf"))
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}

@@ -36,14 +36,13 @@ def resize_bilinear(x: tf.Tensor, size: Size, *, align_corners: bool = False) ->
     return tf.cast(resized, x.dtype)
 
 
+def repeat_like(x: tf.Tensor, reference: tf.Tensor, factor: int) -> tf.Tensor:
+    """Repeats every cell of [B, h, w, C] factor x factor times, cut to the reference's size."""
+    repeated = tf.repeat(tf.repeat(x, factor, axis=1), factor, axis=2)
+    height, width = spatial_size(reference)
+    return repeated[:, :height, :width]
+
+
 def upsample_like(x: tf.Tensor, reference: tf.Tensor, *, align_corners: bool = False) -> tf.Tensor:
     """Resizes [B, h, w, C] bilinearly to the height and width of [B, H, W, D]."""
     return resize_bilinear(x, spatial_size(reference), align_corners=align_corners)
-
-
-def upsample_bilinear(x: tf.Tensor, factor: int) -> tf.Tensor:
-    """Resizes [B, H, W, C] bilinearly to [B, factor * H, factor * W, C]."""
-    height, width = x.shape[1], x.shape[2]
-    if height is None or width is None:
-        return resize_bilinear(x, tf.shape(x)[1:3] * factor)
-    return resize_bilinear(x, (height * factor, width * factor))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Mapping, Optional
 
 import tensorflow as tf
 
@@ -49,13 +49,6 @@ class SemanticFPN(tf.keras.layers.Layer):
             "norm_momentum": norm_momentum,
             "norm_epsilon": norm_epsilon,
         }
-        self._settings = {
-            "filters": filters,
-            "min_level": min_level,
-            "max_level": max_level,
-            "num_classes": num_classes,
-            **options,
-        }
         self._levels = tuple(range(min_level, max_level + 1))
         self.convs = []
         for level in self._levels:
@@ -72,7 +65,6 @@ class SemanticFPN(tf.keras.layers.Layer):
                 name="predictor",
             )
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None) -> tf.Tensor:
         """{level: [B, H/2^level, W/2^level, C]} -> [B, H/2^min_level, W/2^min_level, filters].
 
@@ -99,7 +91,3 @@ class SemanticFPN(tf.keras.layers.Layer):
             if level > self._levels[0]:
                 x = resize.upsample_like(x, inputs[str(level - 1 - i)])
         return x
-
-    def get_config(self) -> Dict[str, Any]:
-        """Arguments of the constructor."""
-        return {**super().get_config(), **self._settings}

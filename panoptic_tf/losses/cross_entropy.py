@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from panoptic_tf.structures import VOID
 
+_SMALLEST_NORMAL = 2.0**-126
+
 
 class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
     """L = 1/K * sum over the K hardest pixels of w_i * CE_i, K = floor(fraction * pixels).
@@ -54,7 +56,7 @@ class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
 
         Args:
           logits: float32 [B, H, W, N], channel c is category c + 1.
-          category_mask: int32 [B, H, W], 0 is void.
+          category_mask: integers [B, H, W], 0 is void.
           pixel_weights: float32 [B, H, W], or None for 1.
 
         Returns:
@@ -92,23 +94,28 @@ def pixel_cross_entropy(logits: tf.Tensor, category_mask: tf.Tensor) -> tf.Tenso
 
     Args:
       logits: [B, H, W, N], channel c is category c + 1.
-      category_mask: int32 [B, H, W], 0 is void.
+      category_mask: integers [B, H, W], 0 is void.
     """
+    categories = tf.cast(category_mask, tf.int64)  # TensorFlow computes int32 on the host
 
     # What TensorFlow's own operator computes, in fewer passes over memory.
     @tf.custom_gradient
     def cross_entropy(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
         probabilities = tf.nn.softmax(x)
-        own = tf.gather(x, tf.maximum(category_mask - 1, 0), axis=3, batch_dims=3)  # [B, H, W]
+        own = tf.gather(x, tf.maximum(categories - 1, 0), axis=3, batch_dims=3)  # [B, H, W]
         # -log p[own] by way of the largest p, which cannot be too small for a logarithm.
         losses = tf.reduce_max(x, axis=-1) - own
         losses -= tf.math.log(tf.reduce_max(probabilities, axis=-1))
 
         def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            upstream = tf.where(category_mask == VOID, 0.0, upstream)[..., tf.newaxis]
-            return (probabilities - tf.one_hot(category_mask - 1, tf.shape(x)[3])) * upstream
+            upstream = tf.where(categories == VOID, 0.0, upstream)[..., tf.newaxis]
+            # The labels are there when the step begins: without this, so would be their one-hot
+            # form, which is as large as the logits.
+            with tf.control_dependencies([upstream]):
+                one_hot = tf.one_hot(categories - 1, tf.shape(x)[3])
+            return (probabilities - one_hot) * upstream
 
-        return tf.where(category_mask == VOID, 0.0, losses), gradient
+        return tf.where(categories == VOID, 0.0, losses), gradient
 
     return cross_entropy(tf.cast(logits, tf.float32))
 
@@ -117,28 +124,37 @@ def largest_mask(values: tf.Tensor, k: tf.Tensor) -> tf.Tensor:
     """Marks the k largest values of each row; values equal to the k-th share what is left.
 
     The order of non-negative floats is that of their bits read as integers, so the k-th largest is
-    found by bisection in 31 vectorised passes: no sort, and the same on every device.
+    found bit by bit in 31 vectorised passes: no sort, and the same on every device.
 
     Args:
-      values: float32 [B, P], not negative.
+      values: float32 [B, P], not negative and not denormal. They are counted as float32: exact up
+        to P = 2^24.
       k: int32 [], 1..P.
 
     Returns:
       float32 [B, P] in 0..1; each row sums to k.
     """
-    bits = tf.bitcast(tf.maximum(values, 0.0), tf.int32)
+    values = tf.maximum(values, 0.0)
 
-    def narrow(low: tf.Tensor, high: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-        middle = low + (high - low + 1) // 2  # [B, 1]
-        enough = tf.reduce_sum(tf.cast(bits >= middle, tf.int32), axis=1, keepdims=True) >= k
-        return tf.where(enough, middle, low), tf.where(enough, high, middle - 1)
+    def is_enough(bits: tf.Tensor) -> tf.Tensor:
+        """Whether k values of a row are at least the float of these bits, bool [B, 1]."""
+        count = tf.cast(values >= _float_of(bits), tf.float32)
+        return tf.reduce_sum(count, axis=1, keepdims=True) >= tf.cast(k, tf.float32)
 
-    high = tf.reduce_max(bits, axis=1, keepdims=True)
-    low = tf.zeros_like(high)
-    kth, _ = tf.while_loop(
-        lambda low, high: tf.reduce_any(low < high), narrow, (low, high), maximum_iterations=32
-    )
-    above = tf.cast(bits > kth, tf.float32)
-    equal = tf.cast(tf.equal(bits, kth), tf.float32)
+    def try_bit(bit: tf.Tensor, kth: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+        higher = kth + tf.bitwise.left_shift(tf.constant(1, tf.int64), tf.cast(bit, tf.int64))
+        return bit - 1, tf.where(is_enough(higher), higher, kth)
+
+    nothing = tf.zeros([tf.shape(values)[0], 1], tf.int64)
+    _, kth = tf.while_loop(lambda bit, kth: bit >= 0, try_bit, (30, nothing))
+    kth = _float_of(kth)
+    # Where the device takes denormals for 0, the largest of them is what is found for 0.
+    kth = tf.where(kth < _SMALLEST_NORMAL, 0.0, kth)
+    above = tf.cast(values > kth, tf.float32)
+    equal = tf.cast(tf.equal(values, kth), tf.float32)
     left = tf.cast(k, tf.float32) - tf.reduce_sum(above, axis=1, keepdims=True)
     return above + equal * left / tf.reduce_sum(equal, axis=1, keepdims=True)
+
+
+def _float_of(bits: tf.Tensor) -> tf.Tensor:
+    return tf.bitcast(tf.cast(bits, tf.int32), tf.float32)

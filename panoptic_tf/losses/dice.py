@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Callable, Tuple
-
 import tensorflow as tf
 
 _EPSILON = 1e-8
@@ -28,22 +26,8 @@ def weighted_dice_loss(logits: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor
 
 def _dice(logits: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
     """The loss of every mask, [B, P, k]."""
-
-    @tf.custom_gradient
-    def dice(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        p = tf.sigmoid(x)
-        t = targets[:, :, tf.newaxis]  # [B, P, 1, N]
-        overlap = tf.matmul(p, t, transpose_b=True)  # [B, P, k, 1]
-        area = tf.reduce_sum(tf.square(p), axis=-1, keepdims=True)
-        area += tf.reduce_sum(tf.square(t), axis=-1, keepdims=True)
-        norm = 1.0 / tf.maximum(area, _EPSILON)
-
-        def gradient(upstream: tf.Tensor) -> tf.Tensor:
-            scale = 2.0 * upstream[..., tf.newaxis] * norm
-            # Where the denominator is clipped it has no derivative.
-            of_area = tf.where(area > _EPSILON, 2.0 * overlap * norm, 0.0)
-            return tf.raw_ops.SigmoidGrad(y=p, dy=scale * (of_area * p - t))
-
-        return 1.0 - 2.0 * overlap[..., 0] * norm[..., 0], gradient
-
-    return dice(logits)
+    p = tf.sigmoid(logits)
+    t = targets[:, :, tf.newaxis]  # [B, P, 1, N]
+    overlap = tf.matmul(p, t, transpose_b=True)[..., 0]  # [B, P, k]
+    area = tf.reduce_sum(tf.square(p), axis=-1) + tf.reduce_sum(tf.square(t), axis=-1)
+    return 1.0 - 2.0 * overlap / tf.maximum(area, _EPSILON)

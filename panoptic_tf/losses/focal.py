@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Callable, Tuple
-
 import tensorflow as tf
 
 _TINY = 1e-12
@@ -28,25 +26,9 @@ def sigmoid_focal_loss(
       float32 of the same shape.
     """
     targets = tf.stop_gradient(targets)
-
-    @tf.custom_gradient
-    def loss(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        p = tf.sigmoid(x)
-        entropy = tf.nn.softplus(x) - x * targets  # derivative: p - t
-        turn = 1.0 - 2.0 * targets  # dm/dp
-        factor, factor_slope = _modulate(targets + turn * p, gamma)
-        weights = (1.0 - alpha) + (2.0 * alpha - 1.0) * targets
-        # The derivative is all that is kept until the backward pass.
-        m_slope = tf.raw_ops.SigmoidGrad(y=p, dy=turn)  # dm/dx = dm/dp p (1 - p)
-        slope = weights * ((p - targets) * factor + entropy * factor_slope * m_slope)
-        return weights * factor * entropy, lambda upstream: upstream * slope
-
-    return loss(logits)
-
-
-def _modulate(m: tf.Tensor, gamma: float) -> Tuple[tf.Tensor, tf.Tensor]:
-    """m^gamma and its derivative by m."""
-    if gamma == 2.0:
-        return tf.square(m), 2.0 * m
-    m = tf.maximum(m, _TINY)
-    return tf.pow(m, gamma), gamma * tf.pow(m, gamma - 1.0)
+    p = tf.sigmoid(logits)
+    entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=targets, logits=logits)
+    weights = (1.0 - alpha) + (2.0 * alpha - 1.0) * targets
+    m = targets + (1.0 - 2.0 * targets) * p
+    factor = tf.square(m) if gamma == 2.0 else tf.pow(tf.maximum(m, _TINY), gamma)
+    return weights * factor * entropy

@@ -153,14 +153,6 @@ class InstanceAveragePrecision:
         return index
 
 
-def encode_masks(masks: np.ndarray) -> List[Dict[str, Any]]:
-    """Run-length encodes masks that may overlap, uint8 or bool [K, H, W]."""
-    if not len(masks):
-        return []
-    # [K, H, W] -> [H, W, K], column-major as the encoder reads it
-    return coco_mask.encode(np.asfortranarray(np.transpose(masks, (1, 2, 0)).astype(np.uint8)))
-
-
 def encode_id_map(id_map: np.ndarray) -> Tuple[np.ndarray, List[Dict[str, Any]], np.ndarray]:
     """Run-length encodes every segment of an id map in one pass over its pixels.
 

@@ -65,10 +65,6 @@ class LabelMap:
         """
         return self._label(*(mask.take(starts).astype(np.int64) for mask in self._masks))
 
-    def label_pixels(self) -> RunLabels:
-        """Labels every pixel, each being a run of its own."""
-        return self.label_runs(np.arange(self._masks[0].size))
-
 
 class Overlaps(NamedTuple):
     """Pixels shared by G ground-truth and P predicted segments; row and column 0 are void.

@@ -8,12 +8,11 @@ _SPLITS = (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
 _BOX_NAMES = ("AP_box", "AP50_box", "AP75_box")
 
 
-def format_metrics(metrics: Mapping[str, Any], *, per_category: bool = False) -> str:
+def format_metrics(metrics: Mapping[str, Any]) -> str:
     """Formats the content of a `metrics.json`; None prints as a dash.
 
     Args:
       metrics: what `PanopticEvaluator.result` returns.
-      per_category: whether to add a line for each category that was annotated or predicted.
 
     Returns:
       lines without a trailing newline.
@@ -26,8 +25,6 @@ def format_metrics(metrics: Mapping[str, Any], *, per_category: bool = False) ->
     others += [name for name in _BOX_NAMES if metrics.get(name) is not None]
     lines.append("  ".join(f"{name} {_cell(metrics[name]).strip()}" for name in others))
     lines.extend(_coverage_lines(metrics))
-    if per_category:
-        lines.extend(_category_lines(metrics["per_category"]))
     return "\n".join(lines)
 
 
@@ -42,21 +39,6 @@ def _coverage_lines(metrics: Mapping[str, Any]) -> List[str]:
             f"segments: {metrics['true_segments']} annotated ({metrics['true_things']} things), "
             f"{metrics['predicted_segments']} predicted ({metrics['predicted_things']} things)"
         )
-    return lines
-
-
-def _category_lines(rows: List[Mapping[str, Any]]) -> List[str]:
-    names = ("PQ", "SQ", "RQ", "IoU", "AP")
-    header = "".join(f"{name:>8}" for name in names) + "".join(
-        f"{name:>7}" for name in ("tp", "fp", "fn")
-    )
-    lines = [f"{'category':<28}{header}"]
-    for row in rows:
-        if row["PQ"] is None and row["IoU"] is None:
-            continue
-        values = "".join(_cell(row[name]) for name in names)
-        counts = "".join(f"{row[name]:>7}" for name in ("tp", "fp", "fn"))
-        lines.append(f"{row['name'][:27]:<28}{values}{counts}")
     return lines
 
 

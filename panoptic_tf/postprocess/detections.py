@@ -6,8 +6,8 @@ from typing import NamedTuple, Sequence
 
 import tensorflow as tf
 
-from panoptic_tf.layers import boxes as box_ops
-from panoptic_tf.layers import nms
+from panoptic_tf.ops import boxes as box_ops
+from panoptic_tf.ops import nms
 
 
 class Detections(NamedTuple):

@@ -6,15 +6,11 @@ from typing import NamedTuple, Optional
 
 import tensorflow as tf
 
-from panoptic_tf.layers import operators
-from panoptic_tf.postprocess import nearest_center
-
-_FAR = 1e6
-_DISTANCES_AT_ONCE = 2**22
+from panoptic_tf.ops.nearest_center import nearest_center
 
 
 class Centers(NamedTuple):
-    """K candidates per image in raster order.
+    """K candidates per image, valid ones first, in raster order.
 
     Attributes:
       positions: float32 [B, K, 2], (y, x).
@@ -63,65 +59,18 @@ def group_pixels(
 ) -> tf.Tensor:
     """Gives every pixel the center nearest to where its offset points.
 
-    Distances are taken a few pixels at a time, so that memory stays bounded whatever the size.
-
     Args:
       offsets: float32 [B, H, W, 2], (y, x), pixels.
       centers: K candidates.
       where: bool [B, H, W], the pixels that count, or None: all.
 
     Returns:
-      int32 [B, H, W], 1..K, anything at pixels that do not count; 0 everywhere in an image without
-      a center.
+      float32 [B, H, W], 1..K, anything at pixels that do not count; 0 everywhere in an image
+      without a center.
     """
-    height, width = offsets.shape[1], offsets.shape[2]
-    positions = tf.where(centers.valid[..., tf.newaxis], centers.positions, _FAR)
-    grid = tf.stack(tf.meshgrid(tf.range(height), tf.range(width), indexing="ij"), axis=-1)
-    votes = offsets + tf.cast(grid, tf.float32)[tf.newaxis]  # [B, H, W, 2]
-    if operators.needs_static_shapes():
-        grouped = _compare_all(votes, positions)
-    else:
-        most = tf.maximum(tf.reduce_sum(tf.cast(centers.valid, tf.int32), axis=1), 1)
-        grouped = _compare_near(votes, positions[:, : tf.reduce_max(most)], where)
-    has_center = tf.reduce_any(centers.valid, axis=1)
-    return tf.where(has_center[:, tf.newaxis, tf.newaxis], grouped, 0)
-
-
-def _compare_near(votes: tf.Tensor, positions: tf.Tensor, where: Optional[tf.Tensor]) -> tf.Tensor:
-    """The center nearest to each vote: int32 [B, H, W], 1..K."""
-    _, height, width, _ = votes.shape
-    points = tf.reshape(votes, [-1, 2])
-    pixels = tf.range(tf.shape(points)[0])
-    if where is not None:
-        pixels = tf.cast(tf.where(tf.reshape(where, [-1]))[:, 0], tf.int32)
-    nearest = nearest_center.find_nearest(
-        tf.gather(points, pixels),
-        pixels // (height * width),
-        positions,
-        size=(height, width),
-        values_at_once=_DISTANCES_AT_ONCE,
-    )
-    grouped = tf.scatter_nd(pixels[:, tf.newaxis], nearest + 1, tf.shape(points)[:1])
-    return tf.reshape(grouped, [-1, height, width])
-
-
-def _compare_all(votes: tf.Tensor, positions: tf.Tensor) -> tf.Tensor:
-    """The same of every pixel, from static shapes."""
-    _, height, width, _ = votes.shape
-    rows = _rows_at_once(height, _DISTANCES_AT_ONCE // (width * positions.shape[1]))
-
-    def nearest(block: tf.Tensor) -> tf.Tensor:  # [B, rows, W, 2] -> [B, rows, W]
-        y = block[..., 0:1] - positions[:, tf.newaxis, tf.newaxis, :, 0]  # [B, rows, W, K]
-        x = block[..., 1:2] - positions[:, tf.newaxis, tf.newaxis, :, 1]
-        return tf.argmin(y * y + x * x, axis=-1, output_type=tf.int32) + 1
-
-    if rows == height:
-        return nearest(votes)
-    blocks = tf.reshape(votes, [-1, height // rows, rows, width, 2])
-    blocks = tf.transpose(blocks, [1, 0, 2, 3, 4])
-    grouped = tf.map_fn(nearest, blocks, fn_output_signature=tf.int32, parallel_iterations=1)
-    grouped = tf.transpose(grouped, [1, 0, 2, 3])  # [B, blocks, rows, W]
-    return tf.reshape(grouped, [-1, height, width])
+    rows, columns = (tf.range(length, dtype=tf.float32) for length in offsets.shape[1:3])
+    points = tf.stack([offsets[..., 0] + rows[:, tf.newaxis], offsets[..., 1] + columns], axis=-1)
+    return nearest_center(points, centers.positions, centers.valid, where)
 
 
 def _largest_around(x: tf.Tensor, window: int, *, axis: int) -> tf.Tensor:
@@ -149,8 +98,3 @@ def _largest_around(x: tf.Tensor, window: int, *, axis: int) -> tf.Tensor:
         largest = tf.maximum(take(largest, 0, count), take(largest, step, count))
         covered += step
     return largest
-
-
-def _rows_at_once(height: int, most: int) -> int:
-    """Largest divisor of the height that is at most `most`."""
-    return max(rows for rows in range(1, height + 1) if height % rows == 0 and rows <= max(most, 1))

@@ -59,14 +59,15 @@ def fuse_kernels(
     # [B, K, C] x [B, K, C] -> [B, K (earlier), K]
     similar = tf.matmul(unit, unit, transpose_b=True) >= similarity_threshold - _ROUNDING
     if class_aware:
-        same_class = tf.equal(classes[:, :, tf.newaxis], classes[:, tf.newaxis, :])
+        numbers = tf.cast(classes, tf.float32)
+        same_class = tf.equal(numbers[:, :, tf.newaxis], numbers[:, tf.newaxis, :])
         similar = tf.logical_and(similar, same_class)
     similar = tf.logical_and(similar, valid[:, :, tf.newaxis])
 
-    row = tf.range(count)
+    row = tf.range(count, dtype=tf.float32)
     earlier = row[:, tf.newaxis] < row[tf.newaxis, :]
     similar = tf.logical_and(similar, earlier)
-    first = tf.reduce_min(tf.where(similar, row[:, tf.newaxis], count), axis=1)
+    first = tf.reduce_min(tf.where(similar, row[:, tf.newaxis], float(count)), axis=1)
     first = tf.minimum(first, row)  # [B, K], nobody earlier: itself
     stays = tf.logical_and(valid, tf.equal(first, row))
 

@@ -23,7 +23,8 @@ def matrix_nms(
     suppressed itself.
 
     Args:
-      masks: float32 [B, K, N], 0 or 1 of each of N pixels. Soft masks give the IoU of products.
+      masks: float32 [B, K, N], 0 or 1 of each of N pixels, K static. Soft masks give the IoU
+        of products.
       scores: float32 [B, K], descending among the valid.
       classes: int32 [B, K].
       valid: bool [B, K]; others suppress nobody, and score 0.
@@ -41,11 +42,12 @@ def matrix_nms(
         raise ValueError(
             f"the kernel of matrix NMS must be 'gaussian' or 'linear', got {kernel!r}."
         )
-    row = tf.range(masks.shape[1] or tf.shape(masks)[1])
+    row = tf.range(masks.shape[1], dtype=tf.float32)
     iou = tf.where(row[:, tf.newaxis] < row[tf.newaxis, :], _pairwise_iou(masks), 0.0)
     suppresses = tf.logical_and(valid[:, :, tf.newaxis], valid[:, tf.newaxis, :])
     if class_aware:
-        same_class = tf.equal(classes[:, :, tf.newaxis], classes[:, tf.newaxis, :])
+        numbers = tf.cast(classes, tf.float32)
+        same_class = tf.equal(numbers[:, :, tf.newaxis], numbers[:, tf.newaxis, :])
         suppresses = tf.logical_and(suppresses, same_class)
     iou = tf.where(suppresses, iou, 0.0)  # [B, K (i), K (j)]
     suppressed = tf.reduce_max(iou, axis=1)[:, :, tf.newaxis]  # [B, K (i), 1]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence, Tuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
-from panoptic_tf.layers import operators
 from panoptic_tf.structures import Prediction, Tensors
 
 
@@ -26,11 +25,23 @@ class Rows(NamedTuple):
     area: tf.Tensor
 
 
+class Merged(NamedTuple):
+    """A panoptic map; see `build_segments`.
+
+    Attributes:
+      row_map: float32 [B, H, W], the row of each pixel's segment, R on void.
+      rows: the candidates.
+    """
+
+    row_map: tf.Tensor
+    rows: Rows
+
+
 def build_segments(row_map: tf.Tensor, rows: Rows) -> Tensors:
     """Numbers the instances and writes masks and table.
 
     Args:
-      row_map: int32 [B, H, W], the row of each pixel's segment, R on void.
+      row_map: float32 [B, H, W], the row of each pixel's segment, R on void.
       rows: the candidates.
 
     Returns:
@@ -58,36 +69,6 @@ def build_segments(row_map: tf.Tensor, rows: Rows) -> Tensors:
     }
 
 
-def sum_by_row(values: Sequence[tf.Tensor], row_map: tf.Tensor, num_rows: int) -> Tuple:
-    """Sums per-pixel values by row.
-
-    Args:
-      values: tensors [B, H, W] of one dtype each.
-      row_map: int32 [B, H, W]; entries outside 0..num_rows - 1 are dropped.
-      num_rows: static R.
-
-    Returns:
-      One tensor [B, R] for each of `values`.
-    """
-    batch = tf.shape(row_map)[0]
-    first = tf.range(batch)[:, tf.newaxis, tf.newaxis] * (num_rows + 1)
-    inside = tf.logical_and(row_map >= 0, row_map < num_rows)
-    index = tf.reshape(tf.where(inside, row_map, num_rows) + first, [-1])
-    size = batch * (num_rows + 1)
-
-    def total(value: tf.Tensor) -> tf.Tensor:
-        value = tf.reshape(value, [-1])
-        if operators.only_builtin_operators():
-            # To TFLite a segment sum is of unknown size, and with one of those its older
-            # interpreters run nothing of a model on their fast kernels.
-            sums = tf.scatter_nd(tf.expand_dims(index, axis=-1), value, [size])
-        else:
-            sums = tf.math.unsorted_segment_sum(value, index, size)
-        return tf.reshape(sums, [batch, num_rows + 1])[:, :num_rows]
-
-    return tuple(total(value) for value in values)
-
-
 def _valid_first(valid: tf.Tensor) -> tf.Tensor:
     """Row order that puts valid rows first and keeps their order: int32 [B, R]."""
     count = valid.shape[1]
@@ -96,8 +77,6 @@ def _valid_first(valid: tf.Tensor) -> tf.Tensor:
 
 
 def _look_up(values: tf.Tensor, row_map: tf.Tensor) -> tf.Tensor:
-    """values[b, row_map[b, y, x]], 0 for the void row: [B, H, W]."""
+    """values[b, row_map[b, y, x]], 0 for the void row: int32 [B, H, W]."""
     padded = tf.pad(values, [[0, 0], [0, 1]])
-    flat = tf.reshape(row_map, [tf.shape(row_map)[0], row_map.shape[1] * row_map.shape[2]])
-    looked_up = tf.gather(padded, flat, axis=1, batch_dims=1)
-    return tf.reshape(looked_up, tf.shape(row_map))
+    return tf.gather(padded, tf.cast(row_map, tf.int32), axis=1, batch_dims=1)

@@ -20,6 +20,7 @@ import tensorflow as tf
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files
 from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.ops import forms
 from panoptic_tf.serving import decoding, id_map, warmup
 from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
 from panoptic_tf.structures import ImageInfo, Prediction, Tensors
@@ -51,6 +52,7 @@ def export_saved_model(
     version: Optional[int] = None,
     max_pixels: int = decoding.MAX_PIXELS,
     warmup_batch_sizes: Sequence[int] = (1,),
+    form: forms.Form = forms.Form.CPU,
 ) -> str:
     """Writes `<export_dir>/<version>/`, whole or not at all.
 
@@ -66,6 +68,7 @@ def export_saved_model(
       max_pixels: larger images are answered as not valid.
       warmup_batch_sizes: batch sizes of the warm-up requests; none are written without the package
         tensorflow-serving-api.
+      form: of the operations: for servers with CPUs or with accelerators; kept in the assets.
 
     Returns:
       The folder of the version.
@@ -74,8 +77,8 @@ def export_saved_model(
       ValueError: unknown input type, the version exists, or the network lacks a panoptic head that
         `panoptic_png` needs.
     """
-    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment)
-    answer = _build_answer(inference_network, mean, std, channel_order)
+    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment, form.value)
+    answer = _build_answer(inference_network, mean, std, channel_order, form)
     functions = _build_functions(answer, info.input_size, max_pixels)
     if not _has_panoptic_outputs(inference_network):
         del functions["panoptic_png"]
@@ -107,13 +110,18 @@ class _ServingModule(tf.Module):
 
 
 def _build_answer(
-    network: tf.keras.Model, mean: Sequence[float], std: Sequence[float], channel_order: str
+    network: tf.keras.Model,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str,
+    form: forms.Form,
 ) -> Callable[[tf.Tensor, tf.Tensor], Tensors]:
     def answer(images: tf.Tensor, image_info: tf.Tensor) -> Tensors:
         normalized = normalize.normalize_image(
             images, image_info, mean=mean, std=std, channel_order=channel_order
         )
-        return network({"image": normalized, "image_info": image_info}, training=False)
+        with forms.use(form):
+            return network({"image": normalized, "image_info": image_info}, training=False)
 
     return answer
 
@@ -121,13 +129,18 @@ def _build_answer(
 def _build_functions(
     answer: Callable[[tf.Tensor, tf.Tensor], Tensors], input_size: geometry.Size, max_pixels: int
 ) -> Dict[str, Any]:
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    # No AutoGraph, which would walk through the whole network.
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
+    )
     def image_bytes(image_bytes):
         decoded = decoding.decode_images(image_bytes, input_size, max_pixels=max_pixels)
         return _only_valid(answer(decoded.images, decoded.image_info), decoded.valid)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="image_tensor")]
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="image_tensor")],
     )
     def image_tensor(image_tensor):
         specification = (tf.TensorSpec([*input_size, 3]), tf.TensorSpec([4, 2]))
@@ -138,7 +151,10 @@ def _build_functions(
         )
         return _only_valid(answer(images, image_info), tf.ones_like(images[:, 0, 0, 0], tf.bool))
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
+    )
     def panoptic_png(image_bytes):
         decoded = decoding.decode_images(image_bytes, input_size, max_pixels=max_pixels)
         prediction = answer(decoded.images, decoded.image_info)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any, Tuple
+from typing import Any, Optional, Tuple
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 
@@ -24,17 +24,23 @@ class ModelInfo:
       dataset_info: the categories.
       input_size: (height, width) of the network's input.
       experiment: name of the experiment it was trained with.
+      target: what its graph is for: `cpu`, `accelerator` or `tflite`; empty where it does not say.
     """
 
     dataset_info: dataset_info_lib.DatasetInfo
     input_size: Tuple[int, int]
     experiment: str = ""
+    target: str = ""
 
     def to_bytes(self) -> bytes:
         """JSON text, UTF-8."""
         content = {
             **self.dataset_info.to_json(),
-            "model": {"input_size": list(self.input_size), "experiment": self.experiment},
+            "model": {
+                "input_size": list(self.input_size),
+                "experiment": self.experiment,
+                "target": self.target,
+            },
         }
         return json.dumps(content, indent=1).encode()
 
@@ -52,22 +58,26 @@ class ModelInfo:
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{source} is not JSON ({error}).") from error
         info = dataset_info_lib.DatasetInfo.from_json(parsed, source=source)
-        size, experiment = _parse_model(parsed.get("model"), source)
-        return cls(dataset_info=info, input_size=size, experiment=experiment)
+        return cls(info, *_parse_model(parsed.get("model"), source))
 
 
-def _parse_model(model: Any, source: str) -> Tuple[Tuple[int, int], str]:
+def _parse_model(model: Any, source: str) -> Tuple[Tuple[int, int], str, str]:
     if not isinstance(model, dict):
         raise ValueError(
             f"{source}: 'model' must be an object, got {model!r}. Export the model again."
         )
-    size, experiment = model.get("input_size"), model.get("experiment")
+
+    def text(name: str, default: Optional[str]) -> str:
+        value = model.get(name, default)
+        if not isinstance(value, str):
+            raise ValueError(f"{source}: model.{name} must be a string, got {value!r}.")
+        return value
+
+    size = model.get("input_size")
     numbers = size if isinstance(size, list) else []
     if len(numbers) != 2 or not all(type(v) is int and v > 0 for v in numbers):
         raise ValueError(
             f"{source}: model.input_size must be [height, width], two positive integers, "
             f"got {size!r}."
         )
-    if not isinstance(experiment, str):
-        raise ValueError(f"{source}: model.experiment must be a string, got {experiment!r}.")
-    return (numbers[0], numbers[1]), experiment
+    return (numbers[0], numbers[1]), text("experiment", None), text("target", "")

@@ -19,7 +19,7 @@ import tensorflow as tf
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files
 from panoptic_tf.inputs import geometry, normalize
-from panoptic_tf.layers import operators
+from panoptic_tf.ops import forms
 from panoptic_tf.serving import quantization as quantization_lib
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
 
@@ -73,20 +73,22 @@ def export_tflite(
             "int8_options, which hold the images to calibrate with, belong to quantization 'int8', "
             f"got quantization {quantization!r} and options {int8_options}."
         )
-    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment)
+    target = forms.Form.TFLITE
+    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment, target.value)
 
     @tf.function(
+        autograph=False,
         input_signature=[
             tf.TensorSpec([1, *input_size, 3], tf.float32, name="image"),
             tf.TensorSpec([1, 4, 2], tf.float32, name="image_info"),
-        ]
+        ],
     )
     def answer(image, image_info):
         normalized = normalize.normalize_image(
             image, image_info, mean=mean, std=std, channel_order=channel_order
         )
         features = {"image": normalized, "image_info": image_info}
-        with operators.builtin_operators_only():
+        with forms.use(target):
             return inference_network(features, training=False)
 
     module = tf.Module()

@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Seque
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
+from panoptic_tf.ops import forms
 from panoptic_tf.systems import runner
 from panoptic_tf.systems.model import PanopticModel
 
@@ -117,7 +118,8 @@ def analyze_model(model: PanopticModel, input_size: Tuple[int, int]) -> Analysis
         "image": tf.TensorSpec([1, *input_size, 3], tf.float32),
         "image_info": tf.TensorSpec([1, 4, 2], tf.float32),
     }
-    graph = trace(functools.partial(model.inference_network, training=False), specs)
+    with forms.use(forms.Form.CPU):
+        graph = trace(functools.partial(model.inference_network, training=False), specs)
     operations, not_counted = count_operations(graph, [*model.parts, POSTPROCESSOR])
     costs = {
         name: operations.pop(name, Cost()) + count_variables(part)

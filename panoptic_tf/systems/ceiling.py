@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from panoptic_tf.datasets import record
 from panoptic_tf.inputs import geometry, pipeline
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import GroundTruth
 from panoptic_tf.systems.task import PanopticTask
 
@@ -47,7 +48,8 @@ def evaluate_ceiling(
         features, labels = generate(moved)
         targets = {**features, **labels}
         batch = tf.nest.map_structure(lambda x: x[tf.newaxis], (targets, moved.image_info))
-        prediction = task.ideal_prediction(*batch)
+        with forms.use(forms.Form.CPU):  # tf.data runs there.
+            prediction = task.ideal_prediction(*batch)
         return truth, {key: value[0] for key, value in prediction.items()}
 
     evaluator = task.build_evaluator()

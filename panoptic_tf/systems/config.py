@@ -94,6 +94,8 @@ class Augmentation(hyperparams.Config):
 class DataConfig(cfg.DataConfig):
     """Where records come from and how training changes them.
 
+    Of the inherited fields `run_checks` refuses those that nothing reads.
+
     Attributes:
       max_examples: use only the first so many records; 0 uses all.
       allow_partial: take what `input_path` matches, though shards or records of it are missing.

@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+import dataclasses
+from typing import Any, FrozenSet, Optional
 
 import tensorflow as tf
 from absl import logging
 from official.core import config_definitions as cfg
 
+from panoptic_tf.systems import task_records
 from panoptic_tf.systems.cluster import Cluster
 from panoptic_tf.systems.task import PanopticTask
 
 _POSITIVE = ("train_steps", "steps_per_loop", "checkpoint_interval")
+
+# What is read of the fields that the Model Garden's trainer has.
+_READ_OF_DATA = frozenset(
+    {
+        "input_path",
+        "global_batch_size",
+        "is_training",
+        "shuffle_buffer_size",
+        "cache",
+        "seed",
+        "enable_tf_data_service",
+        "tf_data_service_address",
+        "tf_data_service_job_name",
+    }
+)
+_READ_OF_RUNTIME = frozenset(
+    {
+        "distribution_strategy",
+        "enable_xla",
+        "tpu",
+        "num_gpus",
+        "all_reduce_alg",
+        "mixed_precision_dtype",
+        "loss_scale",
+        "tpu_enable_xla_dynamic_padder",
+    }
+)
 
 
 def check_run(
@@ -20,7 +49,8 @@ def check_run(
     """Checks what does not need the data or a device.
 
     Raises:
-      ValueError: a value is out of its range, or what is asked for cannot go together.
+      ValueError: a value is out of its range, nothing reads it, or what is asked for cannot go
+        together.
     """
     if "train" in mode:
         _check_training(params.trainer, params.runtime)
@@ -37,8 +67,9 @@ def check_evaluation(params: cfg.ExperimentConfig) -> None:
     """Checks the values of an evaluation.
 
     Raises:
-      ValueError: one is out of its range.
+      ValueError: one is out of its range, or nothing reads it.
     """
+    _check_unread(params.runtime, cfg.RuntimeConfig(), "runtime", _READ_OF_RUNTIME)
     steps = params.trainer.validation_steps
     if steps != -1:
         _check_at_least(1, steps, "trainer.validation_steps", "or -1 for all records")
@@ -47,6 +78,7 @@ def check_evaluation(params: cfg.ExperimentConfig) -> None:
 
 
 def _check_training(trainer: cfg.TrainerConfig, runtime: cfg.RuntimeConfig) -> None:
+    _check_unread(runtime, cfg.RuntimeConfig(), "runtime", _READ_OF_RUNTIME)
     for name in _POSITIVE:
         _check_at_least(1, getattr(trainer, name), f"trainer.{name}")
     for name in ("max_to_keep", "summary_interval"):
@@ -80,6 +112,21 @@ def _check_data(data: Any, name: str) -> None:
     _check_at_least(0, data.max_bad_records, f"{name}.max_bad_records")
     if data.is_training:
         _check_at_least(1, data.shuffle_buffer_size, f"{name}.shuffle_buffer_size")
+    # An evaluation never drops its last images, whatever the field says.
+    read = _READ_OF_DATA if data.is_training else _READ_OF_DATA | {"drop_remainder"}
+    _check_unread(data, cfg.DataConfig(), name, read)
+    task_records.data_service(data)
+
+
+def _check_unread(values: Any, defaults: Any, name: str, read: FrozenSet[str]) -> None:
+    """Refuses values, other than the defaults, of fields that nothing reads."""
+    for field in dataclasses.fields(defaults):
+        value, default = getattr(values, field.name), getattr(defaults, field.name)
+        if field.name not in read and value != default:
+            raise ValueError(
+                f"{name}.{field.name} is {value!r}, but nothing here reads it. Leave it at "
+                f"{default!r}."
+            )
 
 
 def _check_at_least(least: int, value: Any, name: str, note: str = "") -> None:

@@ -11,6 +11,7 @@ from official.common import distribute_utils
 from official.core import base_trainer, task_factory, train_utils
 from official.core import config_definitions as cfg
 
+from panoptic_tf.ops import forms
 from panoptic_tf.systems import run_checks, run_folder, workers
 from panoptic_tf.systems.cluster import Cluster
 from panoptic_tf.systems.model import PanopticModel
@@ -132,6 +133,7 @@ def train(
         task = build_task(params, model_dir)
         run_checks.check_inputs(params, task, mode)
         stack.enter_context(_naming_bad_records(params, task, mode))
+        task.form = form_of(strategy)
         task.xla = _uses_xla(params.runtime, strategy)
         if strategy.extended.should_checkpoint:
             own_dir = model_dir
@@ -142,6 +144,12 @@ def train(
                 train_utils.serialize_config(params, model_dir)
         Run(task, strategy, params, mode, model_dir, own_dir).run()
     return task
+
+
+def form_of(strategy: tf.distribute.Strategy) -> forms.Form:
+    """The form of operations that the devices of a strategy want."""
+    is_cpu = ["CPU" in device for device in strategy.extended.worker_devices]
+    return forms.Form.CPU if all(is_cpu) else forms.Form.ACCELERATOR
 
 
 def _uses_xla(runtime: cfg.RuntimeConfig, strategy: tf.distribute.Strategy) -> bool:
@@ -182,6 +190,7 @@ def evaluate(
     tf.keras.mixed_precision.set_global_policy("float32")
     strategy = build_strategy(params.runtime)
     run_checks.log_devices(strategy)
+    task.form = form_of(strategy)
     with strategy.scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
         _restore(trainer, checkpoint_path)

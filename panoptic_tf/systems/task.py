@@ -17,9 +17,9 @@ from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.datasets.size_limit import SizeLimit
 from panoptic_tf.inputs import pipeline
 from panoptic_tf.inputs.failures import explain_failure
-from panoptic_tf.layers import operators
 from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import GroundTruth, Tensors
 from panoptic_tf.systems import config as base_config
 from panoptic_tf.systems import task_records, weight_settings, workers
@@ -39,6 +39,7 @@ class PanopticTask(base_task.Task):
 
     Attributes:
       image_listeners: called with (ground truth, prediction, PQ) of every evaluated image.
+      form: of the operations of its steps; the trainer sets what its devices want.
       xla: whether XLA compiles the network, the losses and the gradients of a training step.
     """
 
@@ -47,6 +48,7 @@ class PanopticTask(base_task.Task):
         self._dataset_info = DatasetInfo.load(params.dataset_info)
         self._loss = self.build_loss()
         self._size_limit = SizeLimit(params.evaluation.max_pixels)
+        self.form = forms.Form.ACCELERATOR
         self.xla = False
         # Inside an object: of a dictionary tf.Module makes something that json does not take.
         self._evaluation = types.SimpleNamespace(result={})
@@ -107,9 +109,13 @@ class PanopticTask(base_task.Task):
         """The categories the model predicts."""
         return self._dataset_info
 
+    # No AutoGraph here and in the steps: it would walk through all of Keras, which takes longer
+    # than building and tracing themselves.
+    @tf.autograph.experimental.do_not_convert
     def build_model(self) -> PanopticModel:
         """Both networks in one model."""
-        return PanopticModel(*self.build_networks())
+        with forms.use(self.form):
+            return PanopticModel(*self.build_networks())
 
     def initialize(self, model: tf.keras.Model) -> None:
         """Loads `init_checkpoint` where a run starts: see `checkpoints.load_weights`.
@@ -192,6 +198,7 @@ class PanopticTask(base_task.Task):
             shuffle_buffer_size=params.shuffle_buffer_size,
             cache=params.cache,
             seed=params.seed,
+            service=task_records.data_service(params),
             **shared,
         )
 
@@ -215,7 +222,6 @@ class PanopticTask(base_task.Task):
             return []
         return [tf.keras.metrics.Mean(name) for name in self.loss_names()]
 
-    # No AutoGraph: it would walk through all of Keras, which takes longer than tracing itself.
     @tf.autograph.experimental.do_not_convert
     def train_step(self, inputs, model, optimizer, metrics=None) -> Tensors:
         """One step on one replica.
@@ -238,12 +244,15 @@ class PanopticTask(base_task.Task):
 
     def _compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function as `xla` wants it."""
-        if not self.xla:
-            return function
+        form = forms.Form.ACCELERATOR if self.xla else self.form
 
+        # In here: a replica has a thread of its own.
         def trace(*arguments: Any) -> Any:
-            with operators.compiled_by_xla():
+            with forms.use(form):
                 return function(*arguments)
+
+        if not self.xla:
+            return trace
 
         if isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy):
             return trace  # It compiles the whole step.
@@ -286,7 +295,8 @@ class PanopticTask(base_task.Task):
         """Predictions and ground truth of one replica, for `aggregate_logs`."""
         del metrics
         features, labels = inputs
-        return {"prediction": _predict(model, features), "ground_truth": labels}
+        with forms.use(self.form):
+            return {"prediction": _predict(model, features), "ground_truth": labels}
 
     def aggregate_logs(self, state=None, step_outputs=None):
         """Streams the images of a step into the evaluator; runs on the host."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +11,7 @@ from absl import logging
 
 from panoptic_tf.datasets import record
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.inputs.data_service import DataService
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.metrics import coverage
 from panoptic_tf.systems.config import DataConfig
@@ -29,6 +30,35 @@ def arguments(data: DataConfig, info: DatasetInfo) -> Dict[str, Any]:
         "max_bad_records": data.max_bad_records,
         "settings": _settings(data),
     }
+
+
+def data_service(data: DataConfig) -> Optional[DataService]:
+    """The tf.data service that makes the batches of training, or None.
+
+    Raises:
+      ValueError: it has no address, or what is asked for does not go with it.
+    """
+    if not data.enable_tf_data_service:
+        return None
+    enabled, address = f"{_settings(data)}enable_tf_data_service", data.tf_data_service_address
+    if not data.is_training:
+        raise ValueError(f"{enabled} must be false: an evaluation reads its records itself.")
+    if not address or "://" not in address:
+        raise ValueError(
+            f"{enabled} needs {_settings(data)}tf_data_service_address (--tf_data_service), "
+            f"grpc://host:port of a dispatcher, got {address!r}."
+        )
+    if data.seed is not None:
+        raise ValueError(
+            f"{enabled} does not go together with {_settings(data)}seed: which worker answers "
+            "first is not repeatable. Leave one of them out."
+        )
+    if data.max_bad_records:
+        raise ValueError(
+            f"{enabled} does not go together with {_settings(data)}max_bad_records, which counts "
+            "in Python. Convert the bad records again, or leave one of them out."
+        )
+    return DataService(address, data.tf_data_service_job_name)
 
 
 def check(data: DataConfig, info: DatasetInfo, source: str) -> None:

@@ -23,12 +23,10 @@ def draw_panel(
     *,
     colors: Sequence[overlay.Color],
     names: Optional[Sequence[str]] = None,
-    center_heatmap: Optional[np.ndarray] = None,
     show_difference: bool = False,
     tile_size: int = 384,
-    alpha: float = 0.6,
 ) -> np.ndarray:
-    """Draws the tiles input | ground truth | prediction | difference | centers that are asked for.
+    """Draws the tiles input | ground truth | prediction | difference that are asked for.
 
     Masks larger than the image (padded right and bottom) are cut to it.
 
@@ -38,10 +36,8 @@ def draw_panel(
       prediction: `category_mask` and `instance_mask`, each [H, W].
       colors: (red, green, blue) by category id, entry 0 for void.
       names: by category id; given, segments are labelled.
-      center_heatmap: float [h, w], 0..1, of any size; shown in a tile of its own.
       show_difference: whether to show where the categories differ (needs both masks).
       tile_size: longer side of each tile in pixels.
-      alpha: opacity of the overlays.
 
     Returns:
       uint8 [h, w, 3].
@@ -55,12 +51,10 @@ def draw_panel(
         if masks is not None:
             masks = _fit_masks(masks, image.shape[:2], (height, width))
             fitted.append(masks)
-            drawn = overlay.draw_overlay(small, **masks, colors=colors, names=names, alpha=alpha)
+            drawn = overlay.draw_overlay(small, **masks, colors=colors, names=names)
             tiles.append((title, drawn))
     if show_difference and len(fitted) == 2:
         tiles.append(("wrong category", _draw_difference(small, *fitted)))
-    if center_heatmap is not None:
-        tiles.append(("centers", _draw_heatmap(small, center_heatmap)))
     return _join(tiles)
 
 
@@ -85,17 +79,6 @@ def _draw_difference(image: np.ndarray, ground_truth, prediction) -> np.ndarray:
     gray = images.to_gray(image) * np.where(is_void, 0.25, 0.8)
     drawn = np.where(is_wrong, 0.3 * gray + 0.7 * _WRONG, gray)
     return np.round(np.broadcast_to(drawn, image.shape)).astype(np.uint8)
-
-
-def _draw_heatmap(image: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Glows from black over red and yellow to white, over the dimmed image."""
-    picture = Image.fromarray(np.asarray(heatmap, np.float32)).resize(
-        (image.shape[1], image.shape[0]), Image.Resampling.BILINEAR
-    )
-    heat = np.clip(np.asarray(picture), 0.0, 1.0)[..., np.newaxis]
-    glow = 255.0 * np.clip(heat * 3.0 - np.array([0.0, 1.0, 2.0]), 0.0, 1.0)
-    drawn = images.to_gray(image, 0.45) * (1.0 - heat) + glow * np.maximum(heat, 0.25)
-    return np.round(np.clip(drawn, 0.0, 255.0)).astype(np.uint8)
 
 
 def _join(tiles: Sequence[Tuple[str, np.ndarray]]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The report of an evaluation: one HTML file that holds its style and its pictures.
 
-The page asks nothing of the network and runs no script; its content security policy says so to the
+`report.html` and `report.css` are the page and its style; what depends on data is made here. The
+page asks nothing of the network and runs no script; its content security policy says so to the
 browser. All text that came from data (names, image ids, titles) is escaped.
 """
 
@@ -8,18 +9,19 @@ from __future__ import annotations
 
 import base64
 import html
+import string
+from importlib import resources
 from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from panoptic_tf.visualization import images, report_numbers, report_style
+from panoptic_tf.visualization import images, report_numbers
 
 Color = Tuple[int, int, int]
 Picture = Union[bytes, np.ndarray]
 ColumnGroups = Sequence[Tuple[str, Sequence[Tuple[str, str]]]]
 """Headings, and the keys and headings of the columns under each."""
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _TILES = (
     ("PQ", "panoptic quality"),
     ("PQ_things", "PQ of things"),
@@ -52,14 +54,6 @@ _COVERAGE_GROUPS = (
     ("things", (("true_things", "annotated"), ("predicted_things", "predicted"))),
 )
 _GROUP_TITLES = {"worst": "Lowest PQ", "best": "Highest PQ"}
-_EXPLANATION = (
-    "A predicted and an annotated segment of one category match if their intersection over union "
-    "is more than one half. Recognition quality RQ is the share of segments that match, "
-    "TP / (TP + FP/2 + FN/2); segmentation quality SQ is the mean intersection over union of the "
-    "matches; PQ = SQ x RQ. All are computed per category and then averaged, in percent; a "
-    "category that is neither annotated nor predicted anywhere has no value and is left out. "
-    "Void, the pixels without annotation, is not scored."
-)
 
 
 def render_report(
@@ -69,7 +63,6 @@ def render_report(
     subtitle: str = "",
     colors: Optional[Sequence[Color]] = None,
     gallery: Sequence[Mapping[str, Any]] = (),
-    figures: Sequence[Tuple[str, Picture]] = (),
     extras: Optional[Mapping[str, Mapping[str, Any]]] = None,
     warnings: Sequence[str] = (),
 ) -> str:
@@ -85,7 +78,6 @@ def render_report(
       gallery: images, each a mapping of `image_id`, `pq` (percent or None), `panel` (PNG or JPEG
         bytes, or uint8 [H, W, 3]), and optionally `group` (`best` or `worst`; without it the
         better half are the best) and `note`.
-      figures: captions and pictures, such as training curves.
       extras: tables of names and values by heading, such as the command and the settings.
       warnings: sentences that are to be read with the numbers.
 
@@ -97,24 +89,28 @@ def render_report(
     """
     forms = _named_forms(metrics)
     first = next(iter(forms.values()))
+    categories = first.get("per_category") or ()
+    coverage = _forms_table(forms, _COVERAGE_GROUPS)
     sections = [
-        _header(title, subtitle),
-        _tiles(first),
-        *(f'<p class="card warning">{_text(text)}</p>' for text in warnings),
-        _forms_section(forms),
-        _categories_section(first.get("per_category") or (), colors),
-        _figures_section(figures),
-        _gallery_section(gallery, first.get("per_category") or (), colors),
+        _categories_section(categories, colors),
+        _gallery_section(gallery, categories, colors),
         *(_extra_section(heading, values) for heading, values in (extras or {}).items()),
     ]
-    body = "\n".join(section for section in sections if section)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{report_style.CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    return string.Template(_read("report.html")).substitute(
+        title=_text(title),
+        style=_read("report.css"),
+        subtitle=f'<p class="muted">{_text(subtitle)}</p>' if subtitle else "",
+        tiles=_tiles(first),
+        warnings="\n".join(f'<p class="card warning">{_text(text)}</p>' for text in warnings),
+        metrics=_forms_table(forms, _COLUMN_GROUPS),
+        coverage=coverage and f"<h3>What is covered</h3>{coverage}",
+        sections="\n".join(section for section in sections if section),
     )
+
+
+def _read(name: str) -> str:
+    """A file of this package."""
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _named_forms(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -129,11 +125,6 @@ def _named_forms(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
 # Sections
 
 
-def _header(title: str, subtitle: str) -> str:
-    line = f'<p class="muted">{_text(subtitle)}</p>' if subtitle else ""
-    return f"<header><h1>{_text(title)}</h1>{line}</header>"
-
-
 def _tiles(metrics: Mapping[str, Any]) -> str:
     tiles = []
     for key, name in _TILES:
@@ -141,16 +132,7 @@ def _tiles(metrics: Mapping[str, Any]) -> str:
             first = " first" if key == "PQ" else ""
             value = f"<b>{report_numbers.percent(metrics.get(key), 1)}</b><span>{name}</span>"
             tiles.append(f'<div class="card tile{first}">{value}</div>')
-    return f'<div class="tiles">{"".join(tiles)}</div>'
-
-
-def _forms_section(forms: Mapping[str, Mapping[str, Any]]) -> str:
-    coverage = _forms_table(forms, _COVERAGE_GROUPS)
-    return (
-        f"<section><h2>Metrics</h2>{_forms_table(forms, _COLUMN_GROUPS)}"
-        f"<details><summary>What the numbers mean</summary><p>{_text(_EXPLANATION)}</p></details>"
-        f"{coverage and f'<h3>What is covered</h3>{coverage}'}</section>"
-    )
+    return "".join(tiles)
 
 
 def _forms_table(forms: Mapping[str, Mapping[str, Any]], column_groups: ColumnGroups) -> str:
@@ -211,17 +193,6 @@ def _category_row(category: Mapping[str, Any], colors: Optional[Sequence[Color]]
         f'<td class="bar">{_bar(category.get("PQ"))}</td>',
     ]
     return _row(leading, cells)
-
-
-def _figures_section(figures: Sequence[Tuple[str, Picture]]) -> str:
-    if not figures:
-        return ""
-    cards = [
-        f'<figure class="card">{_image(picture, caption)}'
-        f'<figcaption><span class="note">{_text(caption)}</span></figcaption></figure>'
-        for caption, picture in figures
-    ]
-    return f'<section><h2>Curves</h2><div class="figures">{"".join(cards)}</div></section>'
 
 
 def _gallery_section(

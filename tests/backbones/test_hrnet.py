@@ -1,11 +1,8 @@
-import contextlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from panoptic_tf.backbones import factory, hrnet
-from panoptic_tf.layers import operators
 
 _TINY = {
     "width": 16,
@@ -49,8 +46,7 @@ def test_levels_at_any_size(upsampling):
     assert backbone.output_channels == {k: v.shape[-1] for k, v in outputs.items()}
 
 
-@pytest.mark.parametrize("context", [contextlib.nullcontext, operators.compiled_by_xla])
-def test_a_fusion_by_hand(context):
+def test_a_fusion_by_hand():
     # Two branches of one channel whose blocks add nothing; every fusing kernel's centre is 1.
     options = {"norm": "none", "norm_momentum": 0.9, "norm_epsilon": 1e-5}
     module = hrnet.HighResolutionModule(
@@ -64,8 +60,7 @@ def test_a_fusion_by_hand(context):
         if "fuse" in v.name and values.ndim == 4:
             values[v.shape[0] // 2, v.shape[1] // 2] = 1.0
         v.assign(values)
-    with context():
-        outputs = module([fine, coarse])
+    outputs = module([fine, coarse])
     # 3x3 gets the 2x2 map repeated to 4x4 and cut; 2x2 gets every second cell of 3x3.
     np.testing.assert_allclose(outputs[0][0, :, :, 0], [[11, 12, 23], [11, 12, 23], [31, 32, 43]])
     np.testing.assert_allclose(outputs[1][0, :, :, 0], [[11, 23], [31, 43]])
@@ -146,12 +141,7 @@ def test_every_trainable_variable_has_a_gradient(norm, mixed_bfloat16):
 def test_group_norm_fits_the_width():
     backbone = build(norm="group", width=18)
     backbone(tf.zeros([1, 32, 32, 3]))
-    assert backbone.stages[0][0].branches[1][0].convs[0].norm.get_config()["groups"] == 2
-
-
-def test_config_rebuilds_the_backbone():
-    config = build(upsampling="bilinear", frozen_stages=1).get_config()
-    assert hrnet.HRNet.from_config(config).get_config() == config
+    assert backbone.stages[0][0].branches[1][0].convs[0].norm._groups == 2
 
 
 @pytest.mark.parametrize(

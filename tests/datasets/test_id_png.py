@@ -77,14 +77,6 @@ def test_without_memory_of_its_own(monkeypatch):
     np.testing.assert_array_equal(found, ids)
 
 
-@pytest.mark.parametrize("kind", ["noise", "blocks"])
-@pytest.mark.parametrize("size", [1, 1000, 32768, 32769, 100_000])
-def test_stored_stream_holds_the_same(kind, size):
-    pixels = draw(kind, (160, 160)).tobytes()[:size]
-    stored = id_png._store(zlib.compress(pixels + b"what follows"), size)
-    assert stored.nbytes > size and zlib.decompress(stored) == pixels
-
-
 @pytest.mark.parametrize("position", [60, 300, 900])
 def test_damaged(position):
     """Pillow says what is wrong, or reads on as it does."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.datasets import record
+from panoptic_tf.datasets import record, rle
 from panoptic_tf.inputs import pipeline
 from panoptic_tf.inputs.failures import explain_failure
 
@@ -173,7 +173,7 @@ def test_run_lengths_that_do_not_fill_the_image(tmp_path, write_records, encode_
         image = np.zeros((20, 24, 3), np.uint8)
         return encode_record(number, image, rows, [30], instances=own)
 
-    whole = record.rle.encode_rle(np.ones((20, 24)))
+    whole = rle.encode_rle(np.ones((20, 24)))
     write_records(tmp_path / "some", [encode(0, whole), encode(1, b"11")])
     path = str(tmp_path / "some")
     assert len(numbers(build(path).take(2))) == 2  # Nothing reads them.

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.layers import conv2d, convolution
+from panoptic_tf.layers import convolution
+from panoptic_tf.ops import forms
+from panoptic_tf.ops.conv2d import conv2d
 
 
 def _normal(*shape, seed):
@@ -26,45 +28,9 @@ def _assert_close(ours, expected):
         np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max())
 
 
-@pytest.mark.parametrize("size", [1, 3, 5])
-@pytest.mark.parametrize("cells", [(5, 7), (1, 2)])
-def test_gradients_by_products_equal_the_plain_ones(size, cells, monkeypatch):
-    monkeypatch.setattr(conv2d, "_LARGE_MAP_BYTES", 0)
-    monkeypatch.setattr(conv2d, "_gradients_by_products", _called(conv2d._gradients_by_products))
-    x = _normal(2, *cells, 128, seed=1)
-    kernel = 0.02 * _normal(size, size, 128, 130, seed=2)
-    ours = _gradients(lambda *xs: conv2d.conv2d(*xs, training=True), x, kernel)
-    assert conv2d._gradients_by_products.calls == 1
-    _assert_close(ours, _gradients(lambda *xs: tf.nn.conv2d(*xs, 1, "SAME"), x, kernel))
-
-
-def _called(function):
-    def counted(*args):
-        counted.calls += 1
-        return function(*args)
-
-    counted.calls = 0
-    return counted
-
-
-def test_products_are_for_large_maps_and_1x1_kernels():
-    def is_faster(height, width, channels, filters, size, dtype=tf.float32):
-        inputs = tf.keras.Input([height, width, channels], dtype=dtype)
-        return conv2d._is_product_faster(inputs, tf.TensorSpec([size, size, channels, filters]))
-
-    assert is_faster(128, 128, 256, 256, 3)
-    assert is_faster(128, 128, 256, 256, 3, tf.bfloat16)
-    assert not is_faster(128, 128, 256, 128, 3, tf.bfloat16)
-    assert not is_faster(64, 64, 256, 256, 3)
-    assert not is_faster(256, 256, 64, 64, 3)
-    assert is_faster(16, 16, 256, 64, 1)
-    assert not is_faster(16, 16, 256, 32, 1)
-    assert not is_faster(None, 128, 256, 256, 3)
-
-
 def _split(x, kernel, groups, **options):
     pairs = zip(tf.split(x, groups, -1), tf.split(kernel, groups, -1))
-    return tf.concat([conv2d.conv2d(*pair, **options) for pair in pairs], axis=-1)
+    return tf.concat([conv2d(*pair, **options) for pair in pairs], axis=-1)
 
 
 @pytest.mark.parametrize(
@@ -77,14 +43,16 @@ def _split(x, kernel, groups, **options):
     ],
 )
 @pytest.mark.parametrize("training", [False, True])
-def test_grouped_convolution(groups, channels, filters, options, training):
+@pytest.mark.parametrize("form", forms.registered()["conv2d.conv2d"], ids=lambda form: form.value)
+def test_grouped_convolution(groups, channels, filters, options, training, form):
     x = _normal(2, 6, 7, groups * channels, seed=1)
     kernel = _normal(3, 3, channels, groups * filters, seed=2)
     expected = _gradients(lambda *xs: _split(*xs, groups, **options), x, kernel)
 
     @tf.function
     def ours(x, kernel):
-        return conv2d.conv2d(x, kernel, training=training, **options)
+        with forms.use(form):
+            return conv2d(x, kernel, training=training, **options)
 
     if training:
         _assert_close(_gradients(ours, x, kernel), expected)
@@ -107,6 +75,7 @@ _WITHOUT_ONEDNN = """
 import panoptic_tf
 import tensorflow as tf
 from panoptic_tf.layers import convolution
+from panoptic_tf.ops import forms
 
 for norm in ("batch", "frozen_batch"):
     layer = convolution.ConvNormAct(64, 3, groups=16, norm=norm)
@@ -115,7 +84,7 @@ for norm in ("batch", "frozen_batch"):
 
     @tf.function
     def step():
-        with tf.GradientTape() as tape:
+        with forms.use(forms.Form.CPU), tf.GradientTape() as tape:
             loss = tf.reduce_sum(layer(x, training=True) ** 2)
         return tape.gradient(loss, layer.trainable_variables)
 
@@ -145,9 +114,3 @@ def test_grouped_convolution_is_one_builtin_operator():
     interpreter.invoke()
     result = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     np.testing.assert_allclose(result, layer(image), atol=1e-5)
-
-
-def test_layer_rebuilds_from_its_config():
-    layer = conv2d.Conv2D(8, 3, strides=2, groups=2, use_bias=False, name="conv")
-    config = layer.get_config()
-    assert conv2d.Conv2D.from_config(config).get_config() == config

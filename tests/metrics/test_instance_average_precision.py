@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from coco_masks import encode_masks
 from pycocotools import mask as coco_mask
 
 from panoptic_tf.metrics import instances as lib
@@ -21,7 +22,7 @@ def average_precision(*images, num_categories=3, thing_ids=(1, 2)):
 
 
 def instances(masks, categories, **kwargs):
-    return lib.Instances(lib.encode_masks(np.array(masks)), categories, **kwargs)
+    return lib.Instances(encode_masks(np.array(masks)), categories, **kwargs)
 
 
 def test_perfect():
@@ -114,7 +115,7 @@ def test_encode_id_map_equals_mask_by_mask(seed):
     id_map = id_map if seed else np.kron(id_map, np.ones((4, 3), int))
     ids, rles, points = lib.encode_id_map(id_map)
     assert ids.tolist() == [3, 4, 8, 900_000]
-    assert rles == lib.encode_masks(np.stack([id_map == i for i in ids]))
+    assert rles == encode_masks(np.stack([id_map == i for i in ids]))
     assert id_map[points[:, 0], points[:, 1]].tolist() == ids.tolist()
 
 
@@ -147,7 +148,7 @@ def test_instances_of_masks():
 
 def test_errors():
     metric = lib.InstanceAveragePrecision(num_categories=2, thing_ids=(1,))
-    small = lib.Instances(lib.encode_masks(np.ones((1, 2, 2))), [1], scores=[1.0])
+    small = lib.Instances(encode_masks(np.ones((1, 2, 2))), [1], scores=[1.0])
     with pytest.raises(ValueError, match=r"predicted masks must have size \[20, 24\]"):
         metric.update(SIZE, lib.Instances([], []), small)
     with pytest.raises(ValueError, match="must have scores"):

@@ -316,7 +316,7 @@ def test_masks_and_id_maps_agree():
     )
     state = match_segments(overlaps, num_categories=NUM_CATEGORIES)
     truth, found = (segments.label_masks(*part) for part in (masks[:3], masks[3:]))
-    labelled = [part.label_pixels() for part in (truth, found)]
+    labelled = [part.label_runs(np.arange(masks[0].size)) for part in (truth, found)]
     id_maps = [1000 * part.labels.reshape(masks[0].shape) for part in labelled]
     by_ids = [
         segments.label_id_map(

@@ -106,20 +106,3 @@ def panoptic_segments(
         if len(pixels) >= stuff_area:
             segments.append(Segment(category, frozenset(pixels), None))
     return segments, margin
-
-
-def resize_bilinear(image, size):
-    """[h, w, C] -> [H, W, C] with half-pixel centers, edges repeated; float64."""
-    height, width = image.shape[:2]
-    result = np.zeros([size[0], size[1], image.shape[2]])
-    for y in range(size[0]):
-        for x in range(size[1]):
-            sy = min(max((y + 0.5) * height / size[0] - 0.5, 0), height - 1)
-            sx = min(max((x + 0.5) * width / size[1] - 0.5, 0), width - 1)
-            y0, x0 = int(sy), int(sx)
-            y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
-            fy, fx = sy - y0, sx - x0
-            top = image[y0, x0] * (1 - fx) + image[y0, x1] * fx
-            bottom = image[y1, x0] * (1 - fx) + image[y1, x1] * fx
-            result[y, x] = top * (1 - fy) + bottom * fy
-    return result

@@ -3,7 +3,8 @@ import pytest
 import tensorflow as tf
 from layers import box_oracle
 
-from panoptic_tf.layers import anchors, boxes, operators, proposals
+from panoptic_tf.layers import anchors, proposals
+from panoptic_tf.ops import boxes, forms
 from panoptic_tf.postprocess import detections
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
@@ -217,7 +218,7 @@ def test_saved_model_with_unknown_batch(tmp_path):
 @pytest.mark.slow
 def test_converts_with_builtin_operators_only():
     stage = _BoxStage()
-    with operators.builtin_operators_only():
+    with forms.use(forms.Form.TFLITE):
         traced = stage.traced(1).get_concrete_function()
         converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], stage)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]

@@ -6,10 +6,24 @@ from heads import draw_heads
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from panoptic_tf.postprocess import grouping, merge, segments
+from panoptic_tf.postprocess import grouping, merge_by_vote, segments
 from panoptic_tf.structures import Prediction
 
 SETTINGS = dict(thing_ids=(1, 3), center_threshold=0.1, nms_kernel=3, top_k=12, stuff_area=9)
+
+
+def merge(semantic, logits, instance_ids, scores, **options):
+    """`merge_by_vote` with the probabilities of logits [B, H, W, N]; ids are integers."""
+    return merge_by_vote.merge_by_vote(
+        tf.cast(semantic, tf.float32),
+        instance_ids,
+        scores,
+        probability_of=lambda channel: tf.gather(
+            tf.nn.softmax(logits), tf.cast(channel, tf.int32), axis=3, batch_dims=3
+        ),
+        num_categories=logits.shape[-1],
+        **options,
+    )
 
 
 def group(heads, *, thing_ids, center_threshold, nms_kernel, top_k, stuff_area):
@@ -18,7 +32,7 @@ def group(heads, *, thing_ids, center_threshold, nms_kernel, top_k, stuff_area):
     centers = grouping.find_centers(
         heatmap, threshold=center_threshold, nms_kernel=nms_kernel, top_k=top_k
     )
-    merged = merge.merge_by_majority_vote(
+    merged = merge(
         semantic,
         logits,
         grouping.group_pixels(offsets, centers),
@@ -128,19 +142,6 @@ def test_a_batch_is_its_images():
         assert_consistent(together, i, SETTINGS["thing_ids"])
 
 
-@pytest.mark.parametrize("most", [1, 16 * 12, 3 * 16 * 12, 5 * 16 * 12])
-@pytest.mark.parametrize("size", [(12, 16), (13, 16)])
-def test_a_few_rows_at_a_time_give_the_same(monkeypatch, most, size):
-    heads = [draw_heads(seed, size=size) for seed in (4, 5)]
-    heatmap, offsets = (tf.constant(np.stack([h[i] for h in heads])) for i in (2, 3))
-    centers = grouping.find_centers(heatmap, threshold=0.1, nms_kernel=3, top_k=12)
-    whole = grouping.group_pixels(offsets, centers)
-    monkeypatch.setattr(grouping, "_DISTANCES_AT_ONCE", most)
-    np.testing.assert_array_equal(grouping.group_pixels(offsets, centers), whole)
-    in_graph = tf.function(grouping.group_pixels)(offsets, centers)
-    np.testing.assert_array_equal(in_graph, whole)
-
-
 @pytest.mark.parametrize("top_k", [1, 2, 3, 4, 5])
 def test_more_centers_than_top_k(top_k):
     # Peaks 0.9, 0.5, 0.5, 0.3: of k or more candidates those strictly above the k-th are kept.
@@ -159,6 +160,17 @@ def test_more_centers_than_top_k(top_k):
     }
     assert kept == expected[top_k]
     np.testing.assert_array_equal(centers.scores[0].numpy()[~valid], 0)
+
+
+@pytest.mark.parametrize("window", [1, 3, 5, 7, 41])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_largest_in_a_window(window, axis):
+    x = np.random.default_rng(0).normal(size=(2, 9, 60)).astype(np.float32)
+    found = grouping._largest_around(tf.constant(x), window, axis=axis).numpy()
+    reach = window // 2
+    for i in range(x.shape[axis]):
+        part = np.take(x, range(max(i - reach, 0), min(i + reach + 1, x.shape[axis])), axis=axis)
+        np.testing.assert_array_equal(np.take(found, i, axis=axis), part.max(axis=axis))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (4, 3)])
@@ -233,7 +245,7 @@ def test_scores_stay_in_range_where_the_heat_does_not():
 def test_static_shapes_with_unknown_batch():
     function = tf.function(
         lambda s, lo, h, o: segments.build_segments(
-            *merge.merge_by_majority_vote(
+            *merge(
                 s,
                 lo,
                 grouping.group_pixels(

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.layers import dynamic_conv, operators
+from panoptic_tf.layers import dynamic_conv
+from panoptic_tf.ops import forms
 from panoptic_tf.postprocess import kernel_fusion
 
 
@@ -108,7 +109,7 @@ def test_in_tflite_with_builtin_operators():
         tf.TensorSpec([1, *x.shape], tf.as_dtype(x.dtype), name)
         for name, x in zip(names, images[0])
     ]
-    with operators.builtin_operators_only():
+    with forms.use(forms.Form.TFLITE):
         traced = tf.function(
             lambda *image: kernel_fusion.fuse_kernels(*image)._asdict()
         ).get_concrete_function(*specs)

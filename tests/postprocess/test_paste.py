@@ -45,19 +45,6 @@ def in_yxyx(boxes):
     return boxes[:, [1, 0, 3, 2]]
 
 
-def binary_masks(masks, boxes, threshold, size=SIZE):
-    """The windows of `paste.binary_masks` put into [B, K, H, W]."""
-    masks, boxes = tf.constant(masks), tf.constant(boxes)
-    mask_of = paste.binary_masks(masks, boxes, output_size=size, threshold=threshold)
-    result = np.zeros([*masks.shape[:2], *size], bool)
-    for k in range(masks.shape[1]):
-        mask, top, left = (value.numpy() for value in mask_of(tf.constant(k)))
-        height, width = mask.shape[1:]
-        assert 0 <= top <= top + height <= size[0] and 0 <= left <= left + width <= size[1]
-        result[:, k, top : top + height, left : left + width] = mask
-    return result
-
-
 @pytest.mark.reference
 def test_recorded(golden):
     recorded = golden("paste_masks")
@@ -65,8 +52,7 @@ def test_recorded(golden):
     size = tuple(int(v) for v in recorded["image_hw"])
     soft = paste.paste_masks(tf.constant(masks), tf.constant(boxes), output_size=size)
     np.testing.assert_allclose(soft[0], recorded["soft"], atol=1e-4)
-    binary = binary_masks(masks, boxes, float(recorded["threshold"]), size)
-    np.testing.assert_array_equal(binary[0], recorded["pasted"])
+    np.testing.assert_array_equal(soft[0] >= recorded["threshold"], recorded["pasted"])
     assert recorded["pasted"].any()
 
 
@@ -78,8 +64,6 @@ def test_a_mask_of_two_cells():
     soft = paste.paste_masks(mask, box, output_size=(4, 6))[0, 0]
     row = [0.25, 0.75, 0.75, 0.25, 0.0, 0.0]
     np.testing.assert_allclose(soft, np.outer([0.75, 1, 1, 0.75], row), atol=1e-6)
-    inside = binary_masks(mask, box, 0.5, (4, 6))
-    np.testing.assert_array_equal(inside[0, 0], np.outer(np.ones(4), [0, 1, 1, 0, 0, 0]))
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -96,27 +80,15 @@ def test_against_loops(seed, cells):
 def test_one_at_a_time_and_all_together():
     masks, boxes = (tf.constant(v) for v in draw(3, batch=3))
     together = paste.paste_masks(masks, boxes, output_size=SIZE)
-    assert together.shape == (3, 6, *SIZE)
-    for threshold in (0.01, 0.5):
-        expected = together.numpy() >= threshold
-        np.testing.assert_array_equal(binary_masks(masks, boxes, threshold), expected)
-    assert expected.any(axis=(0, 2, 3)).sum() >= 3
-
-
-def test_only_the_window_of_the_boxes_is_computed():
-    masks, boxes = (tf.constant(v) for v in draw(3, batch=2))
-    window = paste.binary_masks(masks, boxes, output_size=SIZE)(tf.constant(5))
-    (top, left), (bottom, right) = boxes[:, 5, :2].numpy().min(0), boxes[:, 5, 2:].numpy().max(0)
-    assert window.mask.shape[1] <= max(min(bottom, SIZE[0]) - max(top, 0), 0) * 1.2 + 2
-    assert window.mask.shape[2] <= max(min(right, SIZE[1]) - max(left, 0), 0) * 1.2 + 2
-    none = paste.binary_masks(masks, boxes * 0.0, output_size=SIZE)(tf.constant(5))
-    assert tf.size(none.mask) == 0
+    for k in range(masks.shape[1]):
+        alone = paste.paste_masks(masks[:, k], boxes[:, k], output_size=SIZE)
+        np.testing.assert_allclose(together[:, k], alone, atol=1e-6)
 
 
 def test_nothing_is_pasted_beyond_the_box():
     # At the edge of the box half of the outermost cell is left: below the threshold further out.
     masks, boxes = np.ones((1, 6, 5, 5), np.float32), draw(4)[1]
-    found = binary_masks(masks, boxes, 0.5)[0]
+    found = paste.paste_masks(masks, boxes, output_size=SIZE)[0].numpy() >= 0.5
     assert found.any()
     for k in range(6):
         ymin, xmin, ymax, xmax = boxes[0, k]

@@ -8,7 +8,8 @@ import tensorflow as tf
 from PIL import Image
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.postprocess import merge, rescale, segments
+from panoptic_tf.ops import rescale
+from panoptic_tf.postprocess import merge_by_vote, segments
 from panoptic_tf.serving.export import export_saved_model
 from panoptic_tf.serving.tflite import export_tflite
 from panoptic_tf.structures import Prediction
@@ -27,21 +28,24 @@ class ColorsToSegments(tf.keras.layers.Layer):
         logits = rescale.rescale_to_image(logits, image_info, OUTPUT_SIZE)
         sizes = rescale.size_in_output(image_info, OUTPUT_SIZE)
         valid = rescale.valid_in_output(sizes, OUTPUT_SIZE)
-        semantic = tf.argmax(logits, axis=-1, output_type=tf.int32) + 1
-        semantic = tf.where(valid, semantic, 0)
-        halves = 1 + tf.cast(tf.range(OUTPUT_SIZE[1]) >= OUTPUT_SIZE[1] // 2, tf.int32)
-        merged = merge.merge_by_majority_vote(
+        semantic = tf.cast(tf.argmax(logits, axis=-1), tf.float32) + 1.0
+        semantic = tf.where(valid, semantic, 0.0)
+        halves = 1.0 + tf.cast(tf.range(OUTPUT_SIZE[1]) >= OUTPUT_SIZE[1] // 2, tf.float32)
+        merged = merge_by_vote.merge_by_vote(
             semantic,
-            logits,
             tf.zeros_like(semantic) + halves,
             tf.zeros_like(logits[:, 0, :2, 0]) + 0.5,
+            probability_of=lambda channel: tf.gather(
+                tf.nn.softmax(logits), tf.cast(channel, tf.int32), axis=3, batch_dims=3
+            ),
+            num_categories=3,
             thing_ids=(1, 3),
             stuff_area=1,
         )
         return {
             **segments.build_segments(merged.row_map, merged.rows),
             Prediction.IMAGE_SIZE: sizes,
-            Prediction.SEMANTIC_MASK: semantic,
+            Prediction.SEMANTIC_MASK: tf.cast(semantic, tf.int32),
         }
 
 

@@ -31,7 +31,7 @@ def test_equals_python(tflite_path, network, make_image, size):
 
 def test_file_describes_itself(tflite_path, dataset_info):
     info = read_model_info(tflite_path)
-    assert info == ModelInfo(dataset_info, (32, 48), "stand_in")
+    assert info == ModelInfo(dataset_info, (32, 48), "stand_in", "tflite")
     assert TFLiteRunner(tflite_path).input_size == (32, 48)
 
 

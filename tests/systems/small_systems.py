@@ -14,6 +14,7 @@ from official.core import exp_factory, task_factory
 from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
 from panoptic_tf.datasets import converter, shapes, shapes_writer
 from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import PanopticSample
 
 
@@ -175,7 +176,10 @@ def get_params(experiment: str, *overrides: Dict[str, Any]):
 
 
 def get_task(params):
-    return task_factory.get_task(params.task)
+    """A task whose steps have the form that the trainer gives them here."""
+    task = task_factory.get_task(params.task)
+    task.form = forms.Form.CPU
+    return task
 
 
 def row_task(row: Row, *overrides: Dict[str, Any]):

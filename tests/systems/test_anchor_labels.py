@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.layers import boxes, matching
+from panoptic_tf.layers import matching
+from panoptic_tf.ops import boxes
 from panoptic_tf.systems.panoptic_fpn.targets import PanopticFPNTargetGenerator
 
 

@@ -24,6 +24,7 @@ from small_systems import (
 from panoptic_tf.datasets import coco_format, record, segments, shapes
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import Prediction
 
 SNAPSHOT_DIR = pathlib.Path(__file__).parent / "snapshots"
@@ -112,6 +113,29 @@ def test_a_batch_is_its_images(trained):
 def smaller_info():
     """Of an image of 40 x 56, which fills 46 x 64 pixels of the frame."""
     return geometry.fit_and_pad(tf.zeros([40, 56, 3]), (64, 64))[1]
+
+
+@pytest.mark.slow
+def test_every_form_predicts_the_same(trained):
+    """The reference, what XLA makes of it, and the form for CPUs."""
+    task, model = trained
+    features, _ = make_batch(task, [draw_sample(seed) for seed in (2, 6)])
+    features["image_info"] = tf.stack([features["image_info"][0], smaller_info()])
+    features["image"] *= normalize.valid_mask(features["image_info"], 64, 64)
+    inputs = {key: features[key] for key in ("image", "image_info")}
+
+    def predict_in(form, **options):
+        def function(inputs):
+            with forms.use(form):
+                return model(inputs, training=False)
+
+        found = tf.function(function, autograph=False, **options)(inputs)
+        return {key: value.numpy() for key, value in found.items()}
+
+    expected = predict_in(forms.Form.ACCELERATOR)
+    assert expected[Prediction.NUM_SEGMENTS].min() > 1
+    assert_same_prediction(predict_in(forms.Form.CPU), expected)
+    assert_same_prediction(predict_in(forms.Form.ACCELERATOR, jit_compile=True), expected)
 
 
 def test_prediction_keys_shapes_and_dtypes(row, built):
@@ -299,6 +323,7 @@ class _Step:
     def __init__(self, strategy, row, weights, batches):
         with strategy.scope():
             self.task = row_task(row, row.without_norm)
+            self.task.form = forms.Form.ACCELERATOR
             model = self.task.build_model()
             optimizer = tf.keras.optimizers.legacy.SGD(1.0)
             assert (

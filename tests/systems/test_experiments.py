@@ -134,6 +134,22 @@ def test_overrides_from_flags(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--distribution_strategy=mirrored"], 2),
+        (["--distribution_strategy=one_device"], 1),
+        (["--distribution_strategy=tpu"], 0),
+        (["--num_gpus=0"], 0),
+        (["--num_gpus=1", "--distribution_strategy=mirrored"], 1),
+        (["--params_override=runtime.num_gpus=1", "--distribution_strategy=mirrored"], 1),
+    ],
+)
+def test_the_gpus_that_are_there_are_taken(monkeypatch, arguments, expected):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU"] * 2)
+    assert parse("--experiment=panoptic_fpn_shapes", *arguments).runtime.num_gpus == expected
+
+
+@pytest.mark.parametrize(
     "override,key",
     [
         ("task.model.inputsize=[64,64]", "inputsize"),

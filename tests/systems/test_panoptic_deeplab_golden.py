@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from panoptic_tf.inputs import geometry
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import PanopticSample
 from panoptic_tf.systems.panoptic_deeplab.losses import PanopticDeepLabLoss
 from panoptic_tf.systems.panoptic_deeplab.postprocessor import PanopticDeepLabPostProcessor
@@ -26,7 +28,8 @@ def as_partition(panoptic, divisor):
 
 
 @pytest.mark.parametrize("case", ["realistic", "no_center", "only_stuff", "topk", "plateau"])
-def test_postprocessing_finds_the_reference_segments(golden, case):
+@pytest.mark.parametrize("form", forms.Form)
+def test_postprocessing_finds_the_reference_segments(golden, case, form):
     recorded = golden(f"panoptic_deeplab_post_{case}")
     semantic = recorded["semantic"].astype(np.int32)  # [1, H, W], 0-based
     num_categories = int(max(semantic.max(), recorded["thing_ids"].max())) + 1
@@ -38,12 +41,15 @@ def test_postprocessing_finds_the_reference_segments(golden, case):
         top_k=int(recorded["top_k"]),
         stuff_area=int(recorded["stuff_area"]),
     )
-    prediction = layer.group(
-        tf.constant(semantic + 1),
-        tf.one_hot(semantic, num_categories) * 9.0,
-        tf.constant(recorded["center_heatmap"]),
-        tf.constant(np.moveaxis(recorded["offsets"], 0, -1)[None]),
-    )
+    # Heads at the image's own size, where rescaling leaves them as they are.
+    heads = {
+        "semantic_logits": tf.one_hot(semantic, num_categories) * 9.0,
+        "center_heatmap": tf.constant(recorded["center_heatmap"][..., np.newaxis]),
+        "offsets": tf.constant(np.moveaxis(recorded["offsets"], 0, -1)[np.newaxis]),
+    }
+    _, image_info = geometry.fit_and_pad(tf.zeros([*semantic.shape[1:], 3]), semantic.shape[1:])
+    with forms.use(form):
+        prediction = layer(heads, image_info[tf.newaxis])
     divisor = int(recorded["label_divisor"])
     category = prediction["category_mask"].numpy()
     ours = np.where(category > 0, (category - 1) * divisor + prediction["instance_mask"], -1)

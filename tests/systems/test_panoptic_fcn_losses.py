@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from panoptic_tf.layers.dynamic_conv import mask_logits
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import InstanceAnnotations, PanopticSample
 from panoptic_tf.systems.panoptic_fcn.losses import STUFF_LOSSES, THING_LOSSES, PanopticFCNLoss
 from panoptic_tf.systems.panoptic_fcn.sampling import KernelSampler
@@ -18,6 +19,13 @@ RECORDED = {
     "loss/segment_things": "loss_seg_th",
     "loss/segment_stuff": "loss_seg_st",
 }
+
+
+@pytest.fixture(autouse=True)
+def form_of_cpus():
+    """Which cuts rows that are padding, unless `trim` is False."""
+    with forms.use(forms.Form.CPU):
+        yield
 
 
 def make_targets(images, *, num_things=3, num_stuff=4, image_size=None, **options):

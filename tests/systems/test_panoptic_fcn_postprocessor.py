@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from panoptic_tf.inputs import geometry
-from panoptic_tf.layers import operators
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import Prediction
 from panoptic_tf.systems.panoptic_fcn import kernel_selector, postprocessor
 
@@ -271,17 +271,17 @@ def test_stuff_in_no_order_is_refused():
 
 
 @pytest.mark.parametrize("halves", [EVERYTHING, ("thing",), ("stuff",)])
-def test_in_a_graph_and_in_tflite_with_builtin_operators(halves):
+def test_in_a_graph_by_xla_and_in_tflite_with_builtin_operators(halves):
     raw, encoded = draw(6, halves=halves)
 
-    def trace(batch):
+    def trace(batch, xla=False):
         def spec(name, x):
             return tf.TensorSpec([batch, *x.shape[1:]], tf.float32, name)
 
         flat = {f"{head}_{level}": x for head, maps in raw.items() for level, x in maps.items()}
         run = build(halves=halves)
 
-        @tf.function(autograph=False)
+        @tf.function(autograph=False, jit_compile=xla)
         def predict_flat(encoded, info, **flat):
             nested = {}
             for name, x in flat.items():
@@ -295,9 +295,10 @@ def test_in_a_graph_and_in_tflite_with_builtin_operators(halves):
         )
 
     in_graph = trace(None)
+    by_xla = trace(1, xla=True)
     for key, value in in_graph.structured_outputs.items():
         assert None not in value.shape[1:], key
-    with operators.builtin_operators_only():
+    with forms.use(forms.Form.TFLITE):
         fixed = trace(1)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([fixed], tf.Module())
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -307,10 +308,12 @@ def test_in_a_graph_and_in_tflite_with_builtin_operators(halves):
         inputs = {f"{head}_{level}": x for head, maps in raw.items() for level, x in maps.items()}
         inputs.update(encoded=encoded, info=image_info(size).numpy())
         expected = in_graph(**{name: tf.constant(x) for name, x in inputs.items()})
+        compiled = by_xla(**{name: tf.constant(x) for name, x in inputs.items()})
         found = run(**inputs)
         assert expected[Prediction.NUM_SEGMENTS] > 0
         for key, value in expected.items():
             value = value.numpy()
+            np.testing.assert_allclose(compiled[key], value, atol=1e-5, err_msg=key)
             if value.dtype == np.int32 and value.ndim > 2:
                 assert (found[key] == value).mean() > 0.999, key
             else:

@@ -8,7 +8,7 @@ import tensorflow as tf
 from small_systems import ROWS, draw_sample, get_params, get_task, make_batch, row_task
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.layers import boxes as box_ops
+from panoptic_tf.ops import boxes as box_ops
 from panoptic_tf.structures import InstanceAnnotations, Prediction
 from panoptic_tf.systems import analysis
 from panoptic_tf.systems.panoptic_fpn import losses, network

@@ -9,6 +9,7 @@ from small_systems import write_records
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.inputs import data_service
 from panoptic_tf.systems import run_checks, runner
 
 
@@ -74,6 +75,109 @@ def test_data_settings_out_of_range_are_refused(tmp_path, name, value):
     setattr(params.task.train_data, name, value)
     with pytest.raises(ValueError, match=f"task.train_data.{name} must be at least"):
         runner.train(params, mode="train", model_dir=str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("train_data.prefetch_buffer_size", 4),
+        ("train_data.deterministic", True),
+        ("train_data.drop_remainder", False),
+        ("train_data.cycle_length", 8),
+        ("train_data.block_length", 2),
+        ("train_data.sharding", False),
+        ("train_data.autotune_algorithm", "hill_climb"),
+        ("train_data.tfds_name", "coco"),
+        ("train_data.apply_tf_data_service_before_batching", True),
+        ("train_data.trainer_id", "a"),
+        ("validation_data.prefetch_buffer_size", 4),
+        ("validation_data.sharding", False),
+    ],
+)
+def test_inherited_data_settings_that_nothing_reads_are_refused(tmp_path, name, value):
+    params = shapes_experiment()
+    params.override({"task": {name.split(".")[0]: {name.split(".")[1]: value}}})
+    with pytest.raises(ValueError, match=f"^task.{name} is {value!r}, but nothing here reads it"):
+        runner.train(params, mode="train_and_eval", model_dir=str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("gpu_thread_mode", "gpu_private"),
+        ("dataset_num_private_threads", 2),
+        ("per_gpu_thread_count", 2),
+        ("worker_hosts", "a:1,b:1"),
+        ("task_index", 0),
+        ("num_packs", 2),
+        ("run_eagerly", True),
+        ("batchnorm_spatial_persistent", True),
+        ("num_cores_per_replica", 2),
+        ("default_shard_dim", 0),
+        ("use_tpu_mp_strategy", True),
+    ],
+)
+def test_inherited_runtime_settings_that_nothing_reads_are_refused(tmp_path, name, value):
+    params = shapes_experiment()
+    params.override({"runtime": {name: value}})
+    for mode in ("train", "eval"):
+        with pytest.raises(ValueError, match=f"^runtime.{name} is {value!r}, but nothing here"):
+            runner.train(params, mode=mode, model_dir=str(tmp_path / "model"))
+
+
+def test_settings_of_an_older_run_are_not_refused():
+    params = shapes_experiment()
+    params.override({"task": {"validation_data": {"drop_remainder": False}}})
+    run_checks.check_evaluation(params)
+
+
+def with_service(**values):
+    params = shapes_experiment()
+    values = {"tf_data_service_address": "grpc://localhost:5050", **values}
+    params.override({"task": {"train_data": {"enable_tf_data_service": True, **values}}})
+    return params
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"tf_data_service_address": None}, "tf_data_service_address .*, got None"),
+        ({"tf_data_service_address": "host:5050"}, "grpc://host:port .*, got 'host:5050'"),
+        ({"seed": 0}, "does not go together with task.train_data.seed"),
+        ({"max_bad_records": 1}, "does not go together with task.train_data.max_bad_records"),
+    ],
+)
+def test_what_does_not_go_with_a_data_service_is_refused(tmp_path, values, message):
+    params = with_service(**values)
+    with pytest.raises(ValueError, match=f"^task.train_data.enable_tf_data_service.*{message}"):
+        runner.train(params, mode="train", model_dir=str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_evaluation_from_a_data_service_is_refused():
+    params = shapes_experiment()
+    params.task.validation_data.enable_tf_data_service = True
+    with pytest.raises(
+        ValueError, match="^task.validation_data.enable_tf_data_service must be fal"
+    ):
+        run_checks.check_evaluation(params)
+
+
+def test_the_data_service_gets_whole_batches(tmp_path, monkeypatch):
+    seen = []
+
+    def distribute(service, dataset):
+        seen.append((service, dataset.element_spec[0]["image"].shape[0]))
+        return dataset
+
+    monkeypatch.setattr(data_service.DataService, "distribute", distribute)
+    params = with_service(tf_data_service_job_name="job", global_batch_size=4)
+    params.task.train_data.input_path = write_records(tmp_path)
+    run_checks.check_run(params, "train", "", None)
+    context = tf.distribute.InputContext(2, 1, 2)
+    runner.build_task(params).build_inputs(params.task.train_data, context)
+    assert seen == [(data_service.DataService("grpc://localhost:5050", "job"), 2)]
 
 
 def test_loops_that_do_not_divide_the_summaries_are_refused(tmp_path):

@@ -113,11 +113,10 @@ def test_panel_puts_tiles_side_by_side():
         masks,
         colors=COLORS,
         names=NAMES,
-        center_heatmap=np.zeros((8, 16)),
         show_difference=True,
         tile_size=128,
     )
-    assert all_tiles.shape == (64 + 24, 5 * 128 + 4 * 4, 3)
+    assert all_tiles.shape == (64 + 24, 4 * 128 + 3 * 4, 3)
     # The same masks draw the same tile under "ground truth" and "prediction".
     np.testing.assert_array_equal(all_tiles[24:, 132:260], all_tiles[24:, 264:392])
 
@@ -142,16 +141,6 @@ def test_panel_refuses_masks_smaller_than_the_image():
     masks = {"category_mask": np.ones((8, 8), int), "instance_mask": np.ones((8, 8), int)}
     with pytest.raises(ValueError, match=r"category_mask must cover .*\[16, 16\], got \[8, 8\]"):
         panel.draw_panel(np.zeros((16, 16, 3), np.uint8), masks, colors=COLORS)
-
-
-def test_heatmap_tile_is_brightest_at_the_center():
-    heatmap = np.zeros((8, 8), np.float32)
-    heatmap[2, 6] = 1.0
-    drawn = panel.draw_panel(
-        np.zeros((64, 64, 3), np.uint8), colors=COLORS, center_heatmap=heatmap, tile_size=64
-    )
-    tile = drawn[-64:, -64:].astype(int).sum(axis=-1)
-    assert np.hypot(*(np.unravel_index(np.argmax(tile), tile.shape) - np.array([20, 52]))) < 3
 
 
 def _draw(image, category_mask, instance_mask, **kwargs):

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from panoptic_tf.visualization import images, plots, report
+from panoptic_tf.visualization import images, report
 
 EVIL = "<script>alert('x')</script>\"&"
 PANEL = np.full((8, 24, 3), 200, np.uint8)
@@ -158,22 +158,6 @@ def test_resized_masks_keep_their_values():
     assert images.fit_size(480, 640, 320) == (240, 320)
 
 
-def test_curves_are_png_and_survive_values_that_are_not_finite():
-    values = [1.0, math.nan, math.inf, 0.5] * 100
-    curves = {"_loss": (range(400), values), "cost $": ([1, 2], [3.0, 4.0]), "": ([], [])}
-    for log_y in (False, True):
-        picture = plots.plot_curves(curves, title="$x", log_y=log_y, size=(200, 120))
-        assert picture[:4] == b"\x89PNG"
-    with pytest.raises(ValueError, match="'a' has 2 steps and 1 values"):
-        plots.plot_curves({"a": ([1, 2], [1.0])})
-
-
-def test_smoothing_is_a_moving_mean_of_finite_values():
-    # Windows of 2: [1], [1, 3], [3, nan], [nan, 5].
-    np.testing.assert_allclose(plots.smooth([1, 3, math.nan, 5], 2), [1, 2, 3, 5])
-    assert np.isnan(plots.smooth([math.nan], 3)).all()
-
-
 def _metrics(name="car"):
     none = {"PQ": None, "SQ": math.nan, "RQ": None, "IoU": None, "tp": 0, "fp": 0, "fn": 0}
     scored = {"PQ": 71.25, "SQ": 80.0, "RQ": 90.0, "IoU": 75.0, "tp": 3, "fp": 1, "fn": 2}
@@ -196,6 +180,5 @@ def _render(title="t", name="car", image_id="i", form="keras", extra="v"):
         subtitle="s",
         colors=((0, 0, 0), (1, 2, 3), (4, 5, 6), (7, 8, 9)),
         gallery=[{"image_id": image_id, "pq": 91.2, "panel": PANEL, "note": extra}],
-        figures=[("loss", images.encode_png(PANEL))],
         extras={extra: {extra: extra}},
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence, Tuple
+from typing import Sequence, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.postprocess import best_channel, grouping, merge, rescale, segments
+from panoptic_tf.ops import rescale
+from panoptic_tf.ops.argmax_in_image import argmax_in_image, probability_in_image
+from panoptic_tf.postprocess import grouping, merge_by_vote, segments
 from panoptic_tf.structures import Prediction, Tensors
 
 
@@ -66,65 +68,28 @@ class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
         inside = rescale.valid_in_output(size, self._output_size)  # [B, H, W]
         logits, frame = outputs["semantic_logits"], (image_info, self._output_size)
         aligned = {"align_corners": self._align_corners}
-        best = best_channel.find_best_channel(logits, *frame, **aligned)
+        channel = argmax_in_image(logits, *frame, **aligned)
+        semantic_mask = tf.where(inside, channel + 1.0, 0.0)
         prediction = {
-            Prediction.SEMANTIC_MASK: tf.where(inside, best.channel + 1, 0),
+            Prediction.SEMANTIC_MASK: tf.cast(semantic_mask, tf.int32),
             Prediction.IMAGE_SIZE: size,
         }
         if "center_heatmap" not in outputs:
             return prediction
         heatmap = rescale.rescale_to_image(outputs["center_heatmap"], *frame, **aligned)
+        heatmap = tf.where(inside, tf.squeeze(heatmap, axis=-1), 0.0)
         offsets = rescale.rescale_to_image(outputs["offsets"], *frame, **aligned)
-        scale = rescale.output_scale(*frame)
-        grouped = self._group(
-            prediction[Prediction.SEMANTIC_MASK],
-            tf.where(inside, tf.squeeze(heatmap, axis=-1), 0.0),
-            offsets * scale[:, tf.newaxis, tf.newaxis, :],
-            probability_of=best_channel.interpolate_probability(logits, *frame, best, **aligned),
-            num_categories=logits.shape[-1],
-        )
-        return {**prediction, **grouped}
+        offsets *= rescale.output_scale(*frame)[:, tf.newaxis, tf.newaxis, :]
 
-    def group(
-        self,
-        semantic_mask: tf.Tensor,
-        semantic_logits: tf.Tensor,
-        heatmap: tf.Tensor,
-        offsets: tf.Tensor,
-    ) -> Tensors:
-        """The part after rescaling, all at the output's resolution.
-
-        Args:
-          semantic_mask: int32 [B, H, W], 0 where there is no image.
-          semantic_logits: float32 [B, H, W, N].
-          heatmap: float32 [B, H, W].
-          offsets: float32 [B, H, W, 2], (y, x), pixels.
-
-        Returns:
-          Masks and segment table; see `segments.build_segments`.
-        """
-        return self._group(
-            semantic_mask,
-            heatmap,
-            offsets,
-            probability_of=lambda channel: merge.probability_of_logits(semantic_logits, channel),
-            num_categories=semantic_logits.shape[-1],
-        )
-
-    def _group(
-        self, semantic_mask: tf.Tensor, heatmap: tf.Tensor, offsets: tf.Tensor, **semantic: Any
-    ) -> Tensors:
-        """The same with arguments of `merge.merge_by_vote` about probabilities."""
         centers = grouping.find_centers(heatmap, **self._centers)
-        instance_ids = grouping.group_pixels(
-            offsets, centers, merge.is_on_things(semantic_mask, self._thing_ids)
-        )
-        merged = merge.merge_by_vote(
+        on_things = merge_by_vote.is_on_things(semantic_mask, self._thing_ids)
+        merged = merge_by_vote.merge_by_vote(
             semantic_mask,
-            instance_ids,
+            grouping.group_pixels(offsets, centers, on_things),
             centers.scores,
+            probability_of=lambda asked: probability_in_image(logits, *frame, asked, **aligned),
+            num_categories=logits.shape[-1],
             thing_ids=self._thing_ids,
             stuff_area=self._stuff_area,
-            **semantic,
         )
-        return segments.build_segments(merged.row_map, merged.rows)
+        return {**prediction, **segments.build_segments(merged.row_map, merged.rows)}

@@ -12,13 +12,11 @@ import tensorflow as tf
 
 from panoptic_tf.inputs import geometry
 from panoptic_tf.layers import dynamic_conv
-from panoptic_tf.layers.operators import only_builtin_operators
+from panoptic_tf.ops import rescale
 from panoptic_tf.postprocess import (
     kernel_fusion,
-    lanes,
+    merge_by_score,
     painting,
-    rescale,
-    score_order,
     segments,
     upsampling,
 )
@@ -43,13 +41,6 @@ class _Instances(NamedTuple):
     scores: tf.Tensor
     categories: tf.Tensor
     valid: tf.Tensor
-
-
-class _Stuff(NamedTuple):
-    """Category ids, 0 for none, and their probability: int32 and float32 [B, H, W]."""
-
-    mask: tf.Tensor
-    probability: Optional[tf.Tensor]
 
 
 class PanopticFCNPostProcessor(tf.keras.layers.Layer):
@@ -148,10 +139,9 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
             self._output_size,
             map_size=tuple(encoded.shape[1:3]),
             stride=_STRIDE,
-            width_multiple=lanes.WIDTH_MULTIPLE,
         )
         batch = tf.shape(encoded)[0]
-        owner = tf.fill([batch, *self._output_size], -1)
+        owner = stuff_mask = tf.zeros([batch, *self._output_size])
         scores, categories = tf.zeros([batch, 1]), tf.zeros([batch, 1], tf.int32)
         if "thing_kernels" in outputs:
             instances = self._instances(outputs, image_info)
@@ -160,13 +150,15 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
             owner = painted.owner
             if self._output_detections:
                 prediction.update(_detections(instances, painted))
-        stuff = self._stuff(outputs, to_image)
-        merged = score_order.merge_painted(
+        probability = None
+        if "stuff_kernels" in outputs:
+            stuff_mask, probability = self._stuff(outputs, to_image)
+        merged = merge_by_score.merge_by_score(
             owner,
             scores=scores,
             categories=categories,
-            stuff_mask=stuff.mask,
-            stuff_probability=stuff.probability,
+            stuff_mask=stuff_mask,
+            stuff_probability=probability,
             thing_ids=self._thing_ids,
             num_categories=self._num_categories,
             stuff_area=self._stuff_area,
@@ -186,18 +178,14 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
             )
         else:
             candidates = kernel_fusion.best_first(candidates)
-        kept = kernel_fusion.Kernels(*_cut(candidates.valid, *candidates))
-        logits = dynamic_conv.mask_logits(kept.kernels, outputs["encoded"])
+        logits = dynamic_conv.mask_logits(candidates.kernels, outputs["encoded"])
         maps = tf.sigmoid(logits)  # [B, n, h4, w4]
-        scores = self._rescore(kept, maps, _valid_cells(maps, image_info))
-        most = min(self._max_instances, candidates.valid.shape[1])
-        scores = tf.where(tf.logical_and(kept.valid, scores >= self._min_score), scores, -1.0)
-        missing = tf.maximum(most - tf.shape(scores)[1], 0)
-        scores = tf.pad(scores, [[0, 0], [0, missing]], constant_values=-1.0)
-        scores, row = tf.math.top_k(scores, k=most)  # [B, M]
+        scores = self._rescore(candidates, maps, _valid_cells(maps, image_info))
+        scores = tf.where(tf.logical_and(candidates.valid, scores >= self._min_score), scores, -1.0)
+        scores, row = tf.math.top_k(scores, k=min(self._max_instances, scores.shape[1]))  # [B, M]
         valid = scores >= 0.0
         row = tf.where(valid, row, 0)
-        classes = tf.gather(kept.classes, row, axis=1, batch_dims=1)
+        classes = tf.gather(candidates.classes, row, axis=1, batch_dims=1)
         categories = tf.gather(tf.constant(self._thing_ids, tf.int32), classes)
         return _Instances(
             maps=tf.gather(maps, row, axis=1, batch_dims=1),
@@ -219,7 +207,7 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
         if not self._matrix_nms:
             return scores
         masks = inside * in_image[:, tf.newaxis, :, 0]
-        ordered, order = tf.math.top_k(scores, k=tf.shape(scores)[1])
+        ordered, order = tf.math.top_k(scores, k=scores.shape[1])
         classes, valid, masks = (
             tf.gather(x, order, axis=1, batch_dims=1) for x in (kept.classes, kept.valid, masks)
         )
@@ -229,46 +217,36 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
         return tf.gather(decayed, _inverse(order), axis=1, batch_dims=1)
 
     def _paint(self, instances: _Instances, to_image: upsampling.Upsampling) -> painting.Painted:
+        def mask_of(k: tf.Tensor) -> tf.Tensor:
+            maps = tf.gather(instances.maps, k, axis=1)
+            return upsampling.upsample(to_image, maps) > self._mask_threshold
+
         takes_part = instances.scores >= self._score_threshold
-        return painting.paint_by_score(
-            instances.maps,
-            to_image,
-            output_size=self._output_size,
-            valid=instances.valid,
-            takes_part=tf.logical_and(instances.valid, takes_part),
-            mask_threshold=self._mask_threshold,
+        return painting.paint(
+            mask_of,
+            tf.logical_and(instances.valid, takes_part),
+            size=self._output_size,
             overlap_threshold=self._overlap_threshold,
-            with_masks=self._output_detections,
+            answered=instances.valid if self._output_detections else None,
         )
 
-    def _stuff(self, outputs: Tensors, to_image: upsampling.Upsampling) -> _Stuff:
-        """The most probable stuff of each pixel; 0 for things, beyond the image, without stuff."""
-        if "stuff_kernels" not in outputs:
-            blank = tf.zeros([tf.shape(outputs["encoded"])[0], *self._output_size], tf.int32)
-            return _Stuff(blank, None)
+    def _stuff(
+        self, outputs: Tensors, to_image: upsampling.Upsampling
+    ) -> Tuple[tf.Tensor, tf.Tensor]:
+        """The most probable stuff of each pixel; 0 for things, beyond the image, without stuff.
+
+        Returns:
+          Its category id and probability: float32 [B, H, W] each.
+        """
         valid = outputs["stuff_valid"]
-        numbers = tf.where(valid, tf.constant(self._stuff_categories, tf.int32) + 1, 0)
+        numbers = tf.where(valid, tf.constant(self._stuff_categories, tf.float32) + 1.0, 0.0)
         order = tf.argsort(tf.where(valid, 0, 1), axis=1, stable=True)
-        kernels, numbers = _cut(
-            valid,
-            *(
-                tf.gather(x, order, axis=1, batch_dims=1)
-                for x in (outputs["stuff_kernels"], numbers)
-            ),
+        kernels, numbers = (
+            tf.gather(x, order, axis=1, batch_dims=1) for x in (outputs["stuff_kernels"], numbers)
         )
         maps = tf.sigmoid(dynamic_conv.mask_logits(kernels, outputs["encoded"]))
         number, probability = upsampling.best_of_maps(to_image, maps, numbers)
-        height, width = self._output_size
-        category = tf.maximum(number[:, :height, :width] - 1, 0)
-        return _Stuff(category, probability[:, :height, :width])
-
-
-def _cut(valid: tf.Tensor, *values: tf.Tensor) -> Tuple[tf.Tensor, ...]:
-    """As many of [B, K, ...] as the image with most valid ones [B, K] has, at least one."""
-    if only_builtin_operators():
-        return values
-    count = tf.reduce_max(tf.reduce_sum(tf.cast(valid, tf.int32), axis=1))
-    return tuple(x[:, : tf.maximum(count, 1)] for x in values)
+        return tf.nn.relu(number - 1.0), probability
 
 
 def _valid_cells(maps: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
@@ -288,7 +266,7 @@ def _flat(maps: tf.Tensor) -> tf.Tensor:
 
 def _inverse(order: tf.Tensor) -> tf.Tensor:
     """Where each entry of a permutation [B, n] went."""
-    return tf.math.top_k(-order, k=tf.shape(order)[1]).indices
+    return tf.math.top_k(-order, k=order.shape[1]).indices
 
 
 def _detections(instances: _Instances, painted: painting.Painted) -> Tensors:

@@ -11,7 +11,7 @@ from typing import Mapping, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from panoptic_tf.inputs import geometry
-from panoptic_tf.layers import operators
+from panoptic_tf.ops.trim import drop_empty_channels, trim
 from panoptic_tf.structures import ImageInfo, Tensors
 from panoptic_tf.systems.panoptic_fcn import assignment
 
@@ -42,8 +42,7 @@ class KernelSampler(tf.keras.layers.Layer):
         Args:
           num_positives: kernels of an instance on a level, k.
           weighted: False: one kernel, that of the instance's center, whatever k is.
-          trim: there are as many rows as the image of the batch with most pairs has; False keeps
-            shapes static, a row for every instance or category on every level.
+          trim: rows that are padding in every image may be left out (see `ops.trim`).
           stuff_pooling: what the sum of a category's kernels is divided by: the number of cells of
             the `map` or of its `region`.
           name: of the layer.
@@ -93,13 +92,16 @@ class KernelSampler(tf.keras.layers.Layer):
         return results
 
     def _things(self, outputs: Mapping[str, Tensors], targets: Tensors) -> Tensors:
-        rows = self._last_row(tf.reduce_any(targets["gt_levels"], axis=-1))
-        classes = targets["gt_classes"][:, :rows]  # [B, m]
-        is_assigned = targets["gt_levels"][:, :rows]  # [B, m, L]
-        masks = targets["gt_masks"][..., :rows]  # [B, h4, w4, m]
+        classes, is_assigned = targets["gt_classes"], targets["gt_levels"]  # [B, m], [B, m, L]
+        centers, masks = targets["gt_centers"], targets["gt_masks"]  # [B, m, L], [B, h4, w4, m]
+        if self._trim:
+            rows = _last_used(tf.reduce_any(is_assigned, axis=-1))
+            classes, is_assigned, centers = trim(rows, classes, is_assigned, centers)
+            (masks,) = trim(rows, masks, axis=3)
+        masks = _shares(masks)
         kernels, weights = [], []
         for i, level in enumerate(sorted(outputs["kernels"])):
-            cells, weight = targets["gt_centers"][:, :rows, i, tf.newaxis], None
+            cells, weight = centers[:, :, i, tf.newaxis], None
             if self._weighted:
                 logits = outputs["center_logits"][level]
                 cells, weight = self._surest_cells(logits, classes, masks)
@@ -121,7 +123,7 @@ class KernelSampler(tf.keras.layers.Layer):
         Args:
           logits: float32 [B, h, w, T].
           classes: int32 [B, m].
-          masks: uint8 [B, h4, w4, m].
+          masks: float32 [B, h4, w4, m], 0..1.
 
         Returns:
           cells: int32 [B, m, k], y * w + x.
@@ -148,7 +150,7 @@ class KernelSampler(tf.keras.layers.Layer):
     def _stuff(self, maps: Tensors, masks: tf.Tensor, image_info: tf.Tensor) -> Tensors:
         size = geometry.valid_size(image_info)  # [B, 2]
         frame = tf.unstack(tf.reduce_max(image_info[:, ImageInfo.NETWORK_SIZE], axis=0))
-        masks = self._present(masks)  # [B, h4, w4, s]
+        masks = _shares(drop_empty_channels(masks) if self._trim else masks)  # [B, h4, w4, s]
         kernels, is_assigned = [], []
         for level in sorted(maps):
             height, width, depth = maps[level].shape[1:]
@@ -172,25 +174,6 @@ class KernelSampler(tf.keras.layers.Layer):
             "sampled_stuff_valid": valid,
         }
 
-    def _trims(self) -> bool:
-        return self._trim and not operators.only_xla_operators()  # Which wants static shapes.
-
-    def _last_row(self, is_used: tf.Tensor) -> Optional[tf.Tensor]:
-        """How many rows of bool [B, M] to take, at least 1, so that all that are used are there."""
-        if not self._trims():
-            return None
-        rows = tf.range(1, tf.shape(is_used)[1] + 1)
-        return tf.maximum(tf.reduce_max(tf.where(is_used, rows, 0)), 1)
-
-    def _present(self, masks: tf.Tensor) -> tf.Tensor:
-        """The channels of uint8 [B, h4, w4, S] that any image of the batch has, at least one."""
-        if not self._trims():
-            return masks
-        present = tf.reduce_any(tf.reduce_max(masks, axis=[1, 2]) > 0, axis=0)  # [S]
-        first_row = tf.range(tf.size(present)) == 0
-        channels = tf.where(tf.logical_or(present, first_row))[:, 0]
-        return tf.gather(masks, channels, axis=3)
-
     def _pairs(self, is_assigned: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
         """Lists the pairs of bool [B, m, L], level by level, those that count first.
 
@@ -200,10 +183,21 @@ class KernelSampler(tf.keras.layers.Layer):
         """
         valid = tf.cast(tf.concat(tf.unstack(is_assigned, axis=-1), axis=1), tf.int32)
         order = tf.argsort(valid, axis=1, direction="DESCENDING", stable=True)
-        if self._trims():
-            order = order[:, : tf.maximum(tf.reduce_max(tf.reduce_sum(valid, axis=1)), 1)]
+        if self._trim:
+            (order,) = trim(tf.reduce_max(tf.reduce_sum(valid, axis=1)), order)
         valid = tf.gather(valid, order, axis=1, batch_dims=1)
         return order, tf.cast(valid, tf.float32)
+
+
+def _last_used(is_used: tf.Tensor) -> tf.Tensor:
+    """How many rows of bool [B, M] to take, so that all that are used are among them: int32 []."""
+    rows = tf.range(1, tf.shape(is_used)[1] + 1)
+    return tf.reduce_max(tf.where(is_used, rows, 0))
+
+
+def _shares(masks: tf.Tensor) -> tf.Tensor:
+    """uint8 quarters as float32, 0..1: GPUs resize and gather no uint8."""
+    return tf.cast(masks, tf.float32) / _QUARTERS
 
 
 def _gather_cells(maps: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
@@ -218,7 +212,6 @@ def _select(values: Sequence[tf.Tensor], order: tf.Tensor) -> tf.Tensor:
 
 
 def _select_masks(masks: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
-    """uint8 [B, h4, w4, m] -> the masks of the pairs, float32 [B, P, h4, w4]."""
+    """[B, h4, w4, m] -> the masks of the pairs, [B, P, h4, w4]."""
     rows = order % tf.shape(masks)[3]
-    chosen = tf.gather(tf.transpose(masks, [0, 3, 1, 2]), rows, axis=1, batch_dims=1)
-    return tf.cast(chosen, tf.float32) / _QUARTERS
+    return tf.gather(tf.transpose(masks, [0, 3, 1, 2]), rows, axis=1, batch_dims=1)

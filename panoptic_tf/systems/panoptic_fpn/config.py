@@ -184,9 +184,7 @@ class PanopticFPNTaskConfig(cfg.TaskConfig):
     train_data: config.DataConfig = dataclasses.field(
         default_factory=lambda: config.DataConfig(is_training=True)
     )
-    validation_data: config.DataConfig = dataclasses.field(
-        default_factory=lambda: config.DataConfig(drop_remainder=False)
-    )
+    validation_data: config.DataConfig = dataclasses.field(default_factory=config.DataConfig)
     dataset_info: str = "coco_panoptic"
     init_checkpoint_modules: str = "all"
     weight_decay: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from panoptic_tf.layers.bit_masks import crop_bit_masks
+from panoptic_tf.ops.roi_mask_targets import roi_mask_targets
 from panoptic_tf.structures import Tensors
 
 _CONFIDENT = 20.0
@@ -33,7 +33,7 @@ def ideal_outputs(targets: Tensors, *, num_channels: int, mask_size: int) -> Ten
     if "gt_boxes" in targets:
         boxes, valid = targets["gt_boxes"], targets["gt_valid"]
         rows = tf.tile(tf.range(tf.shape(boxes)[1])[tf.newaxis], [tf.shape(boxes)[0], 1])
-        masks = crop_bit_masks(targets["gt_masks"], boxes, rows, output_size=mask_size)
+        masks = roi_mask_targets(targets["gt_masks"], boxes, rows, output_size=mask_size)
         outputs.update(
             boxes=boxes,
             classes=targets["gt_classes"],

@@ -92,7 +92,7 @@ def _mask_loss(outputs: Tensors) -> tf.Tensor:
 
 def _semantic_loss(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     losses = pixel_cross_entropy(resize_bilinear(logits, mask.shape[1:3]), mask)
-    return _reduce(losses, tf.cast(mask > 0, tf.float32))
+    return _reduce(losses, tf.cast(tf.cast(mask, tf.bool), tf.float32))
 
 
 def _reduce(losses: tf.Tensor, normalizer: tf.Tensor) -> tf.Tensor:

@@ -6,21 +6,16 @@ pixels that are free; stuff on what is left. Recorded behaviour: detectron2's Pa
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.postprocess import paste, rescale, score_order, segments
+from panoptic_tf.ops import rescale
+from panoptic_tf.ops.argmax_in_image import argmax_in_image
+from panoptic_tf.postprocess import merge_by_score, painting, paste, segments
 from panoptic_tf.structures import Prediction, Tensors
 
-
-class _Instances(NamedTuple):
-    """What the merge takes of K instances; see `score_order.merge_by_score`."""
-
-    mask_of: Callable[[tf.Tensor], paste.Mask]
-    scores: tf.Tensor
-    categories: tf.Tensor
-    valid: tf.Tensor
+_MASK_THRESHOLD = 0.5  # smallest probability inside of a mask
 
 
 class PanopticFPNPostProcessor(tf.keras.layers.Layer):
@@ -70,11 +65,9 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         self._merges = merges
         self._output_detections = output_detections
         self._resizes_in_two_steps = resizes_in_two_steps
-        self._merge_options = {
-            "score_threshold": score_threshold,
-            "overlap_threshold": overlap_threshold,
-            "stuff_area": stuff_area,
-        }
+        self._score_threshold = score_threshold
+        self._overlap_threshold = overlap_threshold
+        self._stuff_area = stuff_area
 
     @tf.autograph.experimental.do_not_convert
     def call(
@@ -98,7 +91,7 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         if "semantic_logits" in outputs:
             semantic = self._semantic_mask(outputs["semantic_logits"], image_info)
             if self._answers_semantic_mask:
-                prediction[Prediction.SEMANTIC_MASK] = semantic
+                prediction[Prediction.SEMANTIC_MASK] = tf.cast(semantic, tf.int32)
         if "boxes" in outputs:
             scale = rescale.output_scale(image_info, self._output_size)
             scale = tf.tile(scale, [1, 2])[:, tf.newaxis]  # [B, 1, 4]
@@ -110,12 +103,13 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         return prediction
 
     def _semantic_mask(self, logits: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
-        """Category of the highest logit at each pixel of the image: int32 [B, H, W]."""
-        channel = rescale.argmax_in_image(
+        """Category of the highest logit at each pixel of the image: float32 [B, H, W]."""
+        channel = argmax_in_image(
             logits, image_info, self._output_size, two_steps=self._resizes_in_two_steps
         )
-        category = tf.gather(tf.constant(self._semantic_categories, tf.int32), channel)
-        return tf.where(self._inside(image_info), category, 0)
+        categories = tf.constant(self._semantic_categories, tf.float32)
+        category = tf.gather(categories, tf.cast(channel, tf.int32))
+        return tf.where(self._inside(image_info), category, 0.0)
 
     def _inside(self, image_info: tf.Tensor) -> tf.Tensor:
         size = rescale.size_in_output(image_info, self._output_size)
@@ -133,25 +127,46 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
             Prediction.NUM_DETECTIONS: tf.reduce_sum(tf.cast(valid, tf.int32), axis=1),
         }
 
-    def _merge(self, outputs: Tensors, semantic: Optional[tf.Tensor], image_info: tf.Tensor):
+    def _merge(
+        self, outputs: Tensors, semantic: Optional[tf.Tensor], image_info: tf.Tensor
+    ) -> Tensors:
+        batch = tf.shape(image_info)[0]
+        owner = stuff_mask = tf.zeros([batch, *self._output_size])
+        scores, categories = tf.zeros([batch, 1]), tf.zeros([batch, 1], tf.int32)
         probability = None
-        if semantic is None:
-            semantic = tf.zeros([tf.shape(image_info)[0], *self._output_size], tf.int32)
-        else:
+        if "boxes" in outputs:
+            owner, scores = self._paint(outputs, image_info), outputs["scores"]
+            categories = tf.gather(tf.constant(self._thing_ids, tf.int32), outputs["classes"])
+        if semantic is not None:
+            stuff_mask = semantic  # things in it stay void
             probability = self._probability(outputs["semantic_logits"], image_info)
-        instances = self._instances(outputs, image_info)
-        merged = score_order.merge_by_score(
-            instances.mask_of,
-            scores=instances.scores,
-            categories=instances.categories,
-            valid=instances.valid,
-            stuff_mask=semantic,  # things in it stay void
+        merged = merge_by_score.merge_by_score(
+            owner,
+            scores=scores,
+            categories=categories,
+            stuff_mask=stuff_mask,
             stuff_probability=probability,
             thing_ids=self._thing_ids,
             num_categories=self._num_categories,
-            **self._merge_options,
+            stuff_area=self._stuff_area,
         )
         return segments.build_segments(merged.row_map, merged.rows)
+
+    def _paint(self, outputs: Tensors, image_info: tf.Tensor) -> tf.Tensor:
+        # No probability is as large as 2.
+        smallest = tf.where(self._inside(image_info), _MASK_THRESHOLD, 2.0)  # [B, H, W]
+
+        def mask_of(k: tf.Tensor) -> tf.Tensor:
+            mask, box = (tf.gather(outputs[key], k, axis=1) for key in ("masks", "boxes"))
+            return paste.paste_masks(mask, box, output_size=self._output_size) >= smallest
+
+        painted = painting.paint(
+            mask_of,
+            tf.logical_and(outputs["valid"], outputs["scores"] >= self._score_threshold),
+            size=self._output_size,
+            overlap_threshold=self._overlap_threshold,
+        )
+        return painted.owner
 
     def _probability(self, logits: tf.Tensor, image_info: tf.Tensor) -> tf.Tensor:
         """Probability of the best channel, from the logits' own resolution: float32 [B, H, W]."""
@@ -159,24 +174,3 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         probability = 1.0 / tf.reduce_sum(tf.exp(logits - best), axis=-1, keepdims=True)
         probability = rescale.rescale_to_image(probability, image_info, self._output_size)
         return tf.squeeze(probability, axis=-1)
-
-    def _instances(self, outputs: Tensors, image_info: tf.Tensor) -> _Instances:
-        if "boxes" not in outputs:
-            batch = tf.shape(image_info)[0]
-            return _Instances(
-                mask_of=lambda k: tf.zeros([batch, *self._output_size], tf.bool),
-                scores=tf.zeros([batch, 1]),
-                categories=tf.zeros([batch, 1], tf.int32),
-                valid=tf.zeros([batch, 1], tf.bool),
-            )
-        return _Instances(
-            mask_of=paste.binary_masks(
-                outputs["masks"],
-                outputs["boxes"],
-                output_size=self._output_size,
-                image_size=rescale.size_in_output(image_info, self._output_size),
-            ),
-            scores=outputs["scores"],
-            categories=tf.gather(tf.constant(self._thing_ids, tf.int32), outputs["classes"]),
-            valid=outputs["valid"],
-        )

@@ -10,7 +10,10 @@ from typing import NamedTuple, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.layers import bit_masks, boxes, matching, operators
+from panoptic_tf.layers import matching
+from panoptic_tf.ops import boxes
+from panoptic_tf.ops.roi_mask_targets import roi_mask_targets
+from panoptic_tf.ops.trim import trim
 from panoptic_tf.structures import Tensors
 
 
@@ -119,11 +122,11 @@ class ROISampler(tf.keras.layers.Layer):
 
     def _positives(self, samples: Samples) -> Samples:
         most = max(1, int(self._count * self._positive_fraction))
-        if not self._trim_positives or operators.only_xla_operators():
-            return Samples(*(value[:, :most] for value in samples))
-        found = tf.cast(tf.reduce_max(tf.reduce_sum(samples.is_positive, axis=1)), tf.int32)
-        most = tf.clip_by_value(found, 1, most)  # Fused convolutions refuse an empty batch.
-        return Samples(*(value[:, :most] for value in samples))
+        first = [value[:, :most] for value in samples]
+        if self._trim_positives:  # Not to none: fused convolutions refuse an empty batch.
+            found = tf.reduce_max(tf.reduce_sum(samples.is_positive, axis=1))
+            first = trim(tf.cast(found, tf.int32), *first)
+        return Samples(*first)
 
 
 class MaskTargets(tf.keras.layers.Layer):
@@ -134,7 +137,7 @@ class MaskTargets(tf.keras.layers.Layer):
 
         Args:
           size: cells per side.
-          sampling_ratio: see `bit_masks.crop_bit_masks`.
+          sampling_ratio: see `ops.roi_mask_targets`.
           name: of the layer.
         """
         super().__init__(name=name, dtype=tf.float32, trainable=False)
@@ -150,16 +153,14 @@ class MaskTargets(tf.keras.layers.Layer):
     ) -> tf.Tensor:
         """Bit masks [B, H, W, P], boxes [B, K, 4], rows [B, K] -> 0 or 1, [B, K, size, size]."""
         del training
-        return bit_masks.crop_bit_masks(masks, regions, instances, **self._options)
+        return roi_mask_targets(masks, regions, instances, **self._options)
 
 
 def trim_instances(truth: Tensors) -> Tensors:
     """Cuts the padding of the instances to the image of the batch that has most."""
-    if operators.only_xla_operators():  # It wants static shapes.
-        return truth
     count = tf.reduce_max(tf.reduce_sum(tf.cast(truth["gt_valid"], tf.int32), axis=1))
     keys = ("gt_boxes", "gt_classes", "gt_valid")
-    return {**truth, **{key: truth[key][:, :count] for key in keys}}
+    return {**truth, **dict(zip(keys, trim(count, *(truth[key] for key in keys))))}
 
 
 def draw_priorities(seeds: tf.Tensor, count: int) -> tf.Tensor:

@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.inputs import geometry, instances
-from panoptic_tf.layers import bit_masks, boxes, matching
+from panoptic_tf.layers import matching
+from panoptic_tf.ops import bit_masks, boxes
 from panoptic_tf.structures import PanopticSample, Tensors
 
 

@@ -1,0 +1,57 @@
+"""Gradients of a grouped convolution by dense ones: without oneDNN, TensorFlow has none on CPU."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Optional, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.ops import conv2d as reference
+from panoptic_tf.ops import forms
+
+# A convolution with fewer channels leaves parts of the vector registers empty.
+_MIN_DENSE_CHANNELS = 16
+
+
+@forms.register(reference.conv2d, forms.Form.CPU)
+def conv2d(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    *,
+    strides: int = 1,
+    dilation_rate: int = 1,
+    training: Optional[bool] = None,
+) -> tf.Tensor:
+    """See the reference."""
+    options = {"strides": strides, "dilation_rate": dilation_rate}
+
+    @tf.custom_gradient
+    def grouped(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+            with tf.GradientTape() as tape:
+                tape.watch([inputs, kernel])
+                outputs = _by_groups(inputs, kernel, **options)
+            return tuple(tape.gradient(outputs, [inputs, kernel], upstream))
+
+        return reference.convolve(inputs, kernel, **options), gradient
+
+    if kernel.shape[2] == inputs.shape[-1]:
+        return reference.convolve(inputs, kernel, **options)
+    convolve = grouped if training is True else lambda *xs: reference.convolve(*xs, **options)
+    outputs = convolve(inputs, kernel)
+    return tf.ensure_shape(outputs, outputs.shape)  # See the reference.
+
+
+def _by_groups(inputs: tf.Tensor, kernel: tf.Tensor, **options: int) -> tf.Tensor:
+    """Grouped convolution as dense ones; narrow groups share one with a block-diagonal kernel."""
+    size, _, channels, filters = kernel.shape  # channels of a group, filters of all
+    groups = inputs.shape[-1] // channels
+    shared = math.gcd(groups, max(1, _MIN_DENSE_CHANNELS // channels))
+    parts = groups // shared
+    # [k * k, 1, c, parts, shared, d] x [shared, 1, 1, shared, 1]
+    kernel = tf.reshape(kernel, [size**2, 1, channels, parts, shared, filters // groups])
+    kernel *= tf.eye(shared, dtype=kernel.dtype)[:, None, None, :, None]
+    kernel = tf.reshape(kernel, [size, size, shared * channels, filters])
+    pairs = zip(tf.split(inputs, parts, axis=-1), tf.split(kernel, parts, axis=-1))
+    return tf.concat([reference.convolve(*pair, **options) for pair in pairs], axis=-1)

@@ -1,0 +1,111 @@
+"""Deformable convolution whose samples are products with sparse matrices.
+
+Such a product is cheap beside the dense one that follows. Both run over a part of the cells at a
+time, so that what lies between them stays in the cache and nothing of it is kept for the gradient.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Optional, Sequence, Tuple
+
+import tensorflow as tf
+
+from panoptic_tf.ops import chunks, forms
+from panoptic_tf.ops import deformable_conv2d as reference
+
+_HIGH_WORD = 1 << 32
+
+
+@forms.register(reference.deform_conv2d, forms.Form.CPU)
+def deform_conv2d(
+    inputs: tf.Tensor,
+    offsets: tf.Tensor,
+    kernel: tf.Tensor,
+    *,
+    modulation: Optional[tf.Tensor] = None,
+    strides: int = 1,
+    dilation_rate: int = 1,
+    deformable_groups: int = 1,
+    training: Optional[bool] = None,
+) -> tf.Tensor:
+    """See the reference."""
+    product = functools.partial(_product, training=training)
+    return reference.convolve_by(
+        product,
+        inputs,
+        offsets,
+        kernel,
+        modulation=modulation,
+        strides=strides,
+        dilation_rate=dilation_rate,
+        deformable_groups=deformable_groups,
+        index_dtype=tf.int32,
+    )
+
+
+def _product(
+    cells: tf.Tensor,
+    corners: Sequence[reference.Corner],
+    kernel: tf.Tensor,
+    *,
+    training: Optional[bool],
+) -> tf.Tensor:
+    count = chunks.count_for(corners[0].index, cells)
+    samples = corners[0].index.shape[2]
+    flat = [[tf.reshape(x, [-1, samples]) for x in corner] for corner in corners]
+    index, weight = (tf.stack(x, axis=-1) for x in zip(*flat))  # [B * n, S, 4]
+
+    def product(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        parts = [
+            reference.columns(_multiply(cells, i, w), kernel) @ kernel
+            for i, w in zip(chunks.split(index, count), chunks.split(weight, count))
+        ]
+        return tf.concat(parts, axis=0)
+
+    @tf.custom_gradient
+    def with_gradient(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+            split = zip(*(chunks.split(x, count) for x in (index, weight, upstream)))
+            parts = [_gradients(cells, i, w, kernel, u) for i, w, u in split]
+            of_cells, of_weight, of_kernel = zip(*parts)
+            of_kernel = tf.cast(tf.add_n(of_kernel), kernel.dtype)
+            return tf.add_n(of_cells), tf.concat(of_weight, axis=0), of_kernel
+
+        return product(cells, weight, kernel), gradient
+
+    function = with_gradient if training is True else product
+    return function(cells, weight, kernel)
+
+
+def _gradients(
+    cells: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gradients with respect to cells, weight and kernel of a part of the output cells."""
+    columns = reference.columns(_multiply(cells, index, weight), kernel)
+    of_kernel = tf.matmul(columns, upstream, transpose_a=True)
+    of_columns = tf.matmul(upstream, kernel, transpose_b=True)
+    of_samples = tf.reshape(tf.cast(of_columns, tf.float32), [-1, cells.shape[-1]])  # [n * S, C]
+    corners = tf.unstack(tf.reshape(index, [-1, 4]), axis=-1)
+    # A corner at a time, which leaves each product as large as the samples.
+    dots = [tf.reduce_sum(tf.gather(cells, i) * of_samples, axis=-1) for i in corners]
+    of_weight = tf.reshape(tf.stack(dots, axis=-1), tf.shape(weight))
+    of_cells = _multiply(of_samples, index, weight, cells=tf.shape(cells)[0])
+    return of_cells, of_weight, tf.cast(of_kernel, tf.float32)
+
+
+def _multiply(x: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, *, cells: Any = None) -> tf.Tensor:
+    """[N, C] -> [n * S, C], or with the number of cells the transpose of that."""
+    index, weight = tf.reshape(index, [-1, 4]), tf.reshape(weight, [-1])
+    samples = tf.shape(index)[0]
+    # (sample, cell) in the two words of one integer: a single pass over memory.
+    rows = tf.range(tf.cast(samples, tf.int64), dtype=tf.int64)[:, tf.newaxis]
+    keys = tf.reshape(rows + tf.cast(index, tf.int64) * _HIGH_WORD, [-1])
+    size = tf.stack([samples, tf.shape(x)[0] if cells is None else cells])
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=tf.bitcast(keys, tf.int32),
+        a_values=weight,
+        a_shape=tf.cast(size, tf.int64),
+        b=x,
+        adjoint_a=cells is not None,
+    )

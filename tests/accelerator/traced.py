@@ -1,0 +1,82 @@
+"""Training steps and inference networks in the form for accelerators: traced, not computed."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sys
+from typing import Any, Iterator, List, Tuple
+from unittest import mock
+
+import tensorflow as tf
+
+from panoptic_tf.ops import forms
+from panoptic_tf.structures import PanopticSample
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "systems"))
+
+FORM = forms.Form.ACCELERATOR
+
+
+def training_step(task: Any, batch: int) -> Tuple[Any, int]:
+    """Losses, gradients and an optimiser's step of a task at its training size.
+
+    Returns:
+      The concrete function, and how many of its operators are the forward pass: they come first.
+    """
+    task.form = FORM
+    with forms.use(FORM), forward_lengths() as lengths:
+        model = task.build_model()
+        optimizer = tf.keras.optimizers.SGD(0.1, jit_compile=False)
+        optimizer.build(model.trainable_variables)  # here, not inside the step: that traces twice
+        step = tf.function(lambda *inputs: task.train_step(inputs, model, optimizer))
+        function = step.get_concrete_function(*_training_specs(task, batch))
+    (forward,) = lengths
+    return function, forward
+
+
+def inference(task: Any, batch: int) -> Any:
+    """The inference network as a concrete function."""
+    height, width = task.task_config.model.input_size
+    features = {
+        "image": tf.TensorSpec([batch, height, width, 3]),
+        "image_info": tf.TensorSpec([batch, 4, 2]),
+    }
+    task.form = FORM
+    with forms.use(FORM):
+        model = task.build_model()
+        network = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
+        return network.get_concrete_function(features)
+
+
+def _training_specs(task: Any, batch: int) -> Tuple[Any, Any]:
+    """What the pipeline would hand to a step: (features, labels)."""
+    size = tuple(task.task_config.model.train_size)
+    sample = PanopticSample(
+        image=tf.TensorSpec([*size, 3]),
+        image_info=tf.TensorSpec([4, 2]),
+        category_mask=tf.TensorSpec(size, tf.int32),
+        instance_mask=tf.TensorSpec(size, tf.int32),
+        crowd_mask=tf.TensorSpec(size, tf.bool),
+        image_id=tf.TensorSpec([], tf.string),
+    )
+    generate = tf.function(task.build_target_generator(), autograph=False)
+    additional, labels = generate.get_concrete_function(sample).structured_outputs
+    features = {"image": sample.image, "image_info": sample.image_info, **additional}
+    return tf.nest.map_structure(
+        lambda t: tf.TensorSpec([batch, *t.shape], t.dtype), (features, labels)
+    )
+
+
+@contextlib.contextmanager
+def forward_lengths() -> Iterator[List[int]]:
+    """Notes how many operators the graph has wherever a tape is asked for gradients."""
+    lengths = []
+    gradient = tf.GradientTape.gradient
+
+    def noting(tape: tf.GradientTape, *args: Any, **kwargs: Any) -> Any:
+        lengths.append(len(tf.compat.v1.get_default_graph().get_operations()))
+        return gradient(tape, *args, **kwargs)
+
+    with mock.patch.object(tf.GradientTape, "gradient", noting):
+        yield lengths
