@@ -23,6 +23,8 @@ import tensorflow as tf
 from absl import app, flags
 from references import measuring
 
+from panoptic_tf.ops import forms
+
 Workload = Dict[str, np.ndarray]
 Turns = Dict[str, List[Dict[str, Any]]]
 
@@ -36,6 +38,9 @@ _REFERENCE = flags.DEFINE_string(
     "reference_command",
     None,
     "Measures another implementation; {workload}, {threads} and {repetitions} are filled in.",
+)
+_FORM = flags.DEFINE_enum(
+    "form", "cpu", ["cpu", "accelerator"], "Of our operations: see docs/design.md."
 )
 _WORKLOAD = flags.DEFINE_string(
     "workload", None, "File of a workload: measure ours on it and print JSON. For the turns."
@@ -69,7 +74,8 @@ def run(
     if _WORKLOAD.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         tf.config.threading.set_inter_op_parallelism_threads(1)
-        print(json.dumps(measure(dict(np.load(_WORKLOAD.value)))))
+        with forms.use(form()):
+            print(json.dumps(measure(dict(np.load(_WORKLOAD.value)))))
         return
     commands = {"ours": [sys.executable, os.path.abspath(argv[0]), *sys.argv[1:]]}
     if _REFERENCE.value or _REFERENCE_PYTHON.value:
@@ -87,6 +93,11 @@ def run(
         _print_table(turns, rows)
         if compare:
             compare(turns)
+
+
+def form() -> forms.Form:
+    """What `--form` says."""
+    return forms.Form(_FORM.value)
 
 
 def _reference_command(script: str) -> List[str]:

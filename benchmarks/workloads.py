@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from official.core import task_factory
 
+from panoptic_tf.ops import forms
 from panoptic_tf.structures import PanopticSample
 from panoptic_tf.systems.model import PanopticModel
 
@@ -31,6 +32,7 @@ def build_model(params: Any) -> Tuple[Any, PanopticModel]:
     """The task and the model of an experiment, always with the same random weights."""
     tf.keras.utils.set_random_seed(0)
     task = task_factory.get_task(params.task)
+    task.form = forms.current()
     return task, task.build_model()
 
 

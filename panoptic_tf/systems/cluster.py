@@ -10,6 +10,7 @@ import json
 from typing import Mapping, Optional, Sequence, Tuple
 
 import tensorflow as tf
+from absl import logging
 
 RESOLVERS = ("tf_config", "slurm")
 
@@ -124,6 +125,9 @@ def _from_tf_config(environment: Mapping[str, str]):
             f'"worker", "index": 0}}}}, got {text} ({type(error).__name__}: {error}).'
         ) from error
     addresses = {name: hosts for name, hosts in addresses.items() if hosts}
+    others = sorted(set(config["cluster"]) - set(_JOBS))
+    if others:
+        logging.warning("TF_CONFIG lists %s, which take no part in training.", ", ".join(others))
     if not 0 <= index < len(addresses.get(job, ())):
         raise ValueError(
             f"TF_CONFIG says that this process is {job} {index}, which is none of the training "

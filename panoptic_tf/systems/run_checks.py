@@ -57,6 +57,11 @@ def check_run(
         _check_data(params.task.train_data, "task.train_data")
     if "eval" in mode:
         check_evaluation(params)
+    if "eval" in mode and params.runtime.distribution_strategy == "tpu":
+        raise ValueError(
+            "a TPU does not evaluate: every image has a size of its own, and a TPU wants to know "
+            "it before. Take --mode=train, then `panoptic-tf evaluate --model_dir=...` elsewhere."
+        )
     if mode == "continuous_eval" and cluster is not None:
         raise ValueError("--mode=continuous_eval is one process; give it no cluster.")
     if mode == "eval" and tf.train.latest_checkpoint(model_dir) is None:
@@ -162,6 +167,23 @@ def check_devices(runtime: cfg.RuntimeConfig) -> None:
             f"sees {seen or 'no'} GPU{'s' if seen > 1 else ''}. Lower it, or look at the driver, "
             "at CUDA_VISIBLE_DEVICES and whether this TensorFlow is built for GPUs "
             "(pip install 'tensorflow[and-cuda]')."
+        )
+
+
+def check_own_gpus(cluster: Cluster) -> None:
+    """Compares the GPUs that this process sees with the processes that are on one machine.
+
+    Raises:
+      ValueError: several of them would take the same GPUs.
+    """
+    seen = len(tf.config.list_physical_devices("GPU"))
+    hosts = [host.rpartition(":")[0] for hosts in cluster.addresses.values() for host in hosts]
+    own = cluster.addresses[cluster.job][cluster.index].rpartition(":")[0]
+    if seen > 1 and hosts.count(own) > 1:
+        raise ValueError(
+            f"{hosts.count(own)} processes are on {own}, and each would take all of its {seen} "
+            "GPUs. Start one process a machine (Slurm: --ntasks-per-node=1), which takes them all, "
+            "or give each its own (Slurm: --gpus-per-task=1)."
         )
 
 

@@ -70,7 +70,8 @@ def build_strategy(
       cluster: the processes of `multi_worker_mirrored`, and of that alone.
 
     Raises:
-      ValueError: the two do not go together, or there are fewer GPUs than it asks for.
+      ValueError: the two do not go together, there are fewer GPUs than it asks for, or several
+        processes would take the same.
     """
     run_checks.check_devices(runtime)
     name = runtime.distribution_strategy
@@ -80,6 +81,7 @@ def build_strategy(
             "--worker_hosts and --task_index, or --cluster_resolver, which `train` has."
         )
     if cluster is not None:
+        run_checks.check_own_gpus(cluster)
         if runtime.all_reduce_alg not in _IMPLEMENTATIONS:
             raise ValueError(
                 "runtime.all_reduce_alg must be null, 'ring' or 'nccl' for multi_worker_mirrored, "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Set
 
+import tensorflow as tf
 from kernel_audit import nbytes_of, walk
 
 # Their output is their input in another shape or under another name.
@@ -32,8 +33,11 @@ def measure(function: Any, forward: int) -> Budget:
     """Measures what `traced.training_step` returns."""
     operators = function.graph.get_operations()
     is_forward = {op.name for op in operators[:forward]}
+    is_run = _run_operators(function.graph)
     kept = {}
     for op in operators[forward:]:
+        if op.name not in is_run:
+            continue
         for tensor in op.inputs if op.type not in _ONLY_SHAPES else []:
             while tensor.op.type in _ALIASES:
                 tensor = tensor.op.inputs[0]
@@ -41,3 +45,15 @@ def measure(function: Any, forward: int) -> Budget:
                 kept[tensor.name] = nbytes_of([tensor]) or 0
     count = sum(len(graph.get_operations()) for graph, _, _ in walk(function.graph))
     return Budget(count, sum(kept.values()))
+
+
+def _run_operators(graph: tf.Graph) -> Set[str]:
+    """What the results of a graph need; a gradient through frozen layers is not run."""
+    found: Set[str] = set()
+    waiting = [tensor.op for tensor in graph.outputs] + list(graph.control_outputs)
+    while waiting:
+        op = waiting.pop()
+        if op.name not in found:
+            found.add(op.name)
+            waiting.extend([*(tensor.op for tensor in op.inputs), *op.control_inputs])
+    return found

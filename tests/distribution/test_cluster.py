@@ -7,7 +7,7 @@ import tensorflow as tf
 from official.common import distribute_utils
 from official.core import config_definitions as cfg
 
-from panoptic_tf.systems import runner
+from panoptic_tf.systems import run_checks, runner
 from panoptic_tf.systems.cluster import resolve_cluster
 
 TF_CONFIG = json.dumps(
@@ -71,6 +71,29 @@ def test_tf_config():
 def test_wrong_tf_config(text, message):
     with pytest.raises(ValueError, match=message):
         resolve_cluster(resolver="tf_config", environment={"TF_CONFIG": text})
+
+
+def test_other_jobs_of_tf_config_are_named(caplog):
+    text = TF_CONFIG.replace('{"cluster": {', '{"cluster": {"ps": ["d:1"], ')
+    cluster = resolve_cluster(resolver="tf_config", environment={"TF_CONFIG": text})
+    assert set(cluster.addresses) == {"chief", "worker"}
+    assert "TF_CONFIG lists ps, which take no part" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "seen, hosts, is_refused", [(2, "aa", True), (1, "aa", False), (2, "ab", False)]
+)
+def test_processes_that_would_take_the_same_gpus_are_refused(monkeypatch, seen, hosts, is_refused):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU"] * seen)
+    worker_hosts = [f"{host}:{i}" for i, host in enumerate(hosts)]
+    cluster = resolve_cluster(worker_hosts=worker_hosts, task_index=0, environment={})
+    if not is_refused:
+        run_checks.check_own_gpus(cluster)
+        return
+    with pytest.raises(
+        ValueError, match="2 processes are on a, .* its 2 GPUs.*--ntasks-per-node=1"
+    ):
+        run_checks.check_own_gpus(cluster)
 
 
 def test_slurm_numbers_tasks_machine_by_machine(monkeypatch):

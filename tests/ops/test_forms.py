@@ -1,5 +1,7 @@
 """Which form of an operation runs."""
 
+import pathlib
+import re
 import threading
 
 import pytest
@@ -64,3 +66,17 @@ def test_one_form_once(operation):
 
 def test_an_operation_keeps_its_name_and_docstring(operation):
     assert operation.__name__ == "double" and operation.__doc__ == "Doubles."
+
+
+def test_the_documented_table_is_that_of_the_code():
+    path = pathlib.Path(__file__).parents[2] / "docs" / "design.md"
+    found = {}
+    for names, others in re.findall(
+        r"^\| (`\w+\.\w+`.*?) \| ([a-z, ]+) \|", path.read_text(), re.M
+    ):
+        for name in re.findall(r"`(.*?)`", names):
+            found[name] = {Form(value) for value in others.split(", ")}
+    expected = {
+        name: set(of_name) - {Form.ACCELERATOR} for name, of_name in forms.registered().items()
+    }
+    assert found == {name: others for name, others in expected.items() if others}

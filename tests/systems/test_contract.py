@@ -138,6 +138,25 @@ def test_every_form_predicts_the_same(trained):
     assert_same_prediction(predict_in(forms.Form.ACCELERATOR, jit_compile=True), expected)
 
 
+def test_the_graph_does_not_depend_on_the_machine(built, monkeypatch):
+    _, model = built
+    specs = {"image": tf.TensorSpec([None, 64, 64, 3]), "image_info": tf.TensorSpec([None, 4, 2])}
+
+    def operators():
+        def function(inputs):
+            with forms.use(forms.Form.CPU):
+                return model(inputs, training=False)
+
+        graph = tf.function(function, autograph=False).get_concrete_function(specs).graph
+        return [op.type for op in graph.get_operations()]
+
+    expected = operators()
+    gpu = tf.config.LogicalDevice("/device:GPU:0", "GPU")
+    for name in ("list_logical_devices", "list_physical_devices"):
+        monkeypatch.setattr(tf.config, name, lambda *_: [gpu])
+    assert operators() == expected
+
+
 def test_prediction_keys_shapes_and_dtypes(row, built):
     task, model = built
     outputs = model.inference_network.output

@@ -32,6 +32,14 @@ def test_best_checkpoint_of_averaged_weights_is_refused(tmp_path):
         runner.train(params, mode="train_and_eval", model_dir=str(tmp_path / "model"))
 
 
+def test_evaluation_on_a_tpu_is_refused(tmp_path):
+    params = shapes_experiment()
+    params.runtime.distribution_strategy = "tpu"
+    with pytest.raises(ValueError, match="a TPU does not evaluate.*--mode=train"):
+        runner.train(params, mode="train_and_eval", model_dir=str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
 def test_nothing_to_evaluate_is_an_error_and_leaves_nothing(tmp_path):
     with pytest.raises(ValueError, match="no checkpoint.*nowhere"):
         runner.train(shapes_experiment(), mode="eval", model_dir=str(tmp_path / "nowhere"))
