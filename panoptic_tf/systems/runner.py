@@ -134,6 +134,8 @@ def train(
         stack.enter_context(workers.ending_together(cluster, model_dir, own_dir))
         task = build_task(params, model_dir)
         run_checks.check_inputs(params, task, mode)
+        if "train" in mode and tf.train.latest_checkpoint(model_dir) is None:
+            task.check_start()
         stack.enter_context(_naming_bad_records(params, task, mode))
         task.form = form_of(strategy)
         task.xla = _uses_xla(params.runtime, strategy)

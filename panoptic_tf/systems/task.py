@@ -125,14 +125,8 @@ class PanopticTask(base_task.Task):
             be read or does not fit, or the modules are not known.
         """
         config = self.task_config
+        self.check_start()
         if not config.init_checkpoint:
-            if config.model.backbone.is_frozen:
-                raise ValueError(
-                    "task.init_checkpoint is empty, but this experiment freezes parts of the "
-                    f"backbone (norm {config.model.backbone.norm!r}, frozen_stages "
-                    f"{config.model.backbone.frozen_stages}). Give trained weights, or set "
-                    "task.model.backbone.norm=batch and frozen_stages=0."
-                )
             return
         loaded = checkpoints.load_weights(
             config.init_checkpoint,
@@ -151,6 +145,20 @@ class PanopticTask(base_task.Task):
                 "as it was: --params_override='%s'",
                 config.init_checkpoint,
                 checkpoints.as_overrides(others),
+            )
+
+    def check_start(self) -> None:
+        """Makes sure that a run has weights to start from, before anything slow is built.
+
+        Raises:
+          ValueError: something is frozen without a checkpoint to start from.
+        """
+        backbone = self.task_config.model.backbone
+        if backbone.is_frozen and not self.task_config.init_checkpoint:
+            raise ValueError(
+                "task.init_checkpoint is empty, but this experiment freezes parts of the backbone "
+                f"(norm {backbone.norm!r}, frozen_stages {backbone.frozen_stages}). Give trained "
+                "weights, or set task.model.backbone.norm=batch and frozen_stages=0."
             )
 
     def _check_frozen(self, model: tf.keras.Model, loaded: checkpoints.Loaded) -> None:

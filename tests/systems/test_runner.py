@@ -208,6 +208,17 @@ def test_missing_records_are_named_before_the_network_is_built(tmp_path, monkeyp
     assert not (tmp_path / "model").exists()
 
 
+def test_frozen_parts_without_weights_are_refused_before_the_network_is_built(
+    tmp_path, monkeypatch
+):
+    params = exp_factory.get_exp_config("panoptic_fpn_resnet50_coco")
+    write_shard(tmp_path / "train-00000-of-00001.tfrecord")
+    params.task.train_data.input_path = str(tmp_path / "train-*")
+    monkeypatch.setattr(runner, "Run", None)
+    with pytest.raises(ValueError, match="task.init_checkpoint is empty.*frozen_stages=0"):
+        runner.train(params, mode="train", model_dir=str(tmp_path / "model"))
+
+
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_a_part_is_read_where_it_is_meant(tmp_path, split):
     write_shard(tmp_path / "train-00001-of-00004.tfrecord")
