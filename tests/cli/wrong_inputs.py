@@ -47,7 +47,7 @@ FLAGS = {
     "gpus": ([*TRAIN, "--gpus=1"], ["no flag --gpus", "--num_gpus"]),
     "a typo": ([*TRAIN, "--modeldir=x"], ["no flag --modeldir", "--model_dir"]),
     "a typo without a config": (["shapes", "--num_image=2"], ["--num_images", "missing"][:1]),
-    "no number": ([*TRAIN, "--num_gpus=two"], ["--num_gpus=two", "an integer"]),
+    "no number": ([*TRAIN, "--num_gpus=two"], ["--num_gpus=two", "non-negative integer"]),
     "below the bound": ([*TRAIN, "--logical_cpus=0"], ["--logical_cpus=0", "positive"]),
     "no truth value": (
         [*EVALUATE, "--write_predictions=maybe"],
