@@ -50,16 +50,6 @@ def test_padding_without_a_stride_or_a_window_stays():
     assert [type(layer) for layer in layers] == [tf.keras.layers.Conv2D] * 3
 
 
-def test_a_padded_layer_is_rebuilt_from_its_config():
-    layer = tf.keras.layers.DepthwiseConv2D(3, strides=2, padding="same")
-    model = _model(layer)
-    rewiring.pad_symmetrically(model)
-    again = tf.keras.Model.from_config(model.get_config())
-    again.set_weights(model.get_weights())
-    x = tf.random.stateless_normal([1, 8, 8, 3], seed=(0, 1))
-    np.testing.assert_allclose(again(x), model(x))
-
-
 @pytest.mark.parametrize("output_stride", [4, 2])
 def test_dilated_is_strided_read_at_more_cells(output_stride):
     def build():
