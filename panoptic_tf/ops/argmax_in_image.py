@@ -51,7 +51,6 @@ def argmax_in_image(
     return blocks.map_rows(best, rows, values_per_row=output_size[1] * logits.shape[-1])
 
 
-@forms.op
 def probability_in_image(
     logits: tf.Tensor,
     image_info: tf.Tensor,

@@ -35,20 +35,13 @@ def conv2d(
       [B, ceil(H / strides), ceil(W / strides), D].
     """
     del training
-    outputs = convolve(inputs, kernel, strides=strides, dilation_rate=dilation_rate)
-    if kernel.shape[2] == inputs.shape[-1]:
-        return outputs
-    # Keeps grappler from fusing what follows: only oneDNN's fused operator knows groups.
-    return tf.ensure_shape(outputs, outputs.shape)
-
-
-def convolve(
-    inputs: tf.Tensor, kernel: tf.Tensor, *, strides: int, dilation_rate: int
-) -> tf.Tensor:
-    """The convolution itself."""
     margin = (kernel.shape[0] - 1) * dilation_rate // 2
     if strides > 1 and margin:
         inputs = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
     # At stride 1 TensorFlow's 'same' is symmetric already, and needs no copy of the input.
     padding = "SAME" if strides == 1 else "VALID"
-    return tf.nn.conv2d(inputs, kernel, strides, padding, dilations=dilation_rate)
+    outputs = tf.nn.conv2d(inputs, kernel, strides, padding, dilations=dilation_rate)
+    if kernel.shape[2] == inputs.shape[-1]:
+        return outputs
+    # Keeps grappler from fusing what follows: only oneDNN's fused operator knows groups.
+    return tf.ensure_shape(outputs, outputs.shape)

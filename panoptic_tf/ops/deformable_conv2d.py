@@ -7,23 +7,25 @@ memory at a time, and nothing of them is kept for the gradient.
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
+import functools
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.ops import forms
+from panoptic_tf.ops import chunks, forms
 
 Size = Union[int, tf.Tensor]
 
 _CHUNK_BYTES = 2**28
+_NUM_CORNERS = 4
 
 
 class Corner(NamedTuple):
     """One of the four cells around each sample.
 
     Attributes:
-      index: int32 or int64, of the cell; of one on the border if it lies outside.
+      index: of `index_dtype`, of the cell; of one on the border if it lies outside.
       weight: float32, of the same shape.
     """
 
@@ -32,13 +34,7 @@ class Corner(NamedTuple):
 
 
 def find_corners(
-    y: tf.Tensor,
-    x: tf.Tensor,
-    height: Size,
-    width: Size,
-    *,
-    factor: Optional[tf.Tensor],
-    index_dtype: tf.DType,
+    y: tf.Tensor, x: tf.Tensor, height: Size, width: Size, factor: Optional[tf.Tensor] = None
 ) -> List[Corner]:
     """The four cells around each position, and what each weighs.
 
@@ -52,17 +48,17 @@ def find_corners(
       height: of the map.
       width: of the map.
       factor: float32 [...], of the weights; None is 1.
-      index_dtype: of the indices.
 
     Returns:
       Four of [...], rows before columns.
     """
-    top, bottom = _along_axis(y, height, index_dtype)
-    left, right = _along_axis(x, width, index_dtype)
+    dtype = index_dtype()
+    top, bottom = _along_axis(y, height, dtype)
+    left, right = _along_axis(x, width, dtype)
     if factor is not None:
         top, bottom = ((cell, share * factor) for cell, share in (top, bottom))
     return [
-        Corner(row[0] * tf.cast(width, index_dtype) + column[0], row[1] * column[1])
+        Corner(row[0] * tf.cast(width, dtype) + column[0], row[1] * column[1])
         for row in (top, bottom)
         for column in (left, right)
     ]
@@ -83,11 +79,6 @@ def _along_axis(
     ]
 
 
-Product = Callable[[tf.Tensor, Sequence[Corner], tf.Tensor], tf.Tensor]
-"""Of cells float32 [N, C], four corners [B, n, S], a kernel [S * C, D]: [B * n, D], its dtype."""
-
-
-@forms.op
 def deform_conv2d(
     inputs: tf.Tensor,
     offsets: tf.Tensor,
@@ -115,33 +106,6 @@ def deform_conv2d(
     Returns:
       [B, h, w, D] of the inputs' dtype, where h = ceil(H / strides), w = ceil(W / strides).
     """
-    del training
-    return convolve_by(
-        _product,
-        inputs,
-        offsets,
-        kernel,
-        modulation=modulation,
-        strides=strides,
-        dilation_rate=dilation_rate,
-        deformable_groups=deformable_groups,
-        index_dtype=tf.int64,  # TensorFlow computes with int32 in host memory.
-    )
-
-
-def convolve_by(
-    product: Product,
-    inputs: tf.Tensor,
-    offsets: tf.Tensor,
-    kernel: tf.Tensor,
-    *,
-    modulation: Optional[tf.Tensor],
-    strides: int,
-    dilation_rate: int,
-    deformable_groups: int,
-    index_dtype: tf.DType,
-) -> tf.Tensor:
-    """`deform_conv2d` by a product of samples and a matrix; `index_dtype` is that of corners."""
     batch, height, width, channels = _sizes(inputs)
     out_height, out_width = _sizes(offsets)[1:3]
     samples = kernel.shape[0] ** 2 * deformable_groups
@@ -149,96 +113,73 @@ def convolve_by(
     if modulation is not None:
         modulation = _by_tap(modulation, deformable_groups)
     first = tf.range(batch)[:, tf.newaxis, tf.newaxis] * (height * width)
-    first = tf.cast(first, index_dtype)
     group = np.tile(np.arange(deformable_groups), kernel.shape[0] ** 2)
-    group = tf.constant(group, index_dtype)
 
     def in_batch(corner: Corner) -> Corner:
-        shape = [batch, out_height * out_width, samples]
-        index = (tf.reshape(corner.index, shape) + first) * deformable_groups + group
+        shape, dtype = [batch, out_height * out_width, samples], corner.index.dtype
+        index = tf.reshape(corner.index, shape) + tf.cast(first, dtype)
+        index = index * deformable_groups + tf.constant(group, dtype)
         return Corner(index, tf.reshape(corner.weight, shape))
 
-    corners = find_corners(y, x, height, width, factor=modulation, index_dtype=index_dtype)
-    outputs = product(
+    corners = find_corners(y, x, height, width, modulation)
+    outputs = sampled_product(
         tf.reshape(tf.cast(inputs, tf.float32), [-1, channels // deformable_groups]),
         [in_batch(corner) for corner in corners],
         tf.reshape(kernel, [-1, kernel.shape[-1]]),
+        training=training,
     )
     return tf.reshape(outputs, [batch, out_height, out_width, kernel.shape[-1]])
 
 
-def _product(cells: tf.Tensor, corners: Sequence[Corner], kernel: tf.Tensor) -> tf.Tensor:
-    """See `Product`; a loop over parts of the rows, whatever their number."""
+@forms.op
+def index_dtype() -> tf.DType:
+    """What cells are counted in: accelerators compute with int32 in host memory."""
+    return tf.int64
+
+
+@forms.op
+def sampled_product(
+    cells: tf.Tensor,
+    corners: Sequence[Corner],
+    kernel: tf.Tensor,
+    *,
+    training: Optional[bool] = None,
+) -> tf.Tensor:
+    """Samples of a map, those of an output cell side by side, times a matrix.
+
+    The reference loops over parts of the output cells, whatever their number.
+
+    Args:
+      cells: float32 [N, C].
+      corners: four of [B, n, S] of the cells; see `find_corners`.
+      kernel: [S * C, D], of the dtype that is multiplied in.
+      training: whether gradients will be asked for.
+
+    Returns:
+      [B * n, D] of the kernel's dtype.
+    """
+    del training
     cells = tf.pad(cells, [[0, 1], [0, 0]])  # An empty batch has no other.
-    channels, filters = cells.shape[-1], kernel.shape[-1]
-    samples = kernel.shape[0] // channels
-    flat = [[tf.reshape(x, [-1, samples]) for x in corner] for corner in corners]
-    index, weight = (tf.stack(x) for x in zip(*flat))  # [4, M, S]
-    part, count, total = _parts(index, samples * channels)
-
-    def split(x: tf.Tensor, axis: int) -> tf.Tensor:
-        """Parts first, the last one filled up with zeros."""
-        missing = [*x.shape[:axis], count * part - total, *x.shape[axis + 1 :]]
-        shape = [*x.shape[:axis], count, part, *x.shape[axis + 1 :]]
-        # Not a pad, which of int64 is no operator of GPUs.
-        x = tf.reshape(tf.concat([x, tf.zeros(missing, x.dtype)], axis), shape)
-        return tf.transpose(x, [axis, *(i for i in range(len(shape)) if i != axis)])
-
-    def sample(index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-        """[4, m, S] -> [m, S, C]."""
-        terms = [w[..., tf.newaxis] * tf.gather(cells, i) for i, w in _corners(index, weight)]
-        return (terms[0] + terms[1]) + (terms[2] + terms[3])
+    index, weight = stack_corners(corners, axis=1)  # [M, 4, S]
+    at_once = max(_CHUNK_BYTES // (4 * kernel.shape[0]), 1)
 
     @tf.custom_gradient
     def product(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> Any:
-        def forward(chunk: Tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-            return columns(sample(*chunk), kernel) @ kernel
+        def multiply(index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+            return columns(_sample(cells, index, weight), kernel) @ kernel
 
-        chunks = (split(index, 1), split(weight, 1))
-        found = tf.map_fn(forward, chunks, fn_output_signature=kernel.dtype, parallel_iterations=1)
-
-        def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, ...]:
-            upstreams = split(upstream, 0)
-
-            def add(i: tf.Tensor, of_cells: tf.Tensor, of_weight: tf.TensorArray, of_kernel: Any):
-                index, weight, upstream = chunks[0][i], chunks[1][i], upstreams[i]
-                of_columns = tf.matmul(upstream, kernel, transpose_b=True)
-                of_samples = tf.reshape(tf.cast(of_columns, tf.float32), [part, samples, channels])
-                dots = []
-                for cell, w in _corners(index, weight):
-                    dots.append(tf.reduce_sum(tf.gather(cells, cell) * of_samples, axis=-1))
-                    of_cells = tf.tensor_scatter_nd_add(
-                        of_cells, cell[..., tf.newaxis], w[..., tf.newaxis] * of_samples
-                    )
-                of_one = tf.matmul(
-                    columns(sample(index, weight), kernel), upstream, transpose_a=True
-                )
-                return (
-                    i + 1,
-                    of_cells,
-                    of_weight.write(i, tf.stack(dots, axis=1)),  # [m, 4, S]
-                    of_kernel + tf.cast(of_one, tf.float32),
-                )
-
-            start = (
-                tf.constant(0),
-                tf.zeros_like(cells),
-                tf.TensorArray(tf.float32, count, element_shape=[None, 4, samples]),
-                tf.zeros(kernel.shape),
-            )
-            _, of_cells, of_weight, of_kernel = tf.while_loop(
-                lambda i, *_: i < count, add, start, parallel_iterations=1
-            )
-            of_weight = tf.reshape(of_weight.stack(), [-1, 4, samples])[:total]
-            return (
-                of_cells,
-                tf.transpose(of_weight, [1, 0, 2]),
-                tf.cast(of_kernel, kernel.dtype),
-            )
-
-        return tf.reshape(found, [-1, filters])[:total], gradient
+        found = chunks.map_chunks(multiply, [index, weight], at_once=at_once, dtype=kernel.dtype)
+        return found, functools.partial(_gradients, cells, index, weight, kernel, at_once)
 
     return product(cells, weight, kernel)
+
+
+def stack_corners(corners: Sequence[Corner], *, axis: int) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Indices and weights of four corners [B, n, S]: [B * n, S] with the four as another axis."""
+    samples = corners[0].index.shape[2]
+    flat = [[tf.reshape(x, [-1, samples]) for x in corner] for corner in corners]
+    index, weight = (tf.stack(x, axis=axis) for x in zip(*flat))
+    return index, weight
 
 
 def columns(samples: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
@@ -246,20 +187,58 @@ def columns(samples: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.reshape(samples, [-1, kernel.shape[0]]), kernel.dtype)
 
 
-def _parts(index: tf.Tensor, values: int) -> Tuple[Size, Size, Size]:
-    """Rows of a part, parts and rows of [4, M, S], of so many values a row; plain where static."""
-    most = max(_CHUNK_BYTES // (4 * values), 1)
-    total = index.shape[1]
-    if total is not None:
-        part = max(min(most, total), 1)
-        return part, max(-(-total // part), 1), total
-    total = tf.shape(index)[1]
-    part = tf.clip_by_value(total, 1, most)
-    return part, tf.maximum((total + part - 1) // part, 1), total
+def _sample(cells: tf.Tensor, index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """[N, C], [m, 4, S] -> [m, S, C]."""
+    terms = [
+        weight[:, i, :, tf.newaxis] * tf.gather(cells, index[:, i]) for i in range(_NUM_CORNERS)
+    ]
+    return (terms[0] + terms[1]) + (terms[2] + terms[3])
 
 
-def _corners(index: tf.Tensor, weight: tf.Tensor) -> List[Tuple[tf.Tensor, tf.Tensor]]:
-    return [(index[i], weight[i]) for i in range(4)]
+def _gradients(
+    cells: tf.Tensor,
+    index: tf.Tensor,
+    weight: tf.Tensor,
+    kernel: tf.Tensor,
+    at_once: int,
+    upstream: tf.Tensor,
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gradients with respect to cells, weight and kernel, of a part of the rows at a time."""
+    part, count, total = chunks.sizes(index, at_once)
+    samples, channels = index.shape[2], cells.shape[-1]
+    stacked = [chunks.stack(x, part, count) for x in (index, weight, upstream)]
+
+    def add(k: tf.Tensor, of_cells: tf.Tensor, of_weight: tf.TensorArray, of_kernel: tf.Tensor):
+        index, weight, upstream = (x[k] for x in stacked)
+        of_columns = tf.matmul(upstream, kernel, transpose_b=True)
+        of_samples = tf.reshape(tf.cast(of_columns, tf.float32), [part, samples, channels])
+        dots = []
+        for i in range(_NUM_CORNERS):
+            corner, share = index[:, i], weight[:, i, :, tf.newaxis]
+            dots.append(tf.reduce_sum(tf.gather(cells, corner) * of_samples, axis=-1))
+            of_cells = tf.tensor_scatter_nd_add(
+                of_cells, corner[..., tf.newaxis], share * of_samples
+            )
+        sampled = columns(_sample(cells, index, weight), kernel)
+        of_part = tf.matmul(sampled, upstream, transpose_a=True)
+        return (
+            k + 1,
+            of_cells,
+            of_weight.write(k, tf.stack(dots, axis=1)),  # [m, 4, S]
+            of_kernel + tf.cast(of_part, tf.float32),
+        )
+
+    start = (
+        tf.constant(0),
+        tf.zeros_like(cells),
+        tf.TensorArray(tf.float32, count, element_shape=[None, _NUM_CORNERS, samples]),
+        tf.zeros(kernel.shape),
+    )
+    _, of_cells, of_weight, of_kernel = tf.while_loop(
+        lambda k, *_: k < count, add, start, parallel_iterations=1
+    )
+    of_weight = tf.reshape(of_weight.stack(), [-1, _NUM_CORNERS, samples])[:total]
+    return of_cells, of_weight, tf.cast(of_kernel, kernel.dtype)
 
 
 def _sizes(x: tf.Tensor) -> Tuple[Any, ...]:

@@ -66,6 +66,11 @@ def op(reference: Function) -> Function:
     return dispatch  # type: ignore[return-value]
 
 
+def reference_of(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """The reference of an operation, for forms that differ from it in some cases only."""
+    return _tuned[_name(operation)][Form.ACCELERATOR]
+
+
 def register(operation: Callable[..., Any], *for_forms: Form) -> Callable[[Function], Function]:
     """Decorates a tuned form of an operation, of the same arguments and results.
 

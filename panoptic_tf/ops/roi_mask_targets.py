@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Tuple
-
 import tensorflow as tf
 
-from panoptic_tf.ops import bin_weights, forms
+from panoptic_tf.ops import bin_weights, chunks, forms
 from panoptic_tf.ops.bit_masks import BITS_PER_PLANE
 
 # A share of exactly one half counts as inside, whatever the rounding of its terms.
@@ -76,8 +74,7 @@ def mask_shares(
     plane = tf.reshape(image * planes + instance // BITS_PER_PLANE, [-1])
     bit = tf.reshape(instance % BITS_PER_PLANE, [-1])
 
-    def shares(chunk: Tuple[tf.Tensor, ...]) -> tf.Tensor:
-        plane, bit, boxes = chunk  # [n], [n], [n, 4]
+    def shares(plane: tf.Tensor, bit: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:  # n of each
         masks = tf.bitcast(tf.gather(words, plane), tf.int32)  # [n, H, W]
         masks = tf.bitwise.right_shift(masks, bit[:, tf.newaxis, tf.newaxis])
         masks = tf.cast(tf.bitwise.bitwise_and(masks, 1), tf.float32)
@@ -94,18 +91,12 @@ def mask_shares(
         # [n, S, H] x [n, H, W] x [n, W, S] -> [n, S, S]
         return tf.matmul(tf.matmul(y, masks), x, transpose_b=True)
 
-    total = tf.size(plane) if plane.shape[0] is None else plane.shape[0]
-    most = max(_PIXELS_AT_ONCE // (height * width), 1)
-    count = min(most, max(total, 1)) if isinstance(total, int) else most
-    padding = -total % count
-
-    def split(x: tf.Tensor) -> tf.Tensor:
-        x = tf.pad(x, [[0, padding]] + [[0, 0]] * (len(x.shape) - 1))
-        return tf.reshape(x, [-1, count, *x.shape[1:]])
-
-    arguments = (split(plane), split(bit), split(tf.reshape(boxes, [-1, 4])))
-    found = tf.map_fn(shares, arguments, fn_output_signature=tf.float32, parallel_iterations=1)
-    return tf.reshape(found, [-1, output_size, output_size])[:total]
+    return chunks.map_chunks(
+        shares,
+        [plane, bit, tf.reshape(boxes, [-1, 4])],
+        at_once=max(_PIXELS_AT_ONCE // (height * width), 1),
+        dtype=tf.float32,
+    )
 
 
 def _axis_weights(

@@ -5,7 +5,7 @@ A ratchet: what a step holds is to get less. Where it does, lower the numbers.
 
 import pytest
 import tensorflow as tf
-import traced  # before small_systems, which it makes known
+import traced
 from budget import measure
 from small_systems import get_params, get_task
 

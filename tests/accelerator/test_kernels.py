@@ -6,7 +6,7 @@ A ratchet: nothing may come to `ALLOWED` without a reason, and what is mended is
 import functools
 
 import pytest
-import traced  # before small_systems, which it makes known
+import traced
 from kernel_audit import SMALL, audit, has_gpu_kernels
 from small_systems import ROWS, row_task
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pathlib
-import sys
 from typing import Any, Iterator, List, Tuple
 from unittest import mock
 
@@ -12,8 +10,6 @@ import tensorflow as tf
 
 from panoptic_tf.ops import forms
 from panoptic_tf.structures import PanopticSample
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "systems"))
 
 FORM = forms.Form.ACCELERATOR
 

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from panoptic_tf.backbones import factory, xception
 
-# Sixteen or more channels: see tests/systems/small_systems.py.
+# Sixteen or more channels: see tests/small_systems.py.
 _TINY = {
     "stem_widths": (16, 16),
     "entry_widths": (16, 16, 24),

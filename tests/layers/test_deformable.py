@@ -77,7 +77,7 @@ def form(request, monkeypatch):
     """Every way to compute the same, of all samples at once or of a part at a time."""
     form, is_cut = request.param
     if is_cut:
-        monkeypatch.setattr(chunks, "CHUNK_BYTES", 500)
+        monkeypatch.setattr(chunks, "CACHE_BYTES", 500)
         monkeypatch.setattr(deformable_conv2d, "_CHUNK_BYTES", 500)
     with forms.use(form):
         yield form
@@ -307,7 +307,7 @@ def test_mixed_precision(mixed_bfloat16):
 
 @pytest.mark.parametrize("options", [{}, {"strides": 2, "deformable_groups": 2}])
 def test_converts_with_builtin_operators_only(options, monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK_BYTES", 20_000)
+    monkeypatch.setattr(chunks, "CACHE_BYTES", 20_000)
     layer = deformable.DeformableConvNormAct(8, 3, norm="frozen_batch", name="conv1", **options)
     x = np.random.default_rng(0).normal(size=[1, 16, 12, 8]).astype(np.float32)
     layer(x)

@@ -41,10 +41,8 @@ def argmax_in_image(
 ) -> tf.Tensor:
     """See the reference; in two steps, where a pixel may lie between more cells, it is that."""
     if two_steps:
-        with forms.use(forms.Form.ACCELERATOR):
-            return reference.argmax_in_image(
-                logits, image_info, output_size, align_corners, two_steps
-            )
+        plain = forms.reference_of(reference.argmax_in_image)
+        return plain(logits, image_info, output_size, align_corners, two_steps)
     rows, columns = _find_taps(logits, image_info, output_size, align_corners)
     wide = _best_at_columns(logits, columns)  # [B, h, W]
     channel = tf.gather(wide, rows.low, axis=1, batch_dims=1)  # [B, H, W]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import tensorflow as tf
 
@@ -24,26 +25,27 @@ def conv2d(
     training: Optional[bool] = None,
 ) -> tf.Tensor:
     """See the reference."""
-    options = {"strides": strides, "dilation_rate": dilation_rate}
+    convolve = functools.partial(
+        forms.reference_of(reference.conv2d), strides=strides, dilation_rate=dilation_rate
+    )
 
     @tf.custom_gradient
     def grouped(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
                 tape.watch([inputs, kernel])
-                outputs = _by_groups(inputs, kernel, **options)
+                outputs = _by_groups(convolve, inputs, kernel)
             return tuple(tape.gradient(outputs, [inputs, kernel], upstream))
 
-        return reference.convolve(inputs, kernel, **options), gradient
+        return convolve(inputs, kernel), gradient
 
-    if kernel.shape[2] == inputs.shape[-1]:
-        return reference.convolve(inputs, kernel, **options)
-    convolve = grouped if training is True else lambda *xs: reference.convolve(*xs, **options)
-    outputs = convolve(inputs, kernel)
-    return tf.ensure_shape(outputs, outputs.shape)  # See the reference.
+    is_grouped = kernel.shape[2] != inputs.shape[-1]
+    return (grouped if is_grouped and training is True else convolve)(inputs, kernel)
 
 
-def _by_groups(inputs: tf.Tensor, kernel: tf.Tensor, **options: int) -> tf.Tensor:
+def _by_groups(
+    convolve: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], inputs: tf.Tensor, kernel: tf.Tensor
+) -> tf.Tensor:
     """Grouped convolution as dense ones; narrow groups share one with a block-diagonal kernel."""
     size, _, channels, filters = kernel.shape  # channels of a group, filters of all
     groups = inputs.shape[-1] // channels
@@ -54,4 +56,4 @@ def _by_groups(inputs: tf.Tensor, kernel: tf.Tensor, **options: int) -> tf.Tenso
     kernel *= tf.eye(shared, dtype=kernel.dtype)[:, None, None, :, None]
     kernel = tf.reshape(kernel, [size, size, shared * channels, filters])
     pairs = zip(tf.split(inputs, parts, axis=-1), tf.split(kernel, parts, axis=-1))
-    return tf.concat([reference.convolve(*pair, **options) for pair in pairs], axis=-1)
+    return tf.concat([convolve(*pair) for pair in pairs], axis=-1)

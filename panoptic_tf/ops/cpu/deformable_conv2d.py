@@ -6,7 +6,6 @@ time, so that what lies between them stays in the cache and nothing of it is kep
 
 from __future__ import annotations
 
-import functools
 from typing import Any, Optional, Sequence, Tuple
 
 import tensorflow as tf
@@ -17,44 +16,23 @@ from panoptic_tf.ops import deformable_conv2d as reference
 _HIGH_WORD = 1 << 32
 
 
-@forms.register(reference.deform_conv2d, forms.Form.CPU)
-def deform_conv2d(
-    inputs: tf.Tensor,
-    offsets: tf.Tensor,
-    kernel: tf.Tensor,
-    *,
-    modulation: Optional[tf.Tensor] = None,
-    strides: int = 1,
-    dilation_rate: int = 1,
-    deformable_groups: int = 1,
-    training: Optional[bool] = None,
-) -> tf.Tensor:
+@forms.register(reference.index_dtype, forms.Form.CPU)
+def index_dtype() -> tf.DType:
     """See the reference."""
-    product = functools.partial(_product, training=training)
-    return reference.convolve_by(
-        product,
-        inputs,
-        offsets,
-        kernel,
-        modulation=modulation,
-        strides=strides,
-        dilation_rate=dilation_rate,
-        deformable_groups=deformable_groups,
-        index_dtype=tf.int32,
-    )
+    return tf.int32
 
 
-def _product(
+@forms.register(reference.sampled_product, forms.Form.CPU)
+def sampled_product(
     cells: tf.Tensor,
     corners: Sequence[reference.Corner],
     kernel: tf.Tensor,
     *,
-    training: Optional[bool],
+    training: Optional[bool] = None,
 ) -> tf.Tensor:
-    count = chunks.count_for(corners[0].index, cells)
-    samples = corners[0].index.shape[2]
-    flat = [[tf.reshape(x, [-1, samples]) for x in corner] for corner in corners]
-    index, weight = (tf.stack(x, axis=-1) for x in zip(*flat))  # [B * n, S, 4]
+    """See the reference."""
+    count = chunks.count_for_cache(corners[0].index, cells)
+    index, weight = reference.stack_corners(corners, axis=2)  # [B * n, S, 4]
 
     def product(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
         parts = [

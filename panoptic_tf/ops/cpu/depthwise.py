@@ -32,9 +32,8 @@ def depthwise_conv2d(
     is_plain = strides == dilation_rate == multiplier == 1 and padding == "SAME"
     if training is True and is_plain and height == width == 5:
         return _conv_5x5(inputs, kernel)
-    return tf.nn.depthwise_conv2d(
-        inputs, kernel, [1, strides, strides, 1], padding, dilations=[dilation_rate] * 2
-    )
+    plain = forms.reference_of(reference.depthwise_conv2d)
+    return plain(inputs, kernel, strides=strides, dilation_rate=dilation_rate, padding=padding)
 
 
 @tf.custom_gradient

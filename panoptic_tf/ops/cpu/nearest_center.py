@@ -8,11 +8,11 @@ nearest to no point in it. Most squares have one center left, most others a few.
 from __future__ import annotations
 
 import math
-from typing import Callable, Optional, Sequence, Tuple
+from typing import Callable, Optional, Tuple
 
 import tensorflow as tf
 
-from panoptic_tf.ops import forms
+from panoptic_tf.ops import chunks, forms
 from panoptic_tf.ops import nearest_center as reference
 
 Size = Tuple[int, int]
@@ -73,7 +73,9 @@ def _find_nearest(
     ) -> tf.Tensor:
         index = tf.where(wanted)[:, 0]
         arrays = [tf.gather(array, index) for array in (points, image, square)]
-        nearest = _in_chunks(compare, arrays, _DISTANCES_AT_ONCE // width)
+        nearest = chunks.map_chunks(
+            compare, arrays, at_once=_DISTANCES_AT_ONCE // width, dtype=tf.int32
+        )
         return tf.tensor_scatter_nd_update(found, index[:, tf.newaxis], nearest)
 
     def of_few(points: tf.Tensor, image: tf.Tensor, square: tf.Tensor) -> tf.Tensor:
@@ -127,23 +129,3 @@ def _argmin(differences: tf.Tensor) -> tf.Tensor:
     """[M, K, 2] -> int32 [M], the first of the shortest."""
     squares = tf.square(differences[..., 0]) + tf.square(differences[..., 1])
     return tf.math.top_k(-squares, k=1).indices[:, 0]
-
-
-def _in_chunks(
-    function: Callable[..., tf.Tensor], arrays: Sequence[tf.Tensor], at_once: tf.Tensor
-) -> tf.Tensor:
-    """function(*arrays), int32 [M], of a part of the rows at a time."""
-    count = tf.shape(arrays[0])[0]
-    at_once = tf.clip_by_value(at_once, 1, tf.maximum(count, 1))
-    # One part at least: with none, its shape would not be known.
-    padding = tf.maximum(-(-count // at_once), 1) * at_once - count
-
-    def split(array: tf.Tensor) -> tf.Tensor:
-        array = tf.pad(array, [[0, padding]] + [[0, 0]] * (len(array.shape) - 1))
-        return tf.reshape(array, tf.concat([[-1, at_once], tf.shape(array)[1:]], axis=0))
-
-    chunks = tuple(split(array) for array in arrays)
-    found = tf.map_fn(
-        lambda chunk: function(*chunk), chunks, fn_output_signature=tf.int32, parallel_iterations=1
-    )
-    return tf.reshape(found, [-1])[:count]

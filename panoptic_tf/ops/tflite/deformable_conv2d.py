@@ -14,35 +14,23 @@ from panoptic_tf.ops import chunks, forms
 from panoptic_tf.ops import deformable_conv2d as reference
 
 
-@forms.register(reference.deform_conv2d, forms.Form.TFLITE)
-def deform_conv2d(
-    inputs: tf.Tensor,
-    offsets: tf.Tensor,
+@forms.register(reference.index_dtype, forms.Form.TFLITE)
+def index_dtype() -> tf.DType:
+    """See the reference."""
+    return tf.int32
+
+
+@forms.register(reference.sampled_product, forms.Form.TFLITE)
+def sampled_product(
+    cells: tf.Tensor,
+    corners: Sequence[reference.Corner],
     kernel: tf.Tensor,
     *,
-    modulation: Optional[tf.Tensor] = None,
-    strides: int = 1,
-    dilation_rate: int = 1,
-    deformable_groups: int = 1,
     training: Optional[bool] = None,
 ) -> tf.Tensor:
     """See the reference."""
     del training
-    return reference.convolve_by(
-        _product,
-        inputs,
-        offsets,
-        kernel,
-        modulation=modulation,
-        strides=strides,
-        dilation_rate=dilation_rate,
-        deformable_groups=deformable_groups,
-        index_dtype=tf.int32,
-    )
-
-
-def _product(cells: tf.Tensor, corners: Sequence[reference.Corner], kernel: tf.Tensor) -> tf.Tensor:
-    count = chunks.count_for(corners[0].index, cells)
+    count = chunks.count_for_cache(corners[0].index, cells)
     samples = corners[0].index.shape[2]
     split = [
         [chunks.split(tf.reshape(x, [-1, samples]), count) for x in corner] for corner in corners
