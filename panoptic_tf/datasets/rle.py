@@ -22,26 +22,17 @@ def encode_rle(mask: np.ndarray) -> bytes:
     return mask_api.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"]
 
 
-def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
-    """Decodes one mask; unlike pycocotools' it refuses text that does not fill the mask exactly.
+def check_rle(counts: bytes, height: int, width: int) -> None:
+    """Checks a text, as pycocotools does not.
 
     Args:
       counts: COCO's compressed `counts`.
       height: rows.
       width: columns.
 
-    Returns:
-      uint8 [height, width], 1 on the instance.
-
     Raises:
-      ValueError: not run-length text, or not of this size.
+      ValueError: not run-length text, or it does not fill a mask of this size exactly.
     """
-    check_rle(counts, height, width)  # pycocotools does not
-    return mask_api.decode({"size": [height, width], "counts": counts})
-
-
-def check_rle(counts: bytes, height: int, width: int) -> None:
-    """Raises the error of `decode_rle` without decoding the mask."""
     _check_runs(_runs(counts), height, width)
 
 

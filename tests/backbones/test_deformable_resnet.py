@@ -1,3 +1,4 @@
+import builtin_tflite
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -91,15 +92,8 @@ def test_converts_with_builtin_operators_only():
         with forms.use(forms.Form.TFLITE):
             return backbone(x, training=False)["5"]
 
-    concrete = function.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], backbone)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    interpreter = tf.lite.Interpreter(model_content=converter.convert())
-    interpreter.allocate_tensors()
     x = np.random.default_rng(0).normal(size=[1, 64, 64, 3]).astype(np.float32)
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
-    interpreter.invoke()
-    result = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    (result,) = builtin_tflite.runner(function.get_concrete_function(), backbone)(x=x).values()
     np.testing.assert_allclose(result, backbone(x)["5"], atol=1e-4)
 
 

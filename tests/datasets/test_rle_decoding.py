@@ -70,7 +70,8 @@ def assert_alike(texts, height, width):
             with pytest.raises(tf.errors.InvalidArgumentError, match="run lengths"):
                 function(tf.constant(texts, tf.string), height, width)
         return
-    expected = [rle.decode_rle(text, height, width).T for text in texts]
+    size = [height, width]
+    expected = [mask_api.decode({"size": size, "counts": text}).T for text in texts]
     found = decode(texts, height, width)
     np.testing.assert_array_equal(found, np.reshape(expected, [-1, width, height]))
     checked = check_in_graph(tf.constant(texts, tf.string), height, width).numpy()

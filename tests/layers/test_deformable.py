@@ -1,3 +1,4 @@
+import builtin_tflite
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -318,14 +319,7 @@ def test_converts_with_builtin_operators_only(options, monkeypatch):
         with forms.use(Form.TFLITE):
             return layer(x, training=False)
 
-    concrete = function.get_concrete_function()
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], layer)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    interpreter = tf.lite.Interpreter(model_content=converter.convert())
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], x)
-    interpreter.invoke()
-    outputs = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    (outputs,) = builtin_tflite.runner(function.get_concrete_function(), layer)(x=x).values()
     np.testing.assert_allclose(outputs, layer(x), atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import builtin_tflite
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -137,11 +138,8 @@ def test_in_tflite_with_builtin_operators(in_blocks):
     specs = tf.TensorSpec([1, 8, 12, CHANNELS], name="maps"), tf.TensorSpec([1, 4, 2], name="info")
     with forms.use(forms.Form.TFLITE):
         traced = tf.function(run).get_concrete_function(*specs)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module())
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    interpreter = tf.lite.Interpreter(model_content=converter.convert())
     maps, info = draw_logits(3, 1, regions=True), image_infos((60, 100))
-    found = interpreter.get_signature_runner()(maps=maps.numpy(), info=info.numpy())
+    found = builtin_tflite.runner(traced)(maps=maps.numpy(), info=info.numpy())
     expected = run(maps, info)
     for name in ("rescaled", "probability"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)

@@ -1,3 +1,4 @@
+import builtin_tflite
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -113,9 +114,7 @@ def test_in_tflite_with_builtin_operators():
         traced = tf.function(
             lambda *image: kernel_fusion.fuse_kernels(*image)._asdict()
         ).get_concrete_function(*specs)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([traced], tf.Module())
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner()
+    run = builtin_tflite.runner(traced)
     for image in images:
         found = run(**{name: x[np.newaxis] for name, x in zip(names, image)})
         assert_equal([found[name][0] for name in names], fuse_by_loops(*image))

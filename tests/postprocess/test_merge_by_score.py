@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from segment_tables import pixels_of, table
 
 from panoptic_tf.postprocess import merge_by_score, painting, segments
 from panoptic_tf.structures import Prediction
@@ -33,10 +34,6 @@ def merge_by_loops(masks, scores, categories, valid, stuff_mask, probability, th
             score = 1.0 if probability is None else float(probability[rest].mean())
             found.append((category, False, score, pixels_of(rest)))
     return found
-
-
-def pixels_of(mask):
-    return frozenset(np.flatnonzero(mask).tolist())
 
 
 def merge(
@@ -71,21 +68,6 @@ def merge(
     )
     prediction = segments.build_segments(merged.row_map, merged.rows)
     return {key: value.numpy() for key, value in prediction.items()}
-
-
-def table(prediction, i=0):
-    """[(category, is_thing, score, pixels)] of image i in the order of the segment table."""
-    category = prediction[Prediction.CATEGORY_MASK][i]
-    instance = prediction[Prediction.INSTANCE_MASK][i]
-    found = []
-    for row in range(prediction[Prediction.NUM_SEGMENTS][i]):
-        c = int(prediction[Prediction.SEGMENT_CATEGORY][i, row])
-        m = int(prediction[Prediction.SEGMENT_INSTANCE][i, row])
-        pixels = pixels_of((category == c) & (instance == m))
-        assert len(pixels) == prediction[Prediction.SEGMENT_AREA][i, row] > 0
-        found.append((c, m > 0, float(prediction[Prediction.SEGMENT_SCORE][i, row]), pixels))
-    assert sum(len(p) for *_, p in found) == (category > 0).sum()
-    return found
 
 
 def assert_equal(found, expected):

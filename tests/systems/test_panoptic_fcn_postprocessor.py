@@ -1,6 +1,8 @@
+import builtin_tflite
 import numpy as np
 import pytest
 import tensorflow as tf
+from segment_tables import pixels_of, table
 
 from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import forms
@@ -85,25 +87,6 @@ def embed(kernels, recorded, name):
 
 def nhwc(x):
     return tf.constant(np.transpose(x, [0, 2, 3, 1]))
-
-
-def pixels_of(mask):
-    return frozenset(np.flatnonzero(mask).tolist())
-
-
-def table(prediction, i=0):
-    """[(category, is_thing, score, pixels)] of image i in the order of the segment table."""
-    category = prediction[Prediction.CATEGORY_MASK][i]
-    instance = prediction[Prediction.INSTANCE_MASK][i]
-    found = []
-    for row in range(prediction[Prediction.NUM_SEGMENTS][i]):
-        c = int(prediction[Prediction.SEGMENT_CATEGORY][i, row])
-        m = int(prediction[Prediction.SEGMENT_INSTANCE][i, row])
-        pixels = pixels_of((category == c) & (instance == m))
-        assert len(pixels) == prediction[Prediction.SEGMENT_AREA][i, row] > 0
-        found.append((c, m > 0, float(prediction[Prediction.SEGMENT_SCORE][i, row]), pixels))
-    assert sum(len(p) for *_, p in found) == (category > 0).sum()
-    return found
 
 
 @pytest.mark.reference
@@ -300,9 +283,7 @@ def test_in_a_graph_by_xla_and_in_tflite_with_builtin_operators(halves):
         assert None not in value.shape[1:], key
     with forms.use(forms.Form.TFLITE):
         fixed = trace(1)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([fixed], tf.Module())
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    run = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner()
+    run = builtin_tflite.runner(fixed)
     for seed, size in ((6, (64, 96)), (7, (100, 80)), (8, (30, 90))):
         raw, encoded = draw(seed, halves=halves)
         inputs = {f"{head}_{level}": x for head, maps in raw.items() for level, x in maps.items()}

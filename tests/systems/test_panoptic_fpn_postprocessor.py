@@ -1,5 +1,6 @@
 """Pasting and merging of Panoptic FPN as a whole: eagerly, in a graph, by XLA, in TFLite."""
 
+import builtin_tflite
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -102,9 +103,7 @@ def test_in_a_graph_by_xla_and_in_tflite_with_builtin_operators(halves):
         assert None not in value.shape[1:], key
     with forms.use(forms.Form.TFLITE):
         fixed = trace(1)
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([fixed], tf.Module())
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-    in_tflite = tf.lite.Interpreter(model_content=converter.convert()).get_signature_runner()
+    in_tflite = builtin_tflite.runner(fixed)
     for seed in range(3):
         outputs, info = draw(seed, halves=halves)
         inputs = {"info": info.numpy(), **outputs}
