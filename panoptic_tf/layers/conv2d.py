@@ -73,7 +73,6 @@ class Conv2D(tf.keras.layers.Layer):
             )
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         inputs: tf.Tensor,

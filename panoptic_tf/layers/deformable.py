@@ -91,7 +91,6 @@ class DeformableConv2D(tf.keras.layers.Layer):
             self.bias = self.add_weight("bias", shape[-1:], initializer="zeros", **options)
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         inputs: tf.Tensor,

@@ -13,7 +13,6 @@ from panoptic_tf.ops.depthwise import depthwise_conv2d
 class DepthwiseConv2D(tf.keras.layers.DepthwiseConv2D):
     """Keras's layer, whose kernel can be scaled in the call; channels are last."""
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         inputs: tf.Tensor,

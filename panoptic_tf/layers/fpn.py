@@ -92,7 +92,6 @@ class FPN(tf.keras.layers.Layer):
                 )
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None
     ) -> Dict[str, tf.Tensor]:

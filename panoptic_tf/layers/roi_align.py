@@ -69,7 +69,6 @@ class MultiLevelROIAlign(tf.keras.layers.Layer):
             )
         super().build(input_shape)
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         features: Mapping[str, tf.Tensor],

@@ -48,7 +48,6 @@ class ConvStack(tf.keras.layers.Layer):
         self._coordinates = Coordinates(name="coordinates") if coordinates else None
         self.convs = [conv(filters, 3, norm=norm, name=f"conv{i + 1}") for i in range(num_convs)]
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, h, w, C] -> [B, h, w, filters]."""
         x = inputs if self._coordinates is None else self._coordinates(inputs)
@@ -77,7 +76,6 @@ class PositionHead(tf.keras.layers.Layer):
             if count
         }
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None
     ) -> Dict[str, Dict[str, tf.Tensor]]:
@@ -115,7 +113,6 @@ class KernelHead(tf.keras.layers.Layer):
         self.stack = ConvStack(name="stack", **stack)
         self.predictor = _predictor(stack["filters"], bias="zeros", name="predictor")
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None
     ) -> Dict[str, tf.Tensor]:
@@ -140,7 +137,6 @@ class FeatureEncoder(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self.stack = ConvStack(name="stack", **stack)
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, h, w, C] -> float32 [B, h, w, filters]."""
         return tf.cast(self.stack(inputs, training=training), tf.float32)
@@ -149,7 +145,6 @@ class FeatureEncoder(tf.keras.layers.Layer):
 class LevelSum(tf.keras.layers.Layer):
     """Levels resized to the finest and summed; no variables."""
 
-    @tf.autograph.experimental.do_not_convert
     def call(self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None) -> tf.Tensor:
         """{level: [B, h, w, C]}, the finest first -> [B, h, w, C] of the finest."""
         del training
@@ -160,7 +155,6 @@ class LevelSum(tf.keras.layers.Layer):
 class DynamicConvolution(tf.keras.layers.Layer):
     """Convolves the encoded feature with predicted kernels; see `mask_logits`."""
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, kernels: tf.Tensor, encoded: tf.Tensor, training: Optional[bool] = None
     ) -> tf.Tensor:

@@ -74,7 +74,6 @@ class KernelSelector(tf.keras.layers.Layer):
         self._smoothing_sizes = tuple(smoothing_sizes)
         self._stuff_pooling = stuff_pooling
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         outputs: Mapping[str, Tensors],

@@ -114,7 +114,6 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
         self._stuff_area = stuff_area
         self._output_detections = output_detections
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, outputs: Tensors, image_info: tf.Tensor, training: Optional[bool] = None
     ) -> Tensors:

@@ -59,7 +59,6 @@ class KernelSampler(tf.keras.layers.Layer):
         self._trim = trim
         self._stuff_pooling = stuff_pooling
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         outputs: Mapping[str, Tensors],

@@ -16,7 +16,6 @@ class Detector(tf.keras.layers.Layer):
         super().__init__(name=name, dtype=tf.float32, trainable=False)
         self._options = options
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         class_logits: tf.Tensor,

@@ -39,7 +39,6 @@ class RPNHead(tf.keras.layers.Layer):
         self.objectness = conv(num_anchors, 1, None, "objectness")
         self.deltas = conv(4 * num_anchors, 1, None, "deltas")
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, inputs: Mapping[str, tf.Tensor], training: Optional[bool] = None
     ) -> Tuple[Dict[str, tf.Tensor], Dict[str, tf.Tensor]]:
@@ -79,7 +78,6 @@ class BoxHead(tf.keras.layers.Layer):
         self.classes = dense(num_things + 1, kernel_initializer=_normal(0.01), name="classes")
         self.deltas = dense(4 * num_things, kernel_initializer=_normal(0.001), name="deltas")
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, inputs: tf.Tensor, training: Optional[bool] = None
     ) -> Tuple[tf.Tensor, tf.Tensor]:
@@ -126,7 +124,6 @@ class MaskHead(tf.keras.layers.Layer):
         )
         self.predictor = _ClassConv(num_things, name="predictor")
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, inputs: tf.Tensor, classes: tf.Tensor, training: Optional[bool] = None
     ) -> tf.Tensor:

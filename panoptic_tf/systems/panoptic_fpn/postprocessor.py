@@ -69,7 +69,6 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
         self._overlap_threshold = overlap_threshold
         self._stuff_area = stuff_area
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self, outputs: Tensors, image_info: tf.Tensor, training: Optional[bool] = None
     ) -> Tensors:

@@ -71,7 +71,6 @@ class ROISampler(tf.keras.layers.Layer):
         self._iou_threshold = iou_threshold
         self._trim_positives = trim_positives
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         proposals: tf.Tensor,
@@ -143,7 +142,6 @@ class MaskTargets(tf.keras.layers.Layer):
         super().__init__(name=name, dtype=tf.float32, trainable=False)
         self._options = {"output_size": size, "sampling_ratio": sampling_ratio}
 
-    @tf.autograph.experimental.do_not_convert
     def call(
         self,
         masks: tf.Tensor,
