@@ -9,15 +9,12 @@ convolutions of some stages. No classifier.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Type
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Type
 
 import tensorflow as tf
 
+from panoptic_tf.backbones.resnet_checks import STAGES, check_resnet
 from panoptic_tf.layers import convolution, deformable
-
-_STAGES = (2, 3, 4, 5)
-# Versions of the deformable convolution; 0 is an ordinary one.
-_VERSIONS = (1, 2)
 
 
 class Stem(tf.keras.layers.Layer):
@@ -269,8 +266,9 @@ class ResNet(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(name=name, **kwargs)
-        _check(
+        check_resnet(
             block=block,
+            known_blocks=tuple(BLOCKS),
             num_blocks=num_blocks,
             widths=widths,
             groups=groups,
@@ -291,30 +289,30 @@ class ResNet(tf.keras.layers.Layer):
         self.stages = []
         self.output_channels = {}
         self.output_strides = {}
-        channels, stride, dilation = self.stem.output_channels, 4 if has_pooling else 2, 1
-        for level, count, width in zip(_STAGES, num_blocks, widths):
-            strides, first_dilation = 1 if level == 2 and has_pooling else 2, dilation
-            if stride * strides > output_stride:
-                strides, dilation = 1, 2 * dilation
-            stride *= strides
-            first = dilation if dilates_first_blocks else first_dilation
-            grid = multi_grid if level == 5 and multi_grid else [1] * count
-            dilations = [(dilation if i else first) * rate for i, rate in enumerate(grid)]
+        channels = self.stem.output_channels
+        plan = _plan_stages(
+            num_blocks,
+            stride=4 if has_pooling else 2,
+            output_stride=output_stride,
+            dilates_first_blocks=dilates_first_blocks,
+            multi_grid=multi_grid,
+        )
+        for level, width, stage in zip(STAGES, widths, plan):
             self.stages.append(
                 _build_stage(
                     BLOCKS[block],
                     f"res{level}",
                     width=width,
                     channels=channels,
-                    strides=strides,
-                    dilations=dilations,
+                    strides=stage.strides,
+                    dilations=stage.dilations,
                     deformable_version=deformable_version if level in deformable_stages else 0,
                     **options,
                 )
             )
             channels = width * BLOCKS[block].EXPANSION
             self.output_channels[str(level)] = channels
-            self.output_strides[str(level)] = stride
+            self.output_strides[str(level)] = stage.output_stride
         self._freeze(frozen_stages)
 
     def _freeze(self, frozen_stages: int) -> None:
@@ -328,11 +326,41 @@ class ResNet(tf.keras.layers.Layer):
         """Normalised images [B, H, W, 3] -> {'2': [B, ceil(H / 4), ceil(W / 4), C], ..., '5'}."""
         x = self.stem(inputs, training=training)
         outputs = {}
-        for level, blocks in zip(_STAGES, self.stages):
+        for level, blocks in zip(STAGES, self.stages):
             for block in blocks:
                 x = block(x, training=training)
             outputs[str(level)] = x
         return outputs
+
+
+class _Stage(NamedTuple):
+    """Stride of the first block, dilation of each, and the stride of the network up to here."""
+
+    strides: int
+    dilations: List[int]
+    output_stride: int
+
+
+def _plan_stages(
+    num_blocks: Sequence[int],
+    *,
+    stride: int,
+    output_stride: int,
+    dilates_first_blocks: bool,
+    multi_grid: Optional[Sequence[int]],
+) -> List[_Stage]:
+    """Stages behind a stem of some stride; beyond the output stride they dilate instead."""
+    stages, dilation = [], 1
+    for level, count in zip(STAGES, num_blocks):
+        strides, first_dilation = 1 if stride == 4 and level == 2 else 2, dilation
+        if stride * strides > output_stride:
+            strides, dilation = 1, 2 * dilation
+        stride *= strides
+        first = dilation if dilates_first_blocks else first_dilation
+        grid = multi_grid if level == 5 and multi_grid else [1] * count
+        dilations = [(dilation if i else first) * rate for i, rate in enumerate(grid)]
+        stages.append(_Stage(strides, dilations, stride))
+    return stages
 
 
 def _build_stage(
@@ -344,7 +372,7 @@ def _build_stage(
     strides: int,
     dilations: Sequence[int],
     **options: Any,
-) -> list[_Block]:
+) -> List[_Block]:
     """Blocks of a stage that gets `channels`, with a dilation each; the first of them strides."""
     blocks = []
     for i, dilation in enumerate(dilations):
@@ -360,55 +388,3 @@ def _build_stage(
             )
         )
     return blocks
-
-
-def _check(
-    *,
-    block: str,
-    num_blocks: Sequence[int],
-    widths: Sequence[int],
-    groups: int,
-    width_per_group: int,
-    output_stride: int,
-    multi_grid: Optional[Sequence[int]],
-    deformable_stages: Sequence[int],
-    deformable_version: int,
-    frozen_stages: int,
-) -> None:
-    if block not in BLOCKS:
-        raise ValueError(f"block must be one of {', '.join(BLOCKS)}, got {block!r}.")
-    if len(num_blocks) != 4 or len(widths) != 4 or min(num_blocks) < 1:
-        raise ValueError(
-            "num_blocks and widths must be four positive numbers each (stages 2 to 5), got "
-            f"{tuple(num_blocks)} and {tuple(widths)}."
-        )
-    if groups > 1 and block != "bottleneck":
-        raise ValueError(f"groups belong to bottleneck blocks, got {groups} for {block!r}.")
-    if any(width_per_group * width % 64 for width in widths):
-        raise ValueError(
-            f"width_per_group * width must be multiples of 64, got {width_per_group} and widths "
-            f"{tuple(widths)}."
-        )
-    if output_stride not in (8, 16, 32):
-        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}.")
-    if multi_grid and len(multi_grid) != num_blocks[3]:
-        raise ValueError(
-            f"multi_grid must hold one dilation for each of the {num_blocks[3]} blocks of stage 5, "
-            f"got {tuple(multi_grid)}."
-        )
-    if not 0 <= frozen_stages <= 5:
-        raise ValueError(f"frozen_stages must be 0 to 5, got {frozen_stages}.")
-    _check_deformable(deformable_stages, deformable_version, groups)
-
-
-def _check_deformable(stages: Sequence[int], version: int, groups: int) -> None:
-    if not set(stages) <= set(_STAGES) or version not in _VERSIONS:
-        raise ValueError(
-            "deformable_stages must be among 2, 3, 4, 5 and deformable_version 1 or 2, got "
-            f"{tuple(stages)} and {version}."
-        )
-    if stages and groups > 1:
-        raise ValueError(
-            f"A grouped convolution cannot be deformable: got groups {groups} with "
-            f"deformable_stages {tuple(stages)}. Set one of them only."
-        )
