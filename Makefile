@@ -20,13 +20,13 @@ endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
-TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints)
+TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints evaluation)
 EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
-SYSTEMS := tests/systems tests/accelerator
+SYSTEMS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint install clean

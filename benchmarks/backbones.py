@@ -17,7 +17,7 @@ from absl import app, flags
 
 import panoptic_tf  # noqa: F401  (before TensorFlow)
 from panoptic_tf.backbones import factory
-from panoptic_tf.systems import analysis
+from panoptic_tf.evaluation import analysis
 
 _NAMES = flags.DEFINE_multi_string("name", [], "Of a backbone; all of the table by default.")
 _SIZE = flags.DEFINE_integer("size", 224, "Height and width of the image.")

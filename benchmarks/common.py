@@ -13,8 +13,8 @@ from official.modeling import hyperparams
 from tqdm import tqdm
 
 from panoptic_tf import experiments, systems  # noqa: F401  (registers the experiments)
-from panoptic_tf.serving import evaluation
-from panoptic_tf.systems import ceiling, results, runner
+from panoptic_tf.evaluation import ceiling, records, results
+from panoptic_tf.training import runner
 
 
 def recipe_path(system: str, name: str) -> str:
@@ -126,7 +126,7 @@ def score(
     val_path = params.task.validation_data.input_path
     task = runner.build_task(params)
     collector = results.ResultCollector(task.dataset_info, output_dir, write_predictions=True)
-    total = evaluation.count_records(val_path)
+    total = records.count_records(val_path)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:
         task.image_listeners[:] = [lambda *_: progress.update(), collector.add]
         metrics = runner.evaluate(params, task, checkpoint_path=model_dir)

@@ -25,7 +25,8 @@ from panoptic_tf.datasets import converter
 from panoptic_tf.datasets.coco_writer import CocoPanopticWriter
 from panoptic_tf.datasets.dataset_info import Category, DatasetInfo
 from panoptic_tf.datasets.segments import rgb_to_id
-from panoptic_tf.systems import runner, weight_settings
+from panoptic_tf.systems import weight_settings
+from panoptic_tf.training import runner
 
 _COCO_SAMPLE = flags.DEFINE_string("coco_sample", None, "The folder.", required=True)
 _PHOTOS = flags.DEFINE_string(

@@ -23,7 +23,7 @@ from PIL import Image
 from panoptic_tf.datasets import converter, shapes, shapes_records
 from panoptic_tf.datasets.coco_writer import CocoPanopticWriter
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.systems import runner
+from panoptic_tf.training import runner
 
 # The tests' writer of other libraries' files.
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "tests", "checkpoints"))

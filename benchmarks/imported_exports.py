@@ -34,7 +34,7 @@ from panoptic_tf import (
 )
 from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.structures import Prediction
-from panoptic_tf.systems import runner
+from panoptic_tf.training import runner
 
 _SOURCE = flags.DEFINE_string("source", None, "A whole model's file.", required=True)
 _IMAGE = flags.DEFINE_string("image", None, "A photograph.", required=True)

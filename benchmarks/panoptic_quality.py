@@ -46,7 +46,7 @@ def _build() -> speed.Workload:
 
 def _measure(workload: speed.Workload) -> Dict[str, Any]:
     # Its flags are required ones and must come after ours were read.
-    from panoptic_tf.experiments import score
+    from panoptic_tf.evaluation import result_files as score
 
     folder = str(workload["folder"])
     files = {

@@ -33,8 +33,8 @@ from panoptic_tf import (
 from panoptic_tf.inputs import normalize
 from panoptic_tf.layers.roi_align import MultiLevelROIAlign
 from panoptic_tf.structures import Prediction
-from panoptic_tf.systems import importing, runner
 from panoptic_tf.systems.model import PanopticModel
+from panoptic_tf.training import importing, runner
 
 _DUMPS = flags.DEFINE_list("dumps", None, "Folders or patterns of folders.", required=True)
 _WORST = 1e-4

@@ -25,7 +25,7 @@ from official.modeling import optimization
 
 from panoptic_tf.datasets import shapes_records
 from panoptic_tf.ops import forms
-from panoptic_tf.systems import runner
+from panoptic_tf.training import runner
 
 _SETTINGS: Dict[str, Dict[str, Any]] = {
     "float32": {"mixed_precision_dtype": "float32"},

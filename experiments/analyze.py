@@ -12,8 +12,8 @@ from typing import Any, Dict, Optional, Tuple
 from absl import app, flags
 
 from panoptic_tf.datasets import files
+from panoptic_tf.evaluation import analysis
 from panoptic_tf.experiments import cli, common, outputs
-from panoptic_tf.systems import analysis
 
 __doc__ += "\n" + analysis.COUNTING_RULE
 

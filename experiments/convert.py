@@ -16,7 +16,7 @@ from absl import app, flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from panoptic_tf.datasets import converter, images, unlabelled  # noqa: E402
-from panoptic_tf.experiments import cli  # noqa: E402
+from panoptic_tf.experiments import cli, limits  # noqa: E402
 
 _FORMAT = flags.DEFINE_enum(
     "format", "coco_panoptic", ["coco_panoptic"], "Format of the annotations; Cityscapes as well."
@@ -38,12 +38,7 @@ _NUM_SHARDS = flags.DEFINE_integer(
 _NUM_PROCESSES = flags.DEFINE_integer(
     "num_processes", None, "Worker processes; default one per CPU.", lower_bound=1
 )
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    images.MAX_PIXELS,
-    "Limit of height times width of an image; a larger one ends the conversion.",
-    lower_bound=1,
-)
+_MAX_PIXELS = limits.define_max_pixels("a larger one ends the conversion")
 _UNLABELLED = flags.DEFINE_enum(
     "unlabelled",
     "auto",

@@ -24,11 +24,12 @@ from tqdm import tqdm
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets import doctor, shapes_records, shapes_writer
+from panoptic_tf.evaluation import ceiling, records, results
 from panoptic_tf.experiments import cli, outputs
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
-from panoptic_tf.serving import calibration, evaluation, export, prediction, quantization, tflite
+from panoptic_tf.serving import calibration, export, prediction, quantization, tflite
 from panoptic_tf.serving.predictor import Predictor
-from panoptic_tf.systems import ceiling, results, runner
+from panoptic_tf.training import runner
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/demo", "Folder of everything.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train_images", 2000, "Training images.", lower_bound=1)
@@ -120,8 +121,8 @@ class _Stages:
 
 
 def _examine(paths: _Paths) -> None:
-    for records in (paths.train_records, paths.val_records):
-        report = doctor.examine_records(input_path=records, build_quality=PanopticQuality)
+    for input_path in (paths.train_records, paths.val_records):
+        report = doctor.examine_records(input_path=input_path, build_quality=PanopticQuality)
         if report["problems"]:
             raise SystemExit("\n".join(["doctor found problems:", *report["problems"][:20]]))
         print(
@@ -142,7 +143,7 @@ def _experiment(paths: _Paths) -> cfg.ExperimentConfig:
 
 
 def _evaluate(params, task, collector: results.ResultCollector, paths: _Paths) -> Dict[str, Any]:
-    with tqdm(total=evaluation.count_records(paths.val_records), unit="image") as progress:
+    with tqdm(total=records.count_records(paths.val_records), unit="image") as progress:
         task.image_listeners[:] = [lambda *_: progress.update(), collector.add]
         return runner.evaluate(params, task, checkpoint_path=paths.model)
 
@@ -169,8 +170,8 @@ def _export(params, task, paths: _Paths) -> None:
 
 
 def _evaluate_file(path: str, paths: _Paths) -> Dict[str, Any]:
-    with tqdm(total=evaluation.count_records(paths.val_records), unit="image") as progress:
-        metrics, latency = evaluation.evaluate_records(
+    with tqdm(total=records.count_records(paths.val_records), unit="image") as progress:
+        metrics, latency = records.evaluate_records(
             Predictor(path), paths.val_records, on_example=lambda _: progress.update()
         )
     metrics["size_bytes"] = _size(path)

@@ -13,8 +13,8 @@ from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import doctor, files, images  # noqa: E402
-from panoptic_tf.experiments import cli  # noqa: E402
+from panoptic_tf.datasets import doctor, files  # noqa: E402
+from panoptic_tf.experiments import cli, limits  # noqa: E402
 from panoptic_tf.metrics import coverage  # noqa: E402
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality  # noqa: E402
 
@@ -27,12 +27,7 @@ _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images; optio
 _INSTANCES_JSON = flags.DEFINE_string(
     "instances_json", None, "COCO instances of the same images, which may overlap; optional."
 )
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    images.MAX_PIXELS,
-    "Limit of height times width of an image; larger ones are a problem and not decoded.",
-    lower_bound=1,
-)
+_MAX_PIXELS = limits.define_max_pixels("larger ones are a problem and not decoded")
 _OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Where to write the report; optional.")
 _MAX_PROBLEMS = flags.DEFINE_integer("max_problems", 50, "Problems that are printed.")
 

@@ -19,14 +19,13 @@ from typing import Any, Dict
 from absl import app, flags
 from tqdm import tqdm
 
-from panoptic_tf.datasets import images
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.experiments import cli, common, outputs
+from panoptic_tf.evaluation import ceiling, records, results
+from panoptic_tf.experiments import cli, common, limits, outputs
 from panoptic_tf.metrics import coverage, summary
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
-from panoptic_tf.serving import evaluation
 from panoptic_tf.serving.predictor import Predictor
-from panoptic_tf.systems import ceiling, results, runner
+from panoptic_tf.training import runner
 
 common.define_experiment_flags()
 _CHECKPOINT_PATH = flags.DEFINE_string(
@@ -53,12 +52,8 @@ _WITH_INSTANCES = flags.DEFINE_bool(
     "Measure AP on the records' overlapping instances (`convert --instances_json`); "
     "default is the experiment's choice, for a SavedModel no.",
 )
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    images.MAX_PIXELS,
-    "Limit of height times width of an image; larger ones are left out and counted; for a "
-    "checkpoint the default is the experiment's.",
-    lower_bound=1,
+_MAX_PIXELS = limits.define_max_pixels(
+    "larger ones are left out and counted; for a checkpoint the default is the experiment's"
 )
 
 
@@ -111,7 +106,7 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
         measured["crowd_rule"] = _CROWD_RULE.value
     params = params.replace(task={"validation_data": validation_data, "evaluation": measured})
     input_path = params.task.validation_data.input_path
-    total = evaluation.count_records(input_path, params.task.validation_data.max_examples)
+    total = records.count_records(input_path, params.task.validation_data.max_examples)
     task = runner.build_task(params)
     collector = _collector(task.dataset_info)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:
@@ -135,17 +130,17 @@ def _evaluate_checkpoint() -> Dict[str, Any]:
 def _evaluate_saved_model() -> Dict[str, Any]:
     if not _INPUT_PATH.value:
         raise app.UsageError("--saved_model_dir needs --input_path: the records to score on.")
-    total = evaluation.count_records(_INPUT_PATH.value)
+    total = records.count_records(_INPUT_PATH.value)
     predictor = Predictor(_SAVED_MODEL_DIR.value, max_pixels=_MAX_PIXELS.value)
     collector = _collector(predictor.dataset_info)
     with tqdm(total=total, unit="image", desc="evaluate") as progress:
 
-        def listen(example: evaluation.EvaluatedImage) -> None:
+        def listen(example: records.EvaluatedImage) -> None:
             progress.update()
             truth = {"image_id": json.dumps(example.image_id), **example.ground_truth}
             collector.add(truth, example.prediction, example.pq)
 
-        metrics, latency = evaluation.evaluate_records(
+        metrics, latency = records.evaluate_records(
             predictor,
             _INPUT_PATH.value,
             crowd_rule=_CROWD_RULE.value or "all",

@@ -11,7 +11,7 @@ from absl import app, flags
 
 from panoptic_tf import checkpoints
 from panoptic_tf.experiments import cli, common, outputs
-from panoptic_tf.systems import importing
+from panoptic_tf.training import importing
 
 common.define_experiment_flags()
 _SOURCE = flags.DEFINE_string(

@@ -16,8 +16,7 @@ from typing import Sequence
 from absl import app, flags
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
-from panoptic_tf.datasets import images
-from panoptic_tf.experiments import cli, outputs
+from panoptic_tf.experiments import cli, limits, outputs
 from panoptic_tf.serving import prediction
 from panoptic_tf.serving.predictor import Predictor
 
@@ -31,12 +30,7 @@ _INPUT = flags.DEFINE_multi_string(
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the results.", required=True)
 _OVERLAY_FORMAT = flags.DEFINE_enum("overlay_format", "jpg", ["jpg", "png"], "Of the overlays.")
 _NUM_THREADS = flags.DEFINE_integer("num_threads", None, "Threads of the TFLite interpreter.")
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    images.MAX_PIXELS,
-    "Limit of height times width of an image; larger ones are not decoded.",
-    lower_bound=1,
-)
+_MAX_PIXELS = limits.define_max_pixels("larger ones are not decoded")
 flags.mark_flag_as_required("input")
 flags.mark_flags_as_mutual_exclusive(["saved_model_dir", "tflite_path"], required=True)
 

@@ -11,8 +11,8 @@ import tensorflow as tf
 from absl import app, flags
 
 from panoptic_tf.experiments import cli, common, outputs
-from panoptic_tf.systems import cluster as cluster_lib
-from panoptic_tf.systems import runner
+from panoptic_tf.training import cluster as cluster_lib
+from panoptic_tf.training import runner
 
 common.define_experiment_flags()
 _RESOLVER = flags.DEFINE_enum(

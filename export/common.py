@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import flags
 
 from panoptic_tf.experiments import common
-from panoptic_tf.systems import runner
+from panoptic_tf.training import runner
 
 _CHECKPOINT_PATH = flags.DEFINE_string(
     "checkpoint_path",

@@ -15,12 +15,12 @@ from absl import app, flags
 from tqdm import tqdm
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
-from panoptic_tf.datasets import files, images
-from panoptic_tf.experiments import cli, outputs
+from panoptic_tf.datasets import files
+from panoptic_tf.evaluation import records
+from panoptic_tf.experiments import cli, limits, outputs
 from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import METRIC_NAMES
 from panoptic_tf.metrics.panoptic_quality import CROWD_RULES
-from panoptic_tf.serving import evaluation
 from panoptic_tf.serving.predictor import Predictor
 
 _TFLITE_PATH = flags.DEFINE_string("tflite_path", None, "The model.", required=True)
@@ -38,12 +38,7 @@ _WITH_INSTANCES = flags.DEFINE_bool(
     False,
     "Measure AP on the records' overlapping instances (`convert --instances_json`).",
 )
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    images.MAX_PIXELS,
-    "Limit of height times width of an image; larger ones are not decoded and left out.",
-    lower_bound=1,
-)
+_MAX_PIXELS = limits.define_max_pixels("larger ones are not decoded and left out")
 
 
 def main(argv) -> None:
@@ -52,12 +47,12 @@ def main(argv) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     path = os.path.join(_OUTPUT_DIR.value, "metrics.json")
     outputs.check_can_write("output_dir", path)
-    total = evaluation.count_records(_INPUT_PATH.value, _MAX_EXAMPLES.value)
+    total = records.count_records(_INPUT_PATH.value, _MAX_EXAMPLES.value)
     predictor = Predictor(
         _TFLITE_PATH.value, num_threads=_NUM_THREADS.value, max_pixels=_MAX_PIXELS.value
     )
     with tqdm(total=total, unit="image") as progress:
-        metrics, latency = evaluation.evaluate_records(
+        metrics, latency = records.evaluate_records(
             predictor,
             _INPUT_PATH.value,
             crowd_rule=_CROWD_RULE.value,

@@ -13,11 +13,11 @@ from typing import List
 
 from absl import app, flags
 
-from panoptic_tf.experiments import cli
+from panoptic_tf.experiments import cli, limits
 from panoptic_tf.experiments.outputs import check_can_write
 from panoptic_tf.export import common
 from panoptic_tf.ops import forms
-from panoptic_tf.serving import decoding, export
+from panoptic_tf.serving import export
 
 common.define_flags()
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Folder of the versions.", required=True)
@@ -27,12 +27,7 @@ _VERSION = flags.DEFINE_integer(
 _INPUT_TYPE = flags.DEFINE_enum(
     "input_type", "image_bytes", export.INPUT_TYPES, "The signature that serving_default is."
 )
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    decoding.MAX_PIXELS,
-    "Images of more pixels are answered as not valid, undecoded.",
-    lower_bound=1,
-)
+_MAX_PIXELS = limits.define_max_pixels("larger ones are answered as not valid, undecoded")
 _WARMUP_BATCH_SIZES = flags.DEFINE_list(
     "warmup_batch_sizes", ["1"], "One warm-up request each; list the server's allowed batch sizes."
 )

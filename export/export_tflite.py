@@ -23,7 +23,8 @@ from absl import app, flags
 from panoptic_tf.experiments import cli
 from panoptic_tf.experiments.outputs import check_can_write
 from panoptic_tf.export import common
-from panoptic_tf.serving import calibration, evaluation, quantization, tflite
+from panoptic_tf.inputs.shards import find_shards
+from panoptic_tf.serving import calibration, quantization, tflite
 
 common.define_flags()
 _TFLITE_PATH = flags.DEFINE_string("tflite_path", None, "File to write.", required=True)
@@ -82,7 +83,7 @@ def _check_flags() -> None:
             "--quantization=int8 needs --calibration_path, the pattern of the training records."
         )
     if is_int8:
-        evaluation.find_files(_CALIBRATION_PATH.value, name="calibration_path")
+        find_shards(_CALIBRATION_PATH.value, name="calibration_path", allow_partial=True)
     try:
         re.compile(_FLOAT_LAYERS.value)
     except re.error as error:

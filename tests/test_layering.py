@@ -29,14 +29,16 @@ ALLOWED = {
     "checkpoints": set(),
 }
 ALLOWED["systems"] = set(ALLOWED) - {"_keras2"}
-ALLOWED["serving"] = ALLOWED["systems"] | {"systems"}
-ALLOWED["experiments"] = ALLOWED["serving"] | {"serving"}
+ALLOWED["serving"] = ALLOWED["systems"] - {"addons", "backbones", "losses", "checkpoints"}
+ALLOWED["evaluation"] = ALLOWED["systems"] | {"systems", "serving"}
+ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}
+ALLOWED["experiments"] = ALLOWED["training"] | {"training"}
 ALLOWED["export"] = ALLOWED["experiments"] | {"experiments"}
 # The package itself only hands out names.
 ALLOWED[""] = {"_keras2", "serving"}
 
 BINARIES = ("experiments", "export")
-WITH_MODEL_GARDEN = ("backbones", "systems", "serving", *BINARIES)
+WITH_MODEL_GARDEN = ("backbones", "systems", "evaluation", "training", *BINARIES)
 WITHOUT_TENSORFLOW = ("structures", "visualization", "_keras2", "")
 
 

@@ -33,11 +33,11 @@ from panoptic_tf.datasets import (
 )
 from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
 from panoptic_tf.datasets.coco_writer import ImageId
+from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.datasets.notes import Notes
 
 _IMAGES_PER_SHARD = 512
-DATASET_INFO_FILE = "dataset_info.json"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,9 @@ from typing import Any, Dict, Mapping, Optional, Sequence, Set, Tuple
 from panoptic_tf.datasets import files
 from panoptic_tf.datasets.notes import Notes
 
+FILE_NAME = "dataset_info.json"
+"""Beside records and in exported models."""
+
 _BUILT_IN_DIR = os.path.join(os.path.dirname(__file__), "categories")
 _MAX_ID = 2**31 - 1
 """Ids are below it, so that one more fits 32 bits."""
@@ -221,6 +224,34 @@ class DatasetInfo:
             path = os.path.join(_BUILT_IN_DIR, name_or_path + ".json")
         content = files.read_json(path, expected="a dataset_info.json written by `convert`")
         return cls.from_json(content, source=path)
+
+
+def check_beside(records: str, info: DatasetInfo, *, advice: str = "") -> None:
+    """What lies beside records as their categories must be the model's.
+
+    Args:
+      records: path or pattern of the records; where nothing lies beside them, nothing is checked.
+      info: the model's categories.
+      advice: ends the error message; `{path}` in it is the file.
+
+    Raises:
+      ValueError: other ids, names, or things.
+    """
+    path = os.path.join(os.path.dirname(records), FILE_NAME)
+    if not os.path.exists(path):
+        return
+    found = DatasetInfo.load(path)
+    own, others = (
+        [(c.dataset_id, c.name, c.is_thing) for c in i.categories] for i in (info, found)
+    )
+    if own == others:
+        return
+    different = next((c for c in others if c not in own), others[0])
+    raise ValueError(
+        f"{path} has {found.num_categories} categories that are not the {info.num_categories} of "
+        f"the model ({info.name}); the first that differs is {different[1]!r}. "
+        + advice.format(path=path)
+    )
 
 
 def built_in_names() -> Tuple[str, ...]:

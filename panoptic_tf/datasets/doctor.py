@@ -29,7 +29,7 @@ from panoptic_tf.datasets import (
     segments,
 )
 from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
-from panoptic_tf.datasets.converter import DATASET_INFO_FILE
+from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.datasets.notes import Notes
 from panoptic_tf.datasets.statistics import DatasetStatistics

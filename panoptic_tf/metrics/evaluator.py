@@ -93,7 +93,7 @@ class PanopticEvaluator:
         Raises:
           ValueError: masks do not fit, or a category is unknown; the message names the image.
         """
-        image_id = _as_text(ground_truth.get(_Truth.IMAGE_ID, len(self._image_scores)))
+        image_id = as_text(ground_truth.get(_Truth.IMAGE_ID, len(self._image_scores)))
         try:
             truth = _ground_truth_masks(ground_truth)
             masks = _predicted_masks(prediction, truth[_Truth.CATEGORY_MASK].shape)
@@ -251,6 +251,7 @@ def _found_instances(
     )
 
 
-def _as_text(image_id: Any) -> str:
+def as_text(image_id: Any) -> str:
+    """An image id as bytes, a NumPy scalar or a number, as text."""
     image_id = image_id.item() if hasattr(image_id, "item") else image_id
     return image_id.decode() if isinstance(image_id, bytes) else str(image_id)

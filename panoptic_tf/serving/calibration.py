@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Iterator, List, Tuple
 
 import numpy as np
@@ -10,9 +9,10 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from panoptic_tf.datasets import record
-from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.dataset_info import DatasetInfo, check_beside
 from panoptic_tf.inputs import geometry
-from panoptic_tf.serving import decoding, evaluation
+from panoptic_tf.inputs.shards import find_shards
+from panoptic_tf.serving import decoding
 from panoptic_tf.serving.quantization import Inputs, ReadInputs
 
 NUM_IMAGES = 200
@@ -72,8 +72,8 @@ def _check(input_path: str, dataset_info: DatasetInfo, num_images: int) -> List[
         )
     if num_images < 1:
         raise ValueError(f"num_calibration_images must be positive, got {num_images}.")
-    paths = evaluation.find_files(input_path, name="calibration_path")
-    evaluation.check_categories(os.path.dirname(paths[0]), dataset_info)
+    paths = find_shards(input_path, name="calibration_path", allow_partial=True).paths
+    check_beside(paths[0], dataset_info)
     return paths
 
 

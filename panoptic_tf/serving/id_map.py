@@ -60,7 +60,7 @@ def _segment_ids(prediction: Tensors) -> tf.Tensor:
 def _nearest(length: tf.Tensor, source_length: tf.Tensor) -> tf.Tensor:
     """Source index of every output pixel, half-pixel centers: int64 [length].
 
-    In integers, as `metrics.evaluator.restore_original_size` counts, for equality on ties.
+    In integers, as `metrics.original_size` counts, for equality on ties.
     """
     length, source_length = tf.cast(length, tf.int64), tf.cast(source_length, tf.int64)
     return (2 * tf.range(length) + 1) * source_length // (2 * length)

@@ -11,7 +11,7 @@ from typing import Any, Optional, Tuple
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 
-FILE_NAME = "dataset_info.json"
+FILE_NAME = dataset_info_lib.FILE_NAME
 MAX_BYTES = 4 * 1024 * 1024
 """Longer descriptions are refused: 100,000 categories would fit."""
 

@@ -13,7 +13,7 @@ from absl import logging
 from panoptic_tf.datasets import files
 from panoptic_tf.datasets.notes import Notes
 from panoptic_tf.inputs import geometry
-from panoptic_tf.metrics import evaluator
+from panoptic_tf.metrics.original_size import restore_original_size
 from panoptic_tf.serving import decoding, tflite
 from panoptic_tf.serving.image_source import ImageSource, read_image
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
@@ -230,7 +230,7 @@ def _to_original_size(outputs: Arrays, original_size: Tuple[int, int]) -> Arrays
     """Cuts masks to the image, and resizes them and boxes where it is not of the output's size."""
     answered = outputs[Prediction.IMAGE_SIZE].tolist()
     changed = {
-        key: evaluator.restore_original_size(outputs[key], answered, original_size)
+        key: restore_original_size(outputs[key], answered, original_size)
         for key in _MASKS
         if key in outputs
     }

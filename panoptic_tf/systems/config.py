@@ -132,6 +132,44 @@ class Evaluation(hyperparams.Config):
     max_pixels: int = images.MAX_PIXELS
 
 
+@dataclasses.dataclass
+class Model(hyperparams.Config):
+    """What the network of every system has.
+
+    Attributes:
+      train_size: (height, width) of a training crop.
+      input_size: (height, width) that images are fitted into for inference.
+      output_size: (height, width) of the predicted masks; empty is `input_size`.
+      backbone: see `Backbone`.
+    """
+
+    train_size: List[int] = dataclasses.field(default_factory=lambda: [1024, 1024])
+    input_size: List[int] = dataclasses.field(default_factory=lambda: [1344, 1344])
+    output_size: List[int] = dataclasses.field(default_factory=list)
+    backbone: Backbone = dataclasses.field(default_factory=Backbone)
+
+
+@dataclasses.dataclass
+class Task(cfg.TaskConfig):
+    """What the task of every system has.
+
+    Attributes:
+      dataset_info: a built-in data set or the path of a `dataset_info.json`.
+      init_checkpoint_modules: `all`, `backbone` or `matching`; see `checkpoints.load_weights`.
+      weight_decay: L2 regularisation of all but normalisation, added to the gradients; 0 leaves
+        decay to the optimiser.
+    """
+
+    model: Model = dataclasses.field(default_factory=Model)
+    train_data: DataConfig = dataclasses.field(default_factory=lambda: DataConfig(is_training=True))
+    validation_data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    dataset_info: str = "coco_panoptic"
+    init_checkpoint_modules: str = "all"
+    weight_decay: float = 0.0
+    normalization: Normalization = dataclasses.field(default_factory=Normalization)
+    evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+
+
 def build_backbone(config: Backbone, input_size: List[int]):
     """The backbone of a config; its variables are named `backbone/...`."""
     arguments = config.as_dict()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import abc
 import re
 import types
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-import numpy as np
 import tensorflow as tf
 from absl import logging
 from official.core import base_task
@@ -20,15 +19,12 @@ from panoptic_tf.inputs.failures import explain_failure
 from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.ops import forms
-from panoptic_tf.structures import GroundTruth, Tensors
+from panoptic_tf.structures import Tensors
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import task_records, weight_settings, workers
+from panoptic_tf.systems import optimization, scoring, task_records, weight_settings
 from panoptic_tf.systems.model import PanopticModel
 
 Loss = Callable[[Tensors, Tensors], Tensors]
-ImageListener = Callable[
-    [Mapping[str, np.ndarray], Mapping[str, np.ndarray], Optional[float]], None
-]
 
 # Settings of weights that a backbone alone has.
 _OF_BACKBONES = ("normalization.", "model.backbone.")
@@ -38,9 +34,12 @@ class PanopticTask(base_task.Task):
     """What the trainer needs of a system; a system fills in four small methods.
 
     Attributes:
-      image_listeners: called with (ground truth, prediction, PQ) of every evaluated image.
+      image_listeners: called with (ground truth, prediction, PQ) of every evaluated image, from a
+        thread.
       form: of the operations of its steps; the trainer sets what its devices want.
       xla: whether XLA compiles the network, the losses and the gradients of a training step.
+      gather: an object of every process that evaluates, in their order; the trainer sets it where
+        there are several.
     """
 
     def __init__(self, params, logging_dir: Optional[str] = None, name: Optional[str] = None):
@@ -50,9 +49,10 @@ class PanopticTask(base_task.Task):
         self._size_limit = SizeLimit(params.evaluation.max_pixels)
         self.form = forms.Form.ACCELERATOR
         self.xla = False
+        self.gather: Callable[[Any], List[Any]] = lambda content: [content]
         # Inside an object: of a dictionary tf.Module makes something that json does not take.
         self._evaluation = types.SimpleNamespace(result={})
-        self.image_listeners: List[ImageListener] = []
+        self.image_listeners: List[scoring.ImageListener] = []
 
     @property
     def last_result(self) -> Dict[str, Any]:
@@ -98,16 +98,23 @@ class PanopticTask(base_task.Task):
         del step
         return {}
 
-    def weight_decay(self) -> float:
-        """Factor of the L2 regularisation of all but normalisation, added to the gradients."""
-        return 0.0
-
     # What the trainer calls.
 
     @property
     def dataset_info(self) -> DatasetInfo:
         """The categories the model predicts."""
         return self._dataset_info
+
+    @classmethod
+    def create_optimizer(cls, optimizer_config, runtime_config=None, dp_config=None):
+        """See base class, whose averages do not go together with the loss scaling of float16."""
+        is_scaled = runtime_config and runtime_config.mixed_precision_dtype == "float16"
+        if optimizer_config.ema is None or not is_scaled:
+            return super().create_optimizer(optimizer_config, runtime_config, dp_config)
+        scaled = super().create_optimizer(
+            optimizer_config.replace(ema=None), runtime_config, dp_config
+        )
+        return optimization.LossScaledMovingAverage(scaled, **optimizer_config.ema.as_dict())
 
     # No AutoGraph here and in the steps: it would walk through all of Keras, which takes longer
     # than building and tracing themselves.
@@ -269,7 +276,7 @@ class PanopticTask(base_task.Task):
     def _losses_and_gradients(
         self, features: Tensors, labels: Tensors, model: PanopticModel, optimizer: Any
     ) -> Tuple[Tensors, List[tf.Tensor]]:
-        is_scaled = isinstance(optimizer, tf.keras.mixed_precision.LossScaleOptimizer)
+        is_scaled = hasattr(optimizer, "get_scaled_loss")
         with tf.GradientTape() as tape:
             outputs = model(features, training=True)
             losses = self._total(self._loss(labels, outputs), optimizer.iterations)
@@ -282,7 +289,7 @@ class PanopticTask(base_task.Task):
     def _regularize(self, gradients: List[tf.Tensor], variables: List[tf.Variable]) -> List:
         """Adds this replica's share of weight decay."""
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        decay = self.weight_decay() / replicas
+        decay = self.task_config.weight_decay / replicas
         if not decay:
             return gradients
         is_norms = [re.search("(gamma|beta)(:0)?$", variable.name) for variable in variables]
@@ -307,33 +314,22 @@ class PanopticTask(base_task.Task):
             return {"prediction": _predict(model, features), "ground_truth": labels}
 
     def aggregate_logs(self, state=None, step_outputs=None):
-        """Streams the images of a step into the evaluator; runs on the host."""
+        """Hands the images of a step to the evaluator; runs on the host."""
         if state is None:
-            is_alone = workers.num_workers(tf.distribute.get_strategy()) == 1
-            state = (
-                self.build_evaluator()
-                if is_alone
-                else workers.EvaluatorOfWorkers(self.build_evaluator)
-            )
-        # Leaves are tuples with one tensor for each replica.
-        for replica in range(len(next(iter(step_outputs["prediction"].values())))):
-            truth, prediction = (
-                {key: value[replica].numpy() for key, value in step_outputs[part].items()}
-                for part in ("ground_truth", "prediction")
-            )
-            for i in range(len(truth[GroundTruth.IMAGE_SIZE])):
-                one_truth = _unpad({key: value[i] for key, value in truth.items()})
-                one_prediction = {key: value[i] for key, value in prediction.items()}
-                state.update(one_truth, one_prediction)
-                for listener in self.image_listeners:
-                    listener(one_truth, one_prediction, state.image_scores()[-1][1])
+            state = scoring.BackgroundScoring(self.build_evaluator(), self.image_listeners)
+        state.add(step_outputs)
         return state
 
     def reduce_aggregated_logs(self, aggregated_logs, global_step=None) -> Dict[str, float]:
         """The scalars of an evaluation; what a data set has nothing of is left out."""
+        own_skipped = self._size_limit.report(self.task_config.validation_data.input_path)
+        parts = self.gather((aggregated_logs.finish(), own_skipped))
+        total = self.build_evaluator()
+        for evaluator, _ in parts:
+            total.merge(evaluator)
         self._evaluation.result = {
-            **aggregated_logs.result(),
-            "skipped_images": self._count_skipped(),
+            **total.result(),
+            "skipped_images": sum(skipped for _, skipped in parts),
         }
         if global_step is not None:
             # A variable with a copy on each replica is no number yet.
@@ -355,11 +351,6 @@ class PanopticTask(base_task.Task):
                 f"an image of at most {self._size_limit.max_pixels:,} pixels "
                 "(task.evaluation.max_pixels)."
             )
-
-    def _count_skipped(self) -> int:
-        """Images of all workers that were left out for their size."""
-        own = self._size_limit.report(self.task_config.validation_data.input_path)
-        return sum(workers.gather(own))
 
     def build_evaluator(self) -> PanopticEvaluator:
         """An empty evaluator for this data set."""
@@ -387,13 +378,3 @@ def _predict(model: tf.keras.Model, features: Tensors) -> Tensors:
 
     prediction = model({k: at_least_one(v) for k, v in features.items()}, training=False)
     return {key: value[:count] for key, value in prediction.items()}
-
-
-def _unpad(ground_truth: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """Cuts the masks of one image to its own size."""
-    height, width = (int(v) for v in ground_truth[GroundTruth.IMAGE_SIZE])
-    masks = (GroundTruth.CATEGORY_MASK, GroundTruth.INSTANCE_MASK, GroundTruth.CROWD_MASK)
-    return {
-        key: value[:height, :width] if key in masks else value
-        for key, value in ground_truth.items()
-    }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
 from panoptic_tf.datasets import record
-from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.dataset_info import DatasetInfo, check_beside
 from panoptic_tf.inputs.data_service import DataService
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.metrics import coverage
@@ -73,7 +72,11 @@ def check(data: DataConfig, info: DatasetInfo, source: str) -> None:
       ValueError: the files are no whole data set (see `shards.find_shards`), or the categories
         differ.
     """
-    _check_categories(data.input_path, info, source)
+    check_beside(
+        data.input_path,
+        info,
+        advice=f"task.dataset_info is {source!r}: set it to {{path}}.",
+    )
     find_shards(
         data.input_path, name=f"{_settings(data)}input_path", allow_partial=data.allow_partial
     )
@@ -100,21 +103,3 @@ def log_void(data: DataConfig, info: DatasetInfo) -> None:
 def _settings(data: DataConfig) -> str:
     """What the names of its settings begin with."""
     return "task.train_data." if data.is_training else "task.validation_data."
-
-
-def _check_categories(input_path: str, info: DatasetInfo, source: str) -> None:
-    path = os.path.join(os.path.dirname(input_path), "dataset_info.json")
-    if not tf.io.gfile.exists(path):
-        return
-    found = DatasetInfo.load(path)
-    if _described(found) != _described(info):
-        raise ValueError(
-            f"{path}: the records have {found.num_categories} categories "
-            f"({', '.join(found.names[1:4])}, ...), task.dataset_info {source!r} has "
-            f"{info.num_categories} ({', '.join(info.names[1:4])}, ...). Set task.dataset_info to "
-            f"{path}."
-        )
-
-
-def _described(info: DatasetInfo) -> List[Tuple[int, str, bool]]:
-    return [(c.dataset_id, c.name, c.is_thing) for c in info.categories]

@@ -13,7 +13,7 @@ from panoptic_tf.checkpoints import names
 from panoptic_tf.checkpoints.matching import compare
 from panoptic_tf.checkpoints.readers.arrays import CheckpointError
 from panoptic_tf.checkpoints.sources import deeplab2, model_garden  # noqa: F401  (registers them)
-from panoptic_tf.systems import importing, runner
+from panoptic_tf.training import importing, runner
 
 # deeplab2: shapes from its architecture, not from our variables.
 

@@ -9,10 +9,9 @@ import os
 import sys
 import tempfile
 
+import panoptic_tf.evaluation.ceiling
+import panoptic_tf.evaluation.results  # noqa: F401
 import panoptic_tf.serving.predictor  # noqa: F401
-import panoptic_tf.systems.ceiling
-import panoptic_tf.systems.importing
-import panoptic_tf.systems.results  # noqa: F401
 from panoptic_tf.experiments import cli
 
 _SECONDS = 300

@@ -1,6 +1,7 @@
 """Trainings in processes of their own: one, or several that train together on this machine."""
 
 import json
+import math
 import os
 import pathlib
 import re
@@ -185,3 +186,19 @@ def loss_curve(model_dir: pathlib.Path) -> Dict[int, float]:
                 if value.tag == "training_loss":
                     curve[event.step] = float(tf.make_ndarray(value.tensor))
     return curve
+
+
+def check_close(found, expected):
+    """Metrics of evaluations that sum the same images in another order."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            check_close(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for pair in zip(found, expected):
+            check_close(*pair)
+    elif isinstance(expected, float):
+        assert math.isclose(found, expected, rel_tol=1e-9)
+    else:
+        assert found == expected

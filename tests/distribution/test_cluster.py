@@ -7,8 +7,8 @@ import tensorflow as tf
 from official.common import distribute_utils
 from official.core import config_definitions as cfg
 
-from panoptic_tf.systems import run_checks, runner
-from panoptic_tf.systems.cluster import resolve_cluster
+from panoptic_tf.training import run_checks, runner
+from panoptic_tf.training.cluster import resolve_cluster
 
 TF_CONFIG = json.dumps(
     {

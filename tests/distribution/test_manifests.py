@@ -19,7 +19,7 @@ CHECK = """
 import json, sys
 from absl import flags
 from panoptic_tf.experiments import common, train
-from panoptic_tf.systems import cluster
+from panoptic_tf.training import cluster
 
 for command, environment in json.loads(sys.argv[1]):
     flags.FLAGS.unparse_flags()

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from jobs import BATCH_SIZE, override
+from jobs import BATCH_SIZE, check_close, override
 from official.core import exp_factory, task_factory
 
 from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.structures import GroundTruth, Prediction
-from panoptic_tf.systems import workers
+from panoptic_tf.systems.scoring import BackgroundScoring
+from panoptic_tf.training import runner, workers
 
 NUM_WORKERS = 2
 
@@ -80,8 +81,7 @@ def make_image(seed):
         Prediction.INSTANCE_MASK: np.where(wrong, 0, instances),
         Prediction.SEGMENT_CATEGORY: np.array([1, 2, 1, 2, 1, 2, 1, 2], np.int32),
         Prediction.SEGMENT_INSTANCE: np.arange(1, count + 1, dtype=np.int32),
-        # Ties, whose order AP depends on.
-        Prediction.SEGMENT_SCORE: rng.choice([0.5, 0.75, 1.0], count).astype(np.float32),
+        Prediction.SEGMENT_SCORE: rng.random(count).astype(np.float32),
         Prediction.NUM_SEGMENTS: np.int32(count),
     }
     return truth, prediction
@@ -94,20 +94,20 @@ def build_evaluator():
 
 
 @pytest.mark.parametrize("num_images", [0, 2, 11])
-def test_merged_result_is_exactly_that_of_one(monkeypatch, num_images):
+def test_an_evaluation_of_several_processes_is_that_of_one(monkeypatch, num_images):
     images = [make_image(seed) for seed in range(num_images)]
-    one = build_evaluator()
-    for image in images:
-        one.update(*image)
-    parts = [workers.EvaluatorOfWorkers(build_evaluator) for _ in range(3)]
+    one, parts = build_evaluator(), [build_evaluator() for _ in range(3)]
     for i, image in enumerate(images):
+        one.update(*image)
         parts[i % 3].update(*image)
-        assert parts[i % 3].image_scores()[-1] == one.image_scores()[i]
-    monkeypatch.setattr(workers, "gather", lambda _: [part._images for part in parts])
-    for part in parts:
-        assert part.result() == one.result()
+    task = runner.build_task(exp_factory.get_exp_config("panoptic_deeplab_shapes"))
+    monkeypatch.setattr(task, "build_evaluator", build_evaluator)
+    task.gather = lambda own: [own, *((part, 2) for part in parts[1:])]
+    task.reduce_aggregated_logs(BackgroundScoring(parts[0], []), global_step=7)
+    expected = {**one.result(), "skipped_images": 4, "step": 7}
     if num_images:
-        assert 0 < one.result()["PQ"] < 100 and 0 < one.result()["AP"] < 100
+        assert 0 < expected["PQ"] < 100 and 0 < expected["AP"] < 100
+    check_close(task.last_result, expected)
 
 
 def test_one_process_gathers_its_own():

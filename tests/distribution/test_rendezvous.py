@@ -7,8 +7,8 @@ import time
 import pytest
 from jobs import free_ports
 
-from panoptic_tf.systems import rendezvous
-from panoptic_tf.systems.cluster import Cluster
+from panoptic_tf.training import rendezvous
+from panoptic_tf.training.cluster import Cluster
 
 
 @pytest.fixture

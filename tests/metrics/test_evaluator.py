@@ -6,7 +6,8 @@ from coco_masks import encode_masks
 
 from panoptic_tf.metrics import coverage, segments, summary
 from panoptic_tf.metrics import instances as instances_lib
-from panoptic_tf.metrics.evaluator import METRIC_NAMES, PanopticEvaluator, restore_original_size
+from panoptic_tf.metrics.evaluator import METRIC_NAMES, PanopticEvaluator
+from panoptic_tf.metrics.original_size import restore_original_size
 
 NAMES = ("void", "cat", "dog", "sky")
 

@@ -14,7 +14,7 @@ from panoptic_tf.datasets.coco_format import Segment, read_id_map
 from panoptic_tf.datasets.record import Instance, encode_example
 from panoptic_tf.datasets.rle import encode_rle
 from panoptic_tf.datasets.segments import masks_to_rows
-from panoptic_tf.serving.evaluation import count_records, evaluate_records
+from panoptic_tf.evaluation.records import count_records, evaluate_records
 from panoptic_tf.serving.prediction import find_images, predict_files
 from panoptic_tf.serving.predictor import Predictor
 from panoptic_tf.structures import GroundTruth

@@ -12,7 +12,8 @@ from official.modeling import performance
 from small_systems import ROWS, write_records
 
 from panoptic_tf import addons, systems  # noqa: F401  (registers the experiments)
-from panoptic_tf.systems import optimization, runner
+from panoptic_tf.systems import optimization
+from panoptic_tf.training import runner
 
 LOOKAHEADS = [("Lookahead", inner) for inner in ("Adam", "SGD", "RectifiedAdam", "NovoGrad")]
 CASES = [(name, None) for name in addons.OPTIMIZERS if name != "Lookahead"] + LOOKAHEADS

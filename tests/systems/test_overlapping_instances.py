@@ -64,7 +64,7 @@ def evaluate(task, input_path, with_instances):
     outputs = {"prediction": prediction, "ground_truth": labels}
     # As the trainer hands them over: a tuple with one tensor for each replica.
     outputs = tf.nest.map_structure(lambda value: (value,), outputs)
-    return task.aggregate_logs(None, outputs).result()
+    return task.aggregate_logs(None, outputs).finish().result()
 
 
 def test_they_are_the_ground_truth_of_average_precision(task, input_path):

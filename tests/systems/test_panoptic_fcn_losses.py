@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.layers.dynamic_conv import mask_logits
 from panoptic_tf.ops import forms
 from panoptic_tf.structures import InstanceAnnotations, PanopticSample
 from panoptic_tf.systems.panoptic_fcn.losses import STUFF_LOSSES, THING_LOSSES, PanopticFCNLoss
@@ -88,7 +87,8 @@ def compute_losses(sampler, targets, tensors, **loss_options):
     for name in ("thing", "stuff"):
         if f"{name}_kernels" in sampled:
             kernels = tf.einsum("...d,dc->...c", sampled[f"{name}_kernels"], tensors[name])
-            sampled[f"sampled_{name}_logits"] = mask_logits(kernels, tensors["encoded"])
+            sampled[f"{name}_kernels"] = kernels
+    sampled["encoded"] = tensors["encoded"]
     logits = {
         f"{head}_{level}": x
         for head, levels in outputs.items()
@@ -316,14 +316,16 @@ def test_samples_against_loops(k, trim):
         for row, (kernels, weights, mask) in enumerate(things):
             weights = np.pad(weights, (0, max(k, 1) - len(weights)))
             np.testing.assert_allclose(sampled["sampled_weights"][b, row], weights, atol=1e-6)
-            np.testing.assert_array_equal(sampled["sampled_masks"][b, row], mask)
+            found = sampled["sampled_masks"][b, sampled["sampled_rows"][b, row]]
+            np.testing.assert_array_equal(found, mask)
             for i in np.nonzero(weights)[0]:
                 np.testing.assert_array_equal(sampled["thing_kernels"][b, row, i], kernels[i])
         valid = sampled["sampled_stuff_valid"][b]
         np.testing.assert_array_equal(valid.nonzero()[0], range(len(stuff)))
         for row, (kernel, mask) in enumerate(stuff):
             np.testing.assert_allclose(sampled["stuff_kernels"][b, row], kernel, atol=1e-6)
-            np.testing.assert_array_equal(sampled["sampled_stuff_masks"][b, row], mask)
+            found = sampled["sampled_stuff_masks"][b, sampled["sampled_stuff_rows"][b, row]]
+            np.testing.assert_array_equal(found, mask)
     rows = np.max(counts, axis=0) if trim else (50, 20)
     assert sampled["sampled_valid"].shape[1] == rows[0]
     assert sampled["sampled_stuff_valid"].shape[1] == rows[1]
@@ -342,8 +344,8 @@ def test_static_shapes_without_trim():
     sampled = sample(outputs, features, image_info).structured_outputs
     shapes = {key: spec.shape.as_list()[1:] for key, spec in sampled.items()}
     assert shapes["thing_kernels"] == [50, 7, 6] and shapes["stuff_kernels"] == [20, 6]
-    assert shapes["sampled_masks"] == [50, 16, 16]
-    assert shapes["sampled_stuff_masks"] == [20, 16, 16]
+    assert shapes["sampled_masks"] == [10, 16, 16] and shapes["sampled_rows"] == [50]
+    assert shapes["sampled_stuff_masks"] == [4, 16, 16] and shapes["sampled_stuff_rows"] == [20]
 
 
 def test_wrong_argument():

@@ -8,9 +8,9 @@ import tensorflow as tf
 from small_systems import ROWS, draw_sample, get_params, get_task, make_batch, row_task
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.evaluation import analysis
 from panoptic_tf.ops import boxes as box_ops
 from panoptic_tf.structures import InstanceAnnotations, Prediction
-from panoptic_tf.systems import analysis
 from panoptic_tf.systems.panoptic_fpn import losses, network
 from panoptic_tf.systems.panoptic_fpn.instance_branch import build_anchors
 

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import List, Optional
 
-from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
 from panoptic_tf.systems import config
@@ -45,14 +44,10 @@ class PostProcessor(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Model(hyperparams.Config):
+class Model(config.Model):
     """The network.
 
     Attributes:
-      train_size: (height, width) of a training crop.
-      input_size: (height, width) that images are fitted into for inference.
-      output_size: (height, width) of the predicted masks; empty is `input_size`.
-      backbone: see `config.Backbone`.
       low_level_features: levels of the backbone that the decoder adds, deepest first.
       aspp_dilation_rates: of ASPP at output stride 16.
       aspp_pool_size: window of ASPP's image pooling in cells; None is the whole map.
@@ -73,7 +68,6 @@ class Model(hyperparams.Config):
 
     train_size: List[int] = dataclasses.field(default_factory=lambda: [640, 640])
     input_size: List[int] = dataclasses.field(default_factory=lambda: [640, 640])
-    output_size: List[int] = dataclasses.field(default_factory=list)
     backbone: config.Backbone = dataclasses.field(default_factory=_backbone)
     low_level_features: List[str] = dataclasses.field(default_factory=lambda: ["3", "2"])
     aspp_dilation_rates: List[int] = dataclasses.field(default_factory=lambda: [6, 12, 18])
@@ -117,22 +111,9 @@ class Targets(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class PanopticDeepLabTaskConfig(cfg.TaskConfig):
-    """The task.
-
-    Attributes:
-      dataset_info: a built-in data set or the path of a `dataset_info.json`.
-      init_checkpoint_modules: `all`, `backbone` or `matching`; see `checkpoints.load_weights`.
-    """
+class PanopticDeepLabTaskConfig(config.Task):
+    """The task."""
 
     model: Model = dataclasses.field(default_factory=Model)
-    train_data: config.DataConfig = dataclasses.field(
-        default_factory=lambda: config.DataConfig(is_training=True)
-    )
-    validation_data: config.DataConfig = dataclasses.field(default_factory=config.DataConfig)
-    dataset_info: str = "coco_panoptic"
-    init_checkpoint_modules: str = "all"
-    normalization: config.Normalization = dataclasses.field(default_factory=config.Normalization)
     targets: Targets = dataclasses.field(default_factory=Targets)
     losses: Losses = dataclasses.field(default_factory=Losses)
-    evaluation: config.Evaluation = dataclasses.field(default_factory=config.Evaluation)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import List
 
-from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
 from panoptic_tf.systems import config
@@ -123,14 +122,10 @@ class Sampler(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Model(hyperparams.Config):
+class Model(config.Model):
     """The network.
 
     Attributes:
-      train_size: (height, width) of a training crop.
-      input_size: (height, width) that images are fitted into for inference.
-      output_size: (height, width) of the predicted masks; empty is `input_size`.
-      backbone: see `config.Backbone`.
       min_level: finest level of position and kernel head, 2 or 3; level 7 is the coarsest.
       thing_channel: whether all things together are one more class of stuff.
       stuff_pooling: of the kernels of a stuff category on a level: their sum over the number of
@@ -138,10 +133,6 @@ class Model(hyperparams.Config):
       fpn, position_head, kernel_head, encoder, sampler, selector, postprocessor: see these classes.
     """
 
-    train_size: List[int] = dataclasses.field(default_factory=lambda: [1024, 1024])
-    input_size: List[int] = dataclasses.field(default_factory=lambda: [1344, 1344])
-    output_size: List[int] = dataclasses.field(default_factory=list)
-    backbone: config.Backbone = dataclasses.field(default_factory=config.Backbone)
     min_level: int = 3
     thing_channel: bool = True
     stuff_pooling: str = "map"
@@ -181,25 +172,9 @@ class Losses(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class PanopticFCNTaskConfig(cfg.TaskConfig):
-    """The task.
-
-    Attributes:
-      dataset_info: a built-in data set or the path of a `dataset_info.json`.
-      init_checkpoint_modules: `all`, `backbone` or `matching`; see `checkpoints.load_weights`.
-      weight_decay: L2 regularisation of all but normalisation, added to the gradients; 0 leaves
-        decay to the optimiser.
-    """
+class PanopticFCNTaskConfig(config.Task):
+    """The task."""
 
     model: Model = dataclasses.field(default_factory=Model)
-    train_data: config.DataConfig = dataclasses.field(
-        default_factory=lambda: config.DataConfig(is_training=True)
-    )
-    validation_data: config.DataConfig = dataclasses.field(default_factory=config.DataConfig)
-    dataset_info: str = "coco_panoptic"
-    init_checkpoint_modules: str = "all"
-    weight_decay: float = 0.0
-    normalization: config.Normalization = dataclasses.field(default_factory=config.Normalization)
     targets: Targets = dataclasses.field(default_factory=Targets)
     losses: Losses = dataclasses.field(default_factory=Losses)
-    evaluation: config.Evaluation = dataclasses.field(default_factory=config.Evaluation)

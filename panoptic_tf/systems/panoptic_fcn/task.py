@@ -56,10 +56,6 @@ class PanopticFCNTask(task.PanopticTask):
         has_stuff = network.stuff_categories(self.task_config.model, self.dataset_info)
         return things + (losses.STUFF_LOSSES if has_stuff else ())
 
-    def weight_decay(self) -> float:
-        """See base class."""
-        return self.task_config.weight_decay
-
     def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """See base class."""
         processor = network.build_postprocessor(self.task_config.model, self.dataset_info)

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import List
 
-from official.core import config_definitions as cfg
 from official.modeling import hyperparams
 
 from panoptic_tf.systems import config
@@ -116,23 +115,15 @@ class PostProcessor(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class Model(hyperparams.Config):
+class Model(config.Model):
     """The network.
 
     Attributes:
-      train_size: (height, width) of a training crop.
-      input_size: (height, width) that images are fitted into for inference.
-      output_size: (height, width) of the predicted masks; empty is `input_size`.
-      backbone: see `config.Backbone`.
       fpn, rpn, roi, semantic, postprocessor: see these classes.
       has_instance_branch: without it the network is Semantic FPN.
       has_semantic_branch: without it the network is Mask R-CNN.
     """
 
-    train_size: List[int] = dataclasses.field(default_factory=lambda: [1024, 1024])
-    input_size: List[int] = dataclasses.field(default_factory=lambda: [1344, 1344])
-    output_size: List[int] = dataclasses.field(default_factory=list)
-    backbone: config.Backbone = dataclasses.field(default_factory=config.Backbone)
     fpn: FeaturePyramid = dataclasses.field(default_factory=FeaturePyramid)
     rpn: RegionProposal = dataclasses.field(default_factory=RegionProposal)
     roi: RegionHeads = dataclasses.field(default_factory=RegionHeads)
@@ -170,25 +161,9 @@ class Losses(hyperparams.Config):
 
 
 @dataclasses.dataclass
-class PanopticFPNTaskConfig(cfg.TaskConfig):
-    """The task.
-
-    Attributes:
-      dataset_info: a built-in data set or the path of a `dataset_info.json`.
-      init_checkpoint_modules: `all`, `backbone` or `matching`; see `checkpoints.load_weights`.
-      weight_decay: L2 regularisation of all but normalisation, added to the gradients; 0 leaves
-        decay to the optimiser.
-    """
+class PanopticFPNTaskConfig(config.Task):
+    """The task."""
 
     model: Model = dataclasses.field(default_factory=Model)
-    train_data: config.DataConfig = dataclasses.field(
-        default_factory=lambda: config.DataConfig(is_training=True)
-    )
-    validation_data: config.DataConfig = dataclasses.field(default_factory=config.DataConfig)
-    dataset_info: str = "coco_panoptic"
-    init_checkpoint_modules: str = "all"
-    weight_decay: float = 0.0
-    normalization: config.Normalization = dataclasses.field(default_factory=config.Normalization)
     targets: Targets = dataclasses.field(default_factory=Targets)
     losses: Losses = dataclasses.field(default_factory=Losses)
-    evaluation: config.Evaluation = dataclasses.field(default_factory=config.Evaluation)

@@ -68,10 +68,6 @@ class PanopticFPNTask(task.PanopticTask):
             for name in self.loss_names()
         }
 
-    def weight_decay(self) -> float:
-        """See base class."""
-        return self.task_config.weight_decay
-
     def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """See base class."""
         model = self.task_config.model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from typing import Any, Dict, Iterator, Optional
 
@@ -12,11 +13,11 @@ from official.core import base_trainer, task_factory, train_utils
 from official.core import config_definitions as cfg
 
 from panoptic_tf.ops import forms
-from panoptic_tf.systems import run_checks, run_folder, workers
-from panoptic_tf.systems.cluster import Cluster
 from panoptic_tf.systems.model import PanopticModel
-from panoptic_tf.systems.run import Run
 from panoptic_tf.systems.task import PanopticTask
+from panoptic_tf.training import run_checks, run_folder, workers
+from panoptic_tf.training.cluster import Cluster
+from panoptic_tf.training.run import Run
 
 _PRECISIONS = {
     None: "float32",
@@ -139,6 +140,7 @@ def train(
         stack.enter_context(_naming_bad_records(params, task, mode))
         task.form = form_of(strategy)
         task.xla = _uses_xla(params.runtime, strategy)
+        task.gather = functools.partial(workers.gather, strategy=strategy)
         if strategy.extended.should_checkpoint:
             own_dir = model_dir
             if "train" in mode:

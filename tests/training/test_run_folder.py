@@ -8,8 +8,8 @@ import sys
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.systems import run_folder
-from panoptic_tf.systems.run import CheckpointManager
+from panoptic_tf.training import run_folder
+from panoptic_tf.training.run import CheckpointManager
 
 
 @pytest.fixture

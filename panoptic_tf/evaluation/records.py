@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -110,19 +109,6 @@ def count_records(input_path: str, max_examples: int = 0) -> int:
     return min(count, max_examples) if max_examples else count
 
 
-def find_files(input_path: str, *, name: str = "input_path") -> List[str]:
-    """The files that match a pattern, in order; they need not be a whole data set.
-
-    Args:
-      input_path: the pattern.
-      name: of the flag, for the error message.
-
-    Raises:
-      ValueError: there is none, or one is no file of records.
-    """
-    return find_shards(input_path, name=name, allow_partial=True).paths
-
-
 def _read(
     input_path: str,
     info: dataset_info_lib.DatasetInfo,
@@ -132,7 +118,7 @@ def _read(
     limit: SizeLimit,
 ) -> Iterator[EvaluatedImage]:
     paths = find_shards(input_path, allow_partial=allow_partial).paths
-    check_categories(os.path.dirname(paths[0]), info)
+    dataset_info_lib.check_beside(paths[0], info)
     records = limit.filter(tf.data.TFRecordDataset(paths).take(max_examples or -1))
     try:
         for example in records.map(record.decode_example).as_numpy_iterator():
@@ -192,25 +178,3 @@ def _stored_instances(example: Arrays) -> Arrays:
         GroundTruth.INSTANCE_IS_CROWD: example["instance_is_crowd"],
         GroundTruth.NUM_INSTANCES: np.asarray(len(example["instance_rles"]), np.int32),
     }
-
-
-def check_categories(folder: str, info: dataset_info_lib.DatasetInfo) -> None:
-    """The records' own description, where it lies beside them, must agree with the model's.
-
-    Args:
-      folder: of the records.
-      info: the model's categories.
-
-    Raises:
-      ValueError: it has other categories.
-    """
-    path = os.path.join(folder, "dataset_info.json")
-    if not os.path.exists(path):
-        return
-    found = dataset_info_lib.DatasetInfo.load(path)
-    if found.names != info.names or found.thing_ids != info.thing_ids:
-        different = [n for n, m in zip(found.names, info.names) if n != m][:1] or [found.name]
-        raise ValueError(
-            f"{path} has {found.num_categories} categories that are not the {info.num_categories} "
-            f"of the model ({info.name}); the first that differs is {different[0]!r}."
-        )

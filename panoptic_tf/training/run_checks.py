@@ -10,8 +10,8 @@ from absl import logging
 from official.core import config_definitions as cfg
 
 from panoptic_tf.systems import task_records
-from panoptic_tf.systems.cluster import Cluster
 from panoptic_tf.systems.task import PanopticTask
+from panoptic_tf.training.cluster import Cluster
 
 _POSITIVE = ("train_steps", "steps_per_loop", "checkpoint_interval")
 

@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Dict, List, Tuple
 
-from panoptic_tf.systems.cluster import Cluster
+from panoptic_tf.training.cluster import Cluster
 
 _GO = b"go\n"
 _LONGEST_NAME = 64

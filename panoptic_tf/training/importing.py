@@ -13,7 +13,8 @@ from official.core import base_trainer, exp_factory, train_utils
 from official.core import config_definitions as cfg
 
 from panoptic_tf import checkpoints
-from panoptic_tf.systems import runner, weight_settings
+from panoptic_tf.systems import weight_settings
+from panoptic_tf.training import runner
 
 
 def configure(

@@ -6,7 +6,7 @@ import signal
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.systems import actions
+from panoptic_tf.training import actions
 
 
 def test_finite_loss_names_the_part_that_is_not():

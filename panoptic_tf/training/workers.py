@@ -15,16 +15,14 @@ import re
 import shutil
 import sys
 import traceback
-import zlib
 from typing import Any, Callable, Iterator, List, Optional
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.eager import context
 
-from panoptic_tf.metrics.evaluator import PanopticEvaluator
-from panoptic_tf.systems import rendezvous
-from panoptic_tf.systems.cluster import Cluster
+from panoptic_tf.training import rendezvous
+from panoptic_tf.training.cluster import Cluster
 
 LOST_WORKER = 138
 """Exit code after the loss of another worker: above 127, which Kubernetes' TFJob starts again."""
@@ -150,45 +148,6 @@ def check_same_step(step: int, model_dir: str) -> None:
             f"the workers found checkpoints of different steps, {steps}, in --model_dir "
             f"{model_dir!r}. It must be one folder that all of them can read."
         )
-
-
-class EvaluatorOfWorkers:
-    """An evaluation of which every worker sees a part; the result is that of one process.
-
-    Keeps an evaluator of each image, and merges those of all workers in the order of the records,
-    of which worker w of W has w, w + W, w + 2W, ... So even the rounding of sums is the same.
-    """
-
-    def __init__(self, build_evaluator: Callable[[], PanopticEvaluator]):
-        """See the class.
-
-        Args:
-          build_evaluator: an empty one.
-        """
-        self._build = build_evaluator
-        self._last = build_evaluator()
-        self._images: List[bytes] = []
-
-    def update(self, *args: Any) -> None:
-        """See `PanopticEvaluator.update`."""
-        self._last = self._build()
-        self._last.update(*args)
-        # Mostly zeros: the table of all pairs of categories.
-        self._images.append(zlib.compress(pickle.dumps(self._last), 1))
-
-    def image_scores(self):
-        """See `PanopticEvaluator.image_scores`; of the last image alone."""
-        return self._last.image_scores()
-
-    def result(self):
-        """The metrics of all images of all workers; every worker must call it."""
-        parts = gather(self._images)
-        total = self._build()
-        for i in range(max(map(len, parts))):
-            for images in parts:
-                if i < len(images):
-                    total.merge(pickle.loads(zlib.decompress(images[i])))
-        return total.result()
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import orbit
 import tensorflow as tf
 from tqdm import tqdm
 
-from panoptic_tf.systems import workers
+from panoptic_tf.training import workers
 
 STOPPED_BY_SIGNAL = 143
 """Exit code after SIGTERM, the shell's own (128 + 15)."""
@@ -95,14 +95,22 @@ class SaveOnSignal(orbit.Action):
     workers, who have to finish it together.
     """
 
-    def __init__(self, checkpoint_manager: tf.train.CheckpointManager, global_step: tf.Variable):
+    def __init__(
+        self,
+        checkpoint_manager: tf.train.CheckpointManager,
+        global_step: tf.Variable,
+        *,
+        num_workers: int = 1,
+    ):
         """Installs the handler.
 
         Args:
           checkpoint_manager: saves.
           global_step: number of the checkpoint.
+          num_workers: processes that train.
         """
         self._manager = checkpoint_manager
+        self._num_workers = num_workers
         self._global_step = global_step
         self._received = False
         signal.signal(signal.SIGTERM, self._receive)
@@ -124,7 +132,7 @@ class SaveOnSignal(orbit.Action):
           EvaluationStopped: the signal came.
         """
         del image
-        if self._received and workers.num_workers(tf.distribute.get_strategy()) == 1:
+        if self._received and self._num_workers == 1:
             raise EvaluationStopped
 
     def save_and_exit(self) -> None:

@@ -13,7 +13,8 @@ import tensorflow as tf
 from panoptic_tf.datasets import coco_writer, files, record
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.metrics import coverage
-from panoptic_tf.metrics.evaluator import restore_original_size
+from panoptic_tf.metrics.evaluator import as_text
+from panoptic_tf.metrics.original_size import restore_original_size
 from panoptic_tf.structures import GroundTruth, Prediction
 from panoptic_tf.visualization import gallery, report
 
@@ -57,8 +58,7 @@ class ResultCollector:
         if Prediction.CATEGORY_MASK not in prediction:
             return
         masks = original_masks(prediction, ground_truth[GroundTruth.CATEGORY_MASK].shape)
-        image_id = ground_truth[GroundTruth.IMAGE_ID]
-        image_id = image_id.decode() if isinstance(image_id, bytes) else str(image_id)
+        image_id = as_text(ground_truth[GroundTruth.IMAGE_ID])
         self._gallery.add(image_id, pq, ground_truth, masks)
         if self._writer is not None:
             own_id = json.loads(image_id)

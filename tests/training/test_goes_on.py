@@ -11,8 +11,8 @@ from official.core import exp_factory
 from small_systems import ROWS, write_records
 
 from panoptic_tf.datasets import record
-from panoptic_tf.systems import runner
 from panoptic_tf.systems.task import PanopticTask
+from panoptic_tf.training import runner
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from official.core import exp_factory
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.backbones import factory
+from panoptic_tf.evaluation import analysis
+from panoptic_tf.evaluation.analysis import Cost
 from panoptic_tf.layers import convolution, fpn, normalization, semantic_fpn
-from panoptic_tf.systems import analysis
-from panoptic_tf.systems.analysis import Cost
 from panoptic_tf.systems.model import PanopticModel
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_tf.experiments import score
+from panoptic_tf.evaluation import result_files
 
 CASE = pathlib.Path(__file__).parents[1] / "golden" / "pq_case"
 
@@ -50,7 +50,7 @@ def edit(path, change):
 
 
 def run(folder, **kwargs):
-    return score.score_files(
+    return result_files.score_files(
         panoptic_json=str(folder / "truth.json"),
         predictions_json=str(folder / "found.json"),
         **kwargs,
@@ -61,7 +61,7 @@ def run(folder, **kwargs):
 @pytest.mark.parametrize("name", ["synth_0", "synth_1"])
 def test_recorded(golden, name):
     folder, recorded = CASE / name, golden(f"pq_{name}")
-    metrics = score.score_files(
+    metrics = result_files.score_files(
         panoptic_json=str(folder / "gt.json"),
         predictions_json=str(folder / "pred.json"),
         panoptic_dir=str(folder / "gt"),
@@ -80,7 +80,7 @@ def test_recorded(golden, name):
 @pytest.mark.reference
 def test_recorded_sample_in_processes(reference_data):
     folder = reference_data / "golden" / "pq_case"
-    metrics = score.score_files(
+    metrics = result_files.score_files(
         panoptic_json=str(folder / "gt.json"),
         predictions_json=str(folder / "pred.json"),
         panoptic_dir=str(folder / "gt"),
@@ -267,11 +267,11 @@ def test_shares_of_the_void_are_scored_too(tmp_path):
 
 MEASURED = """
 import resource
-from panoptic_tf.experiments import score
+from panoptic_tf.evaluation import result_files
 import sys
 truth, found = sys.argv[1:]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(score.score_files(panoptic_json=truth, predictions_json=found)["PQ"])
+print(result_files.score_files(panoptic_json=truth, predictions_json=found)["PQ"])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -309,7 +309,7 @@ def command(folder, output_dir):
     return subprocess.run(
         [
             sys.executable,
-            score.__file__,
+            str(pathlib.Path(__file__).parents[2] / "experiments" / "score.py"),
             f"--panoptic_json={folder / 'truth.json'}",
             f"--panoptic_dir={folder / 'truth'}",
             f"--predictions_json={folder / 'found.json'}",

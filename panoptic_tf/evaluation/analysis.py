@@ -10,13 +10,13 @@ import dataclasses
 import functools
 import math
 import re
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 import tensorflow as tf
 from official.core import config_definitions as cfg
+from official.core import task_factory
 
 from panoptic_tf.ops import forms
-from panoptic_tf.systems import runner
 from panoptic_tf.systems.model import PanopticModel
 
 COUNTING_RULE = """\
@@ -95,7 +95,7 @@ def analyze(params: cfg.ExperimentConfig, input_size: Optional[Sequence[int]] = 
     """
     size = list(input_size or params.task.model.input_size)
     params = params.replace(task={"model": {"train_size": size, "input_size": size}})
-    task = runner.build_task(params)
+    task = task_factory.get_task(params.task)
     try:
         model = task.build_model()
     except ValueError as error:
@@ -150,7 +150,7 @@ def trace(function: Callable[..., Any], *specs: Any) -> tf.Graph:
 
 def count_variables(part: tf.keras.layers.Layer) -> Cost:
     """Parameters and buffers of a layer."""
-    buffers = set()
+    buffers: Set[int] = set()
     for module in (part, *part.submodules):
         if hasattr(module, "moving_mean"):  # batch normalisation of any kind
             buffers.update(weight.ref() for weight in module.non_trainable_weights)

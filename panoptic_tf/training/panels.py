@@ -8,8 +8,8 @@ from typing import Dict, Mapping, Optional
 import numpy as np
 import tensorflow as tf
 
+from panoptic_tf.evaluation import results
 from panoptic_tf.structures import GroundTruth, Prediction
-from panoptic_tf.systems import results
 from panoptic_tf.systems.task import PanopticTask
 from panoptic_tf.visualization import panel
 

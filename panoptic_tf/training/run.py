@@ -12,7 +12,7 @@ import tensorflow as tf
 from official.core import base_trainer, train_lib
 
 from panoptic_tf.datasets import files
-from panoptic_tf.systems import actions, panels, run_folder, workers
+from panoptic_tf.training import actions, panels, run_folder, workers
 
 
 class Run(train_lib.OrbitExperimentRunner):
@@ -68,7 +68,9 @@ class Run(train_lib.OrbitExperimentRunner):
                     batch_size=self.params.task.train_data.global_batch_size,
                 )
                 kwargs["train_actions"].append(self._progress)
-            self._save_on_signal = actions.SaveOnSignal(self.checkpoint_manager, step)
+            self._save_on_signal = actions.SaveOnSignal(
+                self.checkpoint_manager, step, num_workers=workers.num_workers(self.strategy)
+            )
             self._task.image_listeners.append(self._save_on_signal.stop_evaluation)
             kwargs["train_actions"].append(self._save_on_signal)
         kwargs["controller_cls"] = functools.partial(_Controller, finish=self._finish_evaluation)

@@ -13,7 +13,8 @@ from official.modeling import hyperparams
 from small_systems import ROWS, draw_sample, get_params, make_batch
 
 from panoptic_tf import checkpoints
-from panoptic_tf.systems import importing, runner, weight_settings
+from panoptic_tf.systems import weight_settings
+from panoptic_tf.training import importing, runner
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "checkpoints"))
 import source_files  # noqa: E402

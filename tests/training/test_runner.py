@@ -10,7 +10,8 @@ from small_systems import write_records
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import data_service
-from panoptic_tf.systems import run_checks, runner
+from panoptic_tf.systems.scoring import BackgroundScoring
+from panoptic_tf.training import run_checks, runner
 
 
 def shapes_experiment():
@@ -267,7 +268,7 @@ def test_an_evaluation_of_nothing_but_large_images_is_an_error(tmp_path):
     assert not list(task.build_inputs(params.task.validation_data))
     with pytest.raises(ValueError, match="no record of an image of at most 4,095 pixels.*max_pixe"):
         task.check_evaluated()
-    task.reduce_aggregated_logs(task.build_evaluator(), global_step=3)
+    task.reduce_aggregated_logs(BackgroundScoring(task.build_evaluator(), []), global_step=3)
     assert task.last_result["skipped_images"] == 4
     task.check_evaluated()
 
@@ -277,5 +278,5 @@ def test_records_of_other_categories_are_refused(tmp_path):
     params = shapes_experiment()
     task = runner.build_task(params)
     params.task.train_data.input_path = str(tmp_path / "train-*")
-    with pytest.raises(ValueError, match="Set task.dataset_info to .*dataset_info.json"):
+    with pytest.raises(ValueError, match="set it to .*dataset_info.json"):
         task.build_inputs(params.task.train_data)
