@@ -165,7 +165,9 @@ def _export(params, task, paths: _Paths) -> None:
         paths.tflite_float32,
         network,
         tflite_path=paths.tflite_int8,
-        int8_options=quantization.Options(read_inputs),
+        int8_options=quantization.Options(
+            read_inputs, quantization.pattern_of(task.float_layers())
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import tensorflow as tf
 from absl import flags
 
 from panoptic_tf.experiments import common
+from panoptic_tf.systems.task import PanopticTask
 from panoptic_tf.training import runner
 
 _CHECKPOINT_PATH = flags.DEFINE_string(
@@ -30,8 +31,8 @@ def define_flags() -> None:
     flags.mark_flags_as_required(["experiment", "checkpoint_path"])
 
 
-def load_network() -> Tuple[tf.keras.Model, Dict[str, Any]]:
-    """The inference network with the checkpoint's weights, and the export functions' arguments.
+def load_network() -> Tuple[tf.keras.Model, PanopticTask, Dict[str, Any]]:
+    """The inference network with the checkpoint's weights, its task, the export's arguments.
 
     Raises:
       ValueError: unknown experiment, or the checkpoint does not exist or does not fit.
@@ -47,4 +48,4 @@ def load_network() -> Tuple[tf.keras.Model, Dict[str, Any]]:
     task = runner.build_task(params)
     model = runner.load_model(params, task, checkpoint_path=checkpoint_path)
     arguments = runner.export_arguments(params, task)
-    return model.inference_network, {**arguments, "experiment": flags.FLAGS.experiment}
+    return model.inference_network, task, {**arguments, "experiment": flags.FLAGS.experiment}

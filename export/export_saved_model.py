@@ -46,7 +46,7 @@ def main(argv) -> None:
     version = "" if _VERSION.value is None else str(_VERSION.value)
     check_can_write("export_dir", os.path.join(_EXPORT_DIR.value, version, "saved_model.pb"))
     batch_sizes = _batch_sizes()
-    network, arguments = common.load_network()
+    network, _, arguments = common.load_network()
     path = export.export_saved_model(
         network,
         export_dir=_EXPORT_DIR.value,

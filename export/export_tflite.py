@@ -25,6 +25,7 @@ from panoptic_tf.experiments.outputs import check_can_write
 from panoptic_tf.export import common
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.serving import calibration, quantization, tflite
+from panoptic_tf.systems.task import PanopticTask
 
 common.define_flags()
 _TFLITE_PATH = flags.DEFINE_string("tflite_path", None, "File to write.", required=True)
@@ -43,8 +44,9 @@ _NUM_CALIBRATION_IMAGES = flags.DEFINE_integer(
 )
 _FLOAT_LAYERS = flags.DEFINE_string(
     "float_layers",
-    quantization.FLOAT_LAYERS,
-    "Regular expression; layers in whose name it is found stay float32 in an int8 file.",
+    None,
+    "Regular expression; layers in whose name it is found stay float32 in an int8 file; default "
+    "the last layers of the system's heads.",
 )
 _REPORT = flags.DEFINE_string(
     "quantization_report", None, "CSV file for the error of each int8 layer, the worst first."
@@ -59,12 +61,12 @@ def main(argv) -> None:
     check_can_write("tflite_path", _TFLITE_PATH.value)
     if _REPORT.value:
         check_can_write("quantization_report", _REPORT.value)
-    network, arguments = common.load_network()
+    network, task, arguments = common.load_network()
     path = tflite.export_tflite(
         network,
         tflite_path=_TFLITE_PATH.value,
         quantization=_QUANTIZATION.value,
-        int8_options=_int8_options(arguments),
+        int8_options=_int8_options(task, arguments),
         **arguments,
     )
     print(path)
@@ -85,7 +87,7 @@ def _check_flags() -> None:
     if is_int8:
         find_shards(_CALIBRATION_PATH.value, name="calibration_path", allow_partial=True)
     try:
-        re.compile(_FLOAT_LAYERS.value)
+        re.compile(_FLOAT_LAYERS.value or "")
     except re.error as error:
         raise app.UsageError(f"--float_layers={_FLOAT_LAYERS.value}: {error}.") from error
     for flag in (_CALIBRATION_PATH, _REPORT):
@@ -93,7 +95,7 @@ def _check_flags() -> None:
             raise app.UsageError(f"--{flag.name} needs --quantization=int8.")
 
 
-def _int8_options(arguments: Dict[str, Any]) -> Optional[quantization.Options]:
+def _int8_options(task: PanopticTask, arguments: Dict[str, Any]) -> Optional[quantization.Options]:
     if _QUANTIZATION.value != "int8":
         return None
     read_inputs = calibration.read_inputs(
@@ -102,7 +104,10 @@ def _int8_options(arguments: Dict[str, Any]) -> Optional[quantization.Options]:
         input_size=arguments["input_size"],
         num_images=_NUM_CALIBRATION_IMAGES.value,
     )
-    return quantization.Options(read_inputs, _FLOAT_LAYERS.value, _REPORT.value)
+    float_layers = _FLOAT_LAYERS.value
+    if float_layers is None:
+        float_layers = quantization.pattern_of(task.float_layers())
+    return quantization.Options(read_inputs, float_layers, _REPORT.value)
 
 
 if __name__ == "__main__":

@@ -37,11 +37,6 @@ BETWEEN = (
 )
 """Operators that are quantised between two of those."""
 
-_LAST = r"(?<!kernel_head/)(?:predictor|objectness|deltas|classes|centers|stuff|offset)(?:/conv)?"
-# A bias of zeros is dropped. A product's name also occurs behind the names of other operators.
-FLOAT_LAYERS = rf"{_LAST}/BiasAdd|^[^;]*{_LAST}/(?:Conv2D|MatMul)"
-"""Default of `float_layers`: the last layer of every head, and what predicts positions."""
-
 Inputs = Dict[str, np.ndarray]
 ReadInputs = Callable[[], Iterator[Inputs]]
 Ranges = Dict[int, Tuple[float, float]]
@@ -57,7 +52,7 @@ class Options(NamedTuple):
     """
 
     read_inputs: ReadInputs
-    float_layers: str = FLOAT_LAYERS
+    float_layers: str
     report_path: Optional[str] = None
 
 
@@ -77,6 +72,17 @@ class Plan(NamedTuple):
     between: Set[int]
     kept: Set[int]
     others: List[str]
+
+
+def pattern_of(layers: Sequence[str]) -> str:
+    """A regular expression that finds the operators of some layers: `float_layers` of `make_plan`.
+
+    Args:
+      layers: ends of their names, as regular expressions.
+    """
+    names = rf"(?:{'|'.join(layers)})(?:/conv)?"
+    # A bias of zeros is dropped. A product's name also occurs behind the names of other operators.
+    return rf"{names}/BiasAdd|^[^;]*{names}/(?:Conv2D|MatMul)"
 
 
 def quantize_model(model: bytes, *, layers: Sequence[str], options: Options) -> bytes:

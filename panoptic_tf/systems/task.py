@@ -98,6 +98,14 @@ class PanopticTask(base_task.Task):
         del step
         return {}
 
+    def float_layers(self) -> Tuple[str, ...]:
+        """Layers that stay float32 in an int8 network: the last of each head, and positions.
+
+        Returns:
+          Ends of their names, as regular expressions.
+        """
+        return ("predictor", "offset")
+
     # What the trainer calls.
 
     @property

@@ -14,6 +14,7 @@ from panoptic_tf.serving import calibration, quantization, tflite, tflite_graph
 from panoptic_tf.serving.model_info import ModelInfo
 
 LAYERS = ("stem", "left", "right", "head", "norm_conv")
+FLOAT_LAYERS = quantization.pattern_of(["predictor"])
 SIZE = (32, 48)
 
 
@@ -110,9 +111,7 @@ def read_inputs(train_records, dataset_info):
 
 @pytest.fixture(scope="module")
 def plan(float_model):
-    return quantization.make_plan(
-        float_model, layers=LAYERS, float_layers=quantization.FLOAT_LAYERS
-    )
+    return quantization.make_plan(float_model, layers=LAYERS, float_layers=FLOAT_LAYERS)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +173,7 @@ def test_answers_are_close(float_path, network, read_inputs, tmp_path):
         float_path,
         network,
         tflite_path=str(tmp_path / "int8.tflite"),
-        int8_options=quantization.Options(read_inputs),
+        int8_options=quantization.Options(read_inputs, FLOAT_LAYERS),
     )
     assert tflite.read_model_info(path) == tflite.read_model_info(float_path)
     runners = tflite.TFLiteRunner(float_path), tflite.TFLiteRunner(path)
@@ -187,7 +186,9 @@ def test_answers_are_close(float_path, network, read_inputs, tmp_path):
 
 
 def test_export_makes_the_same_file(network, export_arguments, float_path, read_inputs, tmp_path):
-    options = quantization.Options(read_inputs, report_path=str(tmp_path / "layers.csv"))
+    options = quantization.Options(
+        read_inputs, FLOAT_LAYERS, report_path=str(tmp_path / "layers.csv")
+    )
     exported = tflite.export_tflite(
         network,
         tflite_path=str(tmp_path / "exported.tflite"),
@@ -237,7 +238,7 @@ def test_int8_needs_images_and_only_int8(network, export_arguments, read_inputs,
         tflite.export_tflite(
             network,
             tflite_path=path,
-            int8_options=quantization.Options(read_inputs),
+            int8_options=quantization.Options(read_inputs, FLOAT_LAYERS),
             **export_arguments,
         )
 

@@ -3,6 +3,7 @@
 import io
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -482,6 +483,14 @@ def test_saved_model_equals_python(trained, tmp_path):
         ours = {key: answer[key][i : i + 1] for key in expected}
         assert_same_prediction(ours, expected)
         assert expected[Prediction.NUM_SEGMENTS][0] > 1
+
+
+def test_the_layers_that_int8_leaves_are_there(built):
+    task, model = built
+    names = [variable.name for variable in model.inference_network.trainable_variables]
+    for layer in task.float_layers():
+        is_there = any(re.search(f"{layer}(/conv)?/(kernel|bias)", name) for name in names)
+        assert is_there or layer == "offset", layer  # A deformable convolution is an option.
 
 
 @pytest.mark.slow

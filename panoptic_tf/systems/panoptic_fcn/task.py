@@ -56,6 +56,10 @@ class PanopticFCNTask(task.PanopticTask):
         has_stuff = network.stuff_categories(self.task_config.model, self.dataset_info)
         return things + (losses.STUFF_LOSSES if has_stuff else ())
 
+    def float_layers(self) -> Tuple[str, ...]:
+        """See base class."""
+        return ("centers", "stuff", "offset")
+
     def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """See base class."""
         processor = network.build_postprocessor(self.task_config.model, self.dataset_info)

@@ -68,6 +68,10 @@ class PanopticFPNTask(task.PanopticTask):
             for name in self.loss_names()
         }
 
+    def float_layers(self) -> Tuple[str, ...]:
+        """See base class."""
+        return (*super().float_layers(), "objectness", "deltas", "classes")
+
     def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """See base class."""
         model = self.task_config.model
