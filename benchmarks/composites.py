@@ -127,7 +127,8 @@ def _write_split(split: str, things: List[_Thing], records: str) -> None:
             name = f"{index:06d}"
             image.save(os.path.join(images, f"{name}.png"))
             writer.add(index, name, category, instance, image_file=f"{name}.png")
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=writer.json_path,
         panoptic_dir=writer.png_dir,
         image_dir=images,

@@ -92,7 +92,8 @@ def _second_data_set(folder: str) -> str:
         ) as writer:
             for index in range(count):
                 _write_image(writer, split_dir, new_ids, _SEEDS[split], index)
-        converter.convert_coco_panoptic(
+        converter.convert_dataset(
+            "coco_panoptic",
             panoptic_json=os.path.join(split_dir, "panoptic.json"),
             panoptic_dir=os.path.join(split_dir, "panoptic"),
             image_dir=os.path.join(split_dir, "images"),

@@ -53,7 +53,8 @@ def _commands(folder: pathlib.Path) -> Dict[str, Command]:
     paths = {}
     for split, count in (("train", 400), ("val", 20)):
         paths[split] = write_shapes(folder / "shapes" / split, count)
-        converter.convert_coco_panoptic(
+        converter.convert_dataset(
+            "coco_panoptic",
             **paths[split],
             output_dir=str(folder / "records"),
             split=split,

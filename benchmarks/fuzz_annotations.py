@@ -124,7 +124,8 @@ def _run_both(folder: str) -> Tuple[_Ended, _Ended]:
         return list(report["problems"])
 
     def convert() -> List[str]:
-        converter.convert_coco_panoptic(
+        converter.convert_dataset(
+            "coco_panoptic",
             **paths, output_dir=f"{folder}/out", num_shards=1, num_processes=1
         )
         return []

@@ -115,7 +115,8 @@ def _kill_conversions(folder: pathlib.Path, rng: random.Random) -> List[str]:
 def _records(folder: pathlib.Path) -> pathlib.Path:
     records = folder / "records"
     for split, count in (("train", 10), ("val", 40)):
-        converter.convert_coco_panoptic(
+        converter.convert_dataset(
+            "coco_panoptic",
             **write_shapes(folder / "shapes" / split, count),
             output_dir=str(records),
             split=split,

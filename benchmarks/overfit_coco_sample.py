@@ -26,7 +26,8 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     records = os.path.join(_OUTPUT_DIR.value, "records")
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=os.path.join(_COCO_SAMPLE.value, "panoptic_examples.json"),
         panoptic_dir=os.path.join(_COCO_SAMPLE.value, "panoptic"),
         image_dir=os.path.join(_COCO_SAMPLE.value, "images"),

@@ -4,8 +4,8 @@ panoptic-tf convert --format=coco_panoptic --image_dir=val2017 \
   --panoptic_json=annotations/panoptic_val2017.json --panoptic_dir=annotations/panoptic_val2017 \
   --output_dir=data/coco --split=val [--instances_json=annotations/instances_val2017.json]
 
-An interrupted conversion is resumed by the same command. docs/data.md describes what is read and
-written.
+An interrupted conversion is resumed by the same command. docs/data.md describes the formats, which
+flags each of them takes, and what is written.
 """
 
 import os
@@ -15,23 +15,51 @@ from absl import app, flags
 # Every worker process imports TensorFlow; its start-up messages would break the progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import converter, images, unlabelled  # noqa: E402
+from panoptic_tf.datasets import converter, images, importers, unlabelled  # noqa: E402
+from panoptic_tf.datasets.importers import drawing, photographs  # noqa: E402
 from panoptic_tf.experiments import cli, limits  # noqa: E402
 
 _FORMAT = flags.DEFINE_enum(
-    "format", "coco_panoptic", ["coco_panoptic"], "Format of the annotations; Cityscapes as well."
+    "format", "coco_panoptic", sorted(importers.FORMATS), "Format of the annotations."
 )
-_IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images.", required=True)
-_PANOPTIC_JSON = flags.DEFINE_string("panoptic_json", None, "Annotations.", required=True)
-_PANOPTIC_DIR = flags.DEFINE_string(
-    "panoptic_dir", None, "Folder of the id PNGs; default the JSON file's path without .json."
-)
-_INSTANCES_JSON = flags.DEFINE_string(
-    "instances_json", None, "COCO instances of the same images, which may overlap; optional."
+_OF_FORMATS = {
+    "image_dir": "Folder of the images.",
+    "panoptic_json": "Annotations in COCO panoptic format.",
+    "panoptic_dir": "Folder of the id PNGs; default the JSON file's path without .json.",
+    "instances_json": "COCO instances of the same images, which may overlap; optional.",
+    "source": "File or folder of the annotations.",
+    "version": "Version of the annotations: 1.2 or 2.0 of Mapillary Vistas.",
+    "labels": "File of LabelMe's labels, one a line; default those that occur.",
+    "stuff": "Names of labels that are stuff, separated by commas; default none.",
+    "on_top": "Which of two masks has the pixels of both: smaller or later.",
+    "stuff_json": "COCO file of stuff beside instances; optional.",
+    "stuff_png_dir": "Folder of PNGs of ids of the categories in --stuff_json; optional.",
+    "instance_dir": "Folder of PNGs of instance numbers.",
+    "categories": "JSON or YAML file: a list of categories {id, name, isthing, color}.",
+    "void_ids": "Ids of pixels that are void, with commas between.",
+    "name": "Name of the data set; default that of its file or folder.",
+}
+"""Flags that only some formats take; see `importers`."""
+for _name, _help in _OF_FORMATS.items():
+    flags.DEFINE_string(_name, None, _help)
+flags.DEFINE_bool(
+    "things_by_components",
+    None,
+    "Every connected component of a thing category in a mask is an instance.",
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
-_NAME = flags.DEFINE_string("name", None, "Name of the data set; default the JSON file's.")
-_SPLIT = flags.DEFINE_string("split", "train", "Beginning of the shards' names.")
+_SPLIT = flags.DEFINE_string(
+    "split",
+    "train",
+    "Beginning of the shards' names; or names and shares, by a hash of the images' ids: "
+    "train:0.8,val:0.2.",
+)
+_SPLIT_GROUP = flags.DEFINE_string(
+    "split_group",
+    None,
+    "Regular expression whose first group, found in an image's file name, names what the shares of "
+    "--split do not divide: a scene, a patient.",
+)
 _NUM_SHARDS = flags.DEFINE_integer(
     "num_shards", None, "Number of shards; default one per 512 images.", lower_bound=1
 )
@@ -46,6 +74,24 @@ _UNLABELLED = flags.DEFINE_enum(
     "Unlabelled pixels: void, or a stuff category background; auto: background where no category "
     "is stuff.",
 )
+_EXIF = flags.DEFINE_enum(
+    "exif",
+    photographs.AUTO,
+    list(photographs.EXIF),
+    "What annotations of pictures that EXIF data turn are of: the stored pixels, or the turned "
+    "picture, which is then stored; auto: what the size in the annotation says.",
+)
+flags.DEFINE_enum(
+    "on_top",
+    None,
+    [drawing.SMALLER_ON_TOP, drawing.LATER_ON_TOP],
+    "Which of two masks has the pixels that both cover; default is the format's own rule.",
+)
+_MAP = flags.DEFINE_string(
+    "map",
+    None,
+    "YAML file of other categories: merged, renamed, dropped, things or stuff; see docs/data.md.",
+)
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace a finished conversion of other annotations."
 )
@@ -56,25 +102,28 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     images.decode_on_cpu()
-    manifest = converter.convert_coco_panoptic(
-        panoptic_json=_PANOPTIC_JSON.value,
-        panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
-        image_dir=_IMAGE_DIR.value,
-        output_dir=_OUTPUT_DIR.value,
-        instances_json=_INSTANCES_JSON.value,
-        name=_NAME.value,
+    names = (*_OF_FORMATS, "on_top", "things_by_components")
+    options = {name: flags.FLAGS[name].value for name in names}
+    manifests = converter.convert_dataset(
+        _FORMAT.value,
+        _OUTPUT_DIR.value,
         split=_SPLIT.value,
+        split_group=_SPLIT_GROUP.value,
         num_shards=_NUM_SHARDS.value,
         num_processes=_NUM_PROCESSES.value,
         overwrite=_OVERWRITE.value,
         unlabelled_policy=_UNLABELLED.value,
+        map=_MAP.value,
         max_pixels=_MAX_PIXELS.value,
+        exif=_EXIF.value,
+        **options,
     )
-    num_records = sum(shard.num_records for shard in manifest.shards)
-    shards = os.path.join(_OUTPUT_DIR.value, f"{manifest.split}-*")
-    num_instances = manifest.source.get("num_instances")
-    instances = "" if num_instances is None else f" and {num_instances} overlapping instances"
-    print(f"{num_records} images{instances} in {len(manifest.shards)} shards: {shards}")
+    for manifest in manifests:
+        num_records = sum(shard.num_records for shard in manifest.shards)
+        shards = os.path.join(_OUTPUT_DIR.value, f"{manifest.split}-*")
+        num_instances = manifest.source.get("num_instances")
+        instances = "" if num_instances is None else f" and {num_instances} overlapping instances"
+        print(f"{num_records} images{instances} in {len(manifest.shards)} shards: {shards}")
 
 
 if __name__ == "__main__":

@@ -199,7 +199,8 @@ def write_records(folder, *, num_shards: int = 1) -> str:
     """Writes records of four images of shapes, and returns the pattern of their files."""
     split = str(folder / "train")
     json_path = shapes_writer.write_split(split, seed=0, num_images=4, size=64, show_progress=False)
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=json_path,
         panoptic_dir=f"{split}/panoptic",
         image_dir=f"{split}/images",

@@ -68,3 +68,8 @@ class PanopticAnnotation:
     segments: Tuple[Segment, ...]
     file_name: str = ""
     instances: Optional[Tuple[Instance, ...]] = None
+
+    @property
+    def files(self) -> Tuple[Optional[str], ...]:
+        """What must be there for a record."""
+        return self.image_file, self.png_file

@@ -11,7 +11,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 import numpy as np
 
 from panoptic_tf.datasets import coco_format, files, images, record, segments
-from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
+from panoptic_tf.datasets.annotations import Instance, PanopticAnnotation, Segment
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 
 Report = Callable[[str], None]
@@ -24,10 +24,16 @@ class LoadedAnnotation:
     Attributes:
       image_bytes: JPEG or PNG, None if the annotation has no image file.
       rows: int32 [H, W], row of the segment + 1, 0 is void.
+      segments: S segments.
+      instances: instances that may overlap; None if the data set has none of this image.
+      notes: kinds of `Notes` that hold of this image.
     """
 
     image_bytes: Optional[bytes]
     rows: np.ndarray
+    segments: Tuple[Segment, ...]
+    instances: Optional[Tuple[Instance, ...]] = None
+    notes: Tuple[str, ...] = ()
 
 
 def raise_problem(message: str) -> None:
@@ -59,7 +65,27 @@ def load_annotation(
         problems.append(str(error))
     for problem in problems:
         report(files.shorten(problem))
-    return None if problems or rows is None else LoadedAnnotation(image_bytes, rows)
+    if problems or rows is None:
+        return None
+    is_turned = image_bytes is not None and images.orientation(image_bytes) != 1
+    return LoadedAnnotation(
+        image_bytes,
+        rows,
+        annotation.segments,
+        annotation.instances,
+        (images.TURNED,) if is_turned else (),
+    )
+
+
+def read_annotation(annotation: PanopticAnnotation) -> LoadedAnnotation:
+    """Reads image and PNG of one annotation.
+
+    Raises:
+      ValueError: the first problem.
+    """
+    loaded = load_annotation(annotation)
+    assert loaded is not None  # Every problem is raised.
+    return loaded
 
 
 def crowd_problems(annotation: PanopticAnnotation, dataset_info: DatasetInfo) -> List[str]:

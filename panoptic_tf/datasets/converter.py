@@ -14,27 +14,30 @@ import json
 import math
 import os
 import re
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import tensorflow as tf
 import tqdm
 from absl import logging
 
-from panoptic_tf.datasets import (
-    checks,
-    coco_format,
-    coco_instances,
-    files,
-    images,
-    manifest,
-    record,
-    unlabelled,
-    worker_pool,
-)
-from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
+from panoptic_tf.datasets import files, importers, manifest, record, splits, unlabelled, worker_pool
+from panoptic_tf.datasets.annotations import Segment
+from panoptic_tf.datasets.checks import LoadedAnnotation
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.importers.source import Source
 from panoptic_tf.datasets.notes import Notes
 
 _IMAGES_PER_SHARD = 512
@@ -45,103 +48,82 @@ class _Task:
     """One shard to write."""
 
     path: str
-    annotations: Sequence[PanopticAnnotation]
+    images: Sequence[Any]
+    read: Callable[[Any], LoadedAnnotation]
     dataset_info: DatasetInfo
 
 
 class _Written(NamedTuple):
-    """A shard that was written, and the images of it with an EXIF orientation."""
+    """A shard that was written, and the notes on its images: (kind, image file)."""
 
     shard: manifest.Shard
-    turned: List[str]
+    notes: List[Tuple[str, str]]
 
 
-def convert_coco_panoptic(
-    *,
-    panoptic_json: str,
-    panoptic_dir: str,
-    image_dir: str,
+def convert_dataset(
+    format_name: str,
     output_dir: str,
-    instances_json: Optional[str] = None,
-    name: Optional[str] = None,
+    *,
     split: str = "train",
+    split_group: Optional[str] = None,
     num_shards: Optional[int] = None,
     num_processes: Optional[int] = None,
     overwrite: bool = False,
     unlabelled_policy: str = "auto",
-    max_pixels: int = images.MAX_PIXELS,
-) -> manifest.Manifest:
-    """Converts a data set in COCO panoptic format (COCO, Cityscapes, your own).
+    **options: Any,
+) -> List[manifest.Manifest]:
+    """Reads an annotated data set and writes it as records.
 
     Args:
-      panoptic_json: file with `images`, `annotations` and `categories`.
-      panoptic_dir: folder of the PNGs.
-      image_dir: folder of the images.
+      format_name: one of `importers.FORMATS`.
       output_dir: folder to write to.
-      instances_json: file in COCO instances format of the same images; its masks, which may
-        overlap, go into the records.
-      name: name of the data set; default the JSON file's.
-      split: beginning of the shards' names.
-      num_shards: number of files; default one per 512 images.
-      num_processes: default one per CPU.
-      overwrite: replace a finished conversion of other inputs.
+      split: name of the split, or names and shares: `train:0.8,val:0.2`; see `splits.parse`.
+      split_group: see `splits.assign`.
+      num_shards, num_processes, overwrite: see `convert`.
       unlabelled_policy: what unlabelled pixels become; see `unlabelled.resolve`.
-      max_pixels: limit of height times width of an image.
+      **options: arguments of the format's importer.
 
     Returns:
-      The manifest.
+      The manifest of each split.
 
     Raises:
-      ValueError: the inputs contradict each other or themselves, or `output_dir` holds something
-        else; the message names file and field.
-      OSError: `output_dir` cannot be written.
+      ValueError, OSError: what the importer, `splits` and `convert` raise.
     """
-    notes = Notes()
-    info, annotations = coco_format.read_panoptic_json(
-        panoptic_json,
-        panoptic_dir=panoptic_dir,
-        image_dir=image_dir,
-        name=name,
-        max_pixels=max_pixels,
-        notes=notes,
+    shares = splits.parse(split)
+    own_split = {} if len(shares) > 1 else {"split": split}
+    source = importers.read(format_name, **own_split, **options)
+    parts: Dict[str, Sequence[Any]] = {split: source.images}
+    if len(shares) > 1:
+        parts = {**splits.assign(source.images, shares, split_group)}
+    source = dataclasses.replace(
+        source, dataset_info=unlabelled.resolve(unlabelled_policy, source.dataset_info)
     )
-    notes.log(panoptic_json)
-    for annotation in annotations:
-        for problem in checks.crowd_problems(annotation, info):
-            raise ValueError(problem)
-    source: Dict[str, Any] = {
-        "panoptic_json": os.path.abspath(panoptic_json),
-        "panoptic_dir": os.path.abspath(panoptic_dir),
-        "image_dir": os.path.abspath(image_dir),
-    }
-    instances_sha256 = None
-    if instances_json is not None:
-        annotations = coco_instances.add_instances(annotations, instances_json, info)
-        instances_sha256 = manifest.sha256_of_file(instances_json)
-        source["instances_json"] = os.path.abspath(instances_json)
-        source["num_instances"] = sum(len(a.instances or ()) for a in annotations)
-    return convert(
-        annotations,
-        unlabelled.resolve(unlabelled_policy, info),
-        output_dir,
-        source_sha256=manifest.sha256_of_file(panoptic_json),
-        instances_sha256=instances_sha256,
-        source=source,
-        split=split,
-        num_shards=num_shards,
-        num_processes=num_processes,
-        overwrite=overwrite,
-    )
+    return [
+        convert(
+            _part(source, name, images, shares),
+            output_dir,
+            split=name,
+            num_shards=num_shards,
+            num_processes=num_processes,
+            overwrite=overwrite,
+        )
+        for name, images in parts.items()
+    ]
+
+
+def _part(source: Source, name: str, images: Sequence[Any], shares: splits.Shares) -> Source:
+    """Some of the images, which their fingerprint tells from others."""
+    if len(shares) == 1:
+        return source
+    part = ",".join(f"{other}:{share:g}" for other, share in shares) + f" {name}"
+    fingerprint = {**source.fingerprint, "part": part}
+    return dataclasses.replace(source, images=images, fingerprint=fingerprint)
 
 
 def convert(
-    annotations: Sequence[PanopticAnnotation],
-    dataset_info: DatasetInfo,
+    source: Source,
     output_dir: str,
     *,
-    source_sha256: str,
-    instances_sha256: Optional[str] = None,
-    source: Optional[Mapping[str, Any]] = None,
     split: str = "train",
     num_shards: Optional[int] = None,
     num_processes: Optional[int] = None,
@@ -150,13 +132,9 @@ def convert(
     """Writes `<split>-*.tfrecord`, `<split>.manifest.json` and `dataset_info.json`.
 
     Args:
-      annotations: the annotated images.
-      dataset_info: their categories; void pixels become `unlabelled_id` where it has one.
+      source: what an importer returns; void pixels become `unlabelled_id` where its categories have
+        one.
       output_dir: folder to write to.
-      source_sha256: checksum of what the annotations came from; tells whether shards that are
-        already there are the same.
-      instances_sha256: likewise of their overlapping instances; None if they have none.
-      source: names of the source files, for the manifest.
       split: beginning of the shards' names.
       num_shards: number of files; default one per 512 images.
       num_processes: default one per CPU; 1 works in this process.
@@ -166,69 +144,73 @@ def convert(
       The manifest.
 
     Raises:
-      ValueError: see `convert_coco_panoptic`.
+      ValueError: the inputs contradict each other or themselves, or `output_dir` holds something
+        else; the message names file and field.
       OSError: `output_dir` cannot be written.
     """
-    num_shards = num_shards or max(1, math.ceil(len(annotations) / _IMAGES_PER_SHARD))
-    _check_arguments(split, num_shards, len(annotations))
+    dataset_info = source.dataset_info
+    num_shards = num_shards or max(1, math.ceil(len(source.images) / _IMAGES_PER_SHARD))
+    _check_arguments(split, num_shards, len(source.images))
     fingerprint = {
-        "source_sha256": source_sha256,
+        **source.fingerprint,
         "num_shards": num_shards,
         "format_version": manifest.FORMAT_VERSION,
     }
     if dataset_info.unlabelled_id is not None:
         fingerprint["unlabelled"] = "background"
-    if instances_sha256 is not None:
-        fingerprint["instances_sha256"] = instances_sha256
     _check_output(output_dir, split, fingerprint, dataset_info, overwrite)
-    _check_files(annotations)
+    _check_files(source.images)
     progress = manifest.Progress(output_dir, split)
     notes = Notes()
     good = _resume(output_dir, split, fingerprint, progress)
-    tasks = _tasks(annotations, dataset_info, output_dir, split, num_shards)
+    tasks = _tasks(source, output_dir, split, num_shards)
     progress.start(fingerprint, list(good.values()))
     try:
         for written in _run(tasks, good, num_processes or os.cpu_count() or 1):
             progress.add(written.shard)
             good[written.shard.name] = written.shard
-            for image_file in written.turned:
-                notes.add(images.TURNED, image_file)
+            for kind, image_file in written.notes:
+                notes.add(kind, image_file)
     except BaseException:
         if not _shard_files(output_dir, split):
             progress.remove()
         raise
     _save_dataset_info(os.path.join(output_dir, DATASET_INFO_FILE), dataset_info)
     shards = [good[os.path.basename(task.path)] for task in tasks]
-    finished = manifest.Manifest(split, fingerprint, dict(source or {}), shards)
+    finished = manifest.Manifest(split, fingerprint, dict(source.description), shards)
     finished.save(output_dir)
     progress.remove()
     notes.log(output_dir)
     return finished
 
 
-def encode_annotation(annotation: PanopticAnnotation, dataset_info: DatasetInfo) -> bytes:
-    """The record of one annotation, read from its files; areas and boxes are measured.
+def encode(image: Any, dataset_info: DatasetInfo, loaded: LoadedAnnotation) -> bytes:
+    """The record of one image; areas and boxes are measured.
+
+    Args:
+      image: with `image_id` and `file_name`.
+      dataset_info: the categories; void pixels become its `unlabelled_id` where it has one.
+      loaded: what was read of it.
 
     Raises:
-      ValueError: the files cannot be read or do not agree.
+      ValueError: there is no image file, or there are more segments than a record holds.
     """
-    loaded = checks.load_annotation(annotation)
-    if loaded is None or loaded.image_bytes is None:
-        raise ValueError(f"image_id {annotation.image_id!r}: a record needs an image file.")
+    if loaded.image_bytes is None:
+        raise ValueError(f"image_id {image.image_id!r}: a record needs an image file.")
     rows = loaded.rows
     segment_table: Sequence[Segment] = [
-        dataclasses.replace(s, area=None, bbox=None) for s in annotation.segments
+        dataclasses.replace(s, area=None, bbox=None) for s in loaded.segments
     ]
     if dataset_info.unlabelled_id is not None:
         rows, segment_table = unlabelled.fill(rows, segment_table, dataset_info.unlabelled_id)
     return record.encode_example(
         image_bytes=loaded.image_bytes,
-        image_id=annotation.image_id,
-        file_name=annotation.file_name,
+        image_id=image.image_id,
+        file_name=image.file_name,
         rows=rows,
         segment_table=segment_table,
         contiguous_ids=dataset_info.contiguous_ids(),
-        instances=annotation.instances,
+        instances=loaded.instances,
     )
 
 
@@ -304,30 +286,27 @@ def _shard_files(output_dir: str, split: str) -> List[str]:
     return glob.glob(os.path.join(glob.escape(output_dir), f"{split}-*-of-*.tfrecord"))
 
 
-def _check_files(annotations: Sequence[PanopticAnnotation]) -> None:
+def _check_files(images: Sequence[Any]) -> None:
     """Finds missing files in seconds, before hours of work."""
-    for annotation in annotations:
-        for path in (annotation.image_file, annotation.png_file):
+    for image in images:
+        for path in image.files:
             problem = "no image file" if path is None else files.file_problem(path)
             if problem:
-                raise ValueError(f"{path}: {problem}, for image_id {annotation.image_id!r}.")
+                raise ValueError(f"{path}: {problem}, for image_id {image.image_id!r}.")
 
 
-def _tasks(
-    annotations: Sequence[PanopticAnnotation],
-    dataset_info: DatasetInfo,
-    output_dir: str,
-    split: str,
-    num_shards: int,
-) -> List[_Task]:
-    members: List[List[PanopticAnnotation]] = [[] for _ in range(num_shards)]
-    for annotation in annotations:
-        members[shard_of(annotation.image_id, num_shards)].append(annotation)
+def _tasks(source: Source, output_dir: str, split: str, num_shards: int) -> List[_Task]:
+    members: List[List[Any]] = [[] for _ in range(num_shards)]
+    for image in source.images:
+        members[shard_of(image.image_id, num_shards)].append(image)
     paths = [
         os.path.join(output_dir, manifest.shard_name(split, i, num_shards))
         for i in range(num_shards)
     ]
-    return [_Task(path, list_, dataset_info) for path, list_ in zip(paths, members)]
+    return [
+        _Task(path, images, source.read, source.dataset_info)
+        for path, images in zip(paths, members)
+    ]
 
 
 def _run(
@@ -335,8 +314,8 @@ def _run(
 ) -> Iterator[_Written]:
     """Writes the shards that are not good yet, and yields them as they are finished."""
     pending = [task for task in tasks if os.path.basename(task.path) not in good]
-    num_images = sum(len(task.annotations) for task in tasks)
-    num_done = num_images - sum(len(task.annotations) for task in pending)
+    num_images = sum(len(task.images) for task in tasks)
+    num_done = num_images - sum(len(task.images) for task in pending)
     num_processes = min(num_processes, len(pending))
     with tqdm.tqdm(total=num_images, initial=num_done, unit="image", desc="convert") as bar:
         shards: Iterator[_Written] = map(_write_shard, pending)
@@ -348,21 +327,16 @@ def _run(
 
 
 def _write_shard(task: _Task) -> _Written:
-    turned = []
+    notes = []
     try:
         with files.atomic_path(task.path) as temporary:
             with tf.io.TFRecordWriter(temporary) as writer:
-                for annotation in task.annotations:
-                    writer.write(encode_annotation(annotation, task.dataset_info))
-                    if _is_turned(annotation):
-                        turned.append(str(annotation.image_file))
+                for image in task.images:
+                    loaded = task.read(image)
+                    writer.write(encode(image, task.dataset_info, loaded))
+                    notes += [(kind, str(image.image_file)) for kind in loaded.notes]
             checksum = manifest.sha256_of_file(temporary)
     except tf.errors.OpError as error:
         raise OSError(f"cannot write {task.path}: {error.message}") from error
-    shard = manifest.Shard(os.path.basename(task.path), len(task.annotations), checksum)
-    return _Written(shard, turned)
-
-
-def _is_turned(annotation: PanopticAnnotation) -> bool:
-    content = files.read_bytes(str(annotation.image_file), expected=images.EXPECTED)
-    return images.orientation(content) != 1
+    shard = manifest.Shard(os.path.basename(task.path), len(task.images), checksum)
+    return _Written(shard, notes)

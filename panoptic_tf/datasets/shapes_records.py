@@ -39,7 +39,8 @@ def write_records(data_dir: str, *, num_train: int = 8000, num_val: int = 200) -
         json_path = shapes_writer.write_split(
             folder, seed=seed, num_images=counts[split], num_processes=os.cpu_count() or 1
         )
-        converter.convert_coco_panoptic(
+        converter.convert_dataset(
+            "coco_panoptic",
             panoptic_json=json_path,
             panoptic_dir=os.path.join(folder, shapes_writer.PANOPTIC_DIR),
             image_dir=os.path.join(folder, shapes_writer.IMAGE_DIR),

@@ -5,11 +5,12 @@ Beside those of `official.modeling.optimization`, `addons/<name>` is one of tens
 
 import dataclasses
 import functools
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
+import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.modeling import optimization
-from official.modeling.optimization import optimizer_factory
+from official.modeling.optimization import ema_optimizer, optimizer_factory
 from official.modeling.optimization.configs import optimization_config, optimizer_config
 
 from panoptic_tf import addons
@@ -65,6 +66,50 @@ for _name in addons.OPTIMIZERS:
     optimizer_factory.register_optimizer_cls(
         _PREFIX + _name, functools.partial(addons.build_optimizer, _name)
     )
+
+
+class LossScaledMovingAverage(optimization.ExponentialMovingAverage):
+    """The averages of weights that a `LossScaleOptimizer` of Keras' legacy kind steps.
+
+    A step that is skipped, since its gradients overflow, leaves the averages as they are too.
+    """
+
+    def get_scaled_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss, float32 [], times the loss scale."""
+        return self._optimizer.get_scaled_loss(loss)
+
+    def get_unscaled_gradients(self, gradients: List[tf.Tensor]) -> List[tf.Tensor]:
+        """The gradients of a scaled loss, divided by the loss scale."""
+        return self._optimizer.get_unscaled_gradients(gradients)
+
+    def apply_gradients(self, grads_and_vars, name: Optional[str] = None):
+        """See base class."""
+        if not self._optimizer.dynamic:
+            return super().apply_gradients(grads_and_vars, name)
+        scale = self._optimizer.loss_scale
+        result = self._optimizer.apply_gradients(grads_and_vars, name)
+        strategy = tf.distribute.get_strategy()
+        ema_optimizer.maybe_merge_call(self._update_where_applied, strategy, scale)
+        return result
+
+    def _update_where_applied(self, strategy: tf.distribute.Strategy, scale: Any) -> None:
+        """Updates the averages, given the loss scale before the step.
+
+        A step that is skipped starts the count of good ones again and does not raise the scale.
+        """
+        scale = strategy.experimental_local_results(scale)[0]
+        is_raised = self._optimizer.loss_scale > scale
+        is_applied = tf.logical_or(self._optimizer.dynamic_counter > 0, is_raised)
+        tf.cond(is_applied, lambda: self.update_average(strategy), lambda: None)
+
+    # Those of the base class reach for attributes that a LossScaleOptimizer does not have.
+    @property
+    def learning_rate(self):
+        """Of the optimiser inside: a number or a schedule."""
+        return self._optimizer.learning_rate
+
+    def _create_all_weights(self, var_list):
+        self._optimizer._create_all_weights(var_list)
 
 
 def trainer_config(

@@ -54,6 +54,12 @@ def check_run(
     """
     if "train" in mode:
         _check_training(params.trainer, params.runtime)
+        if params.runtime.enable_xla and cluster is not None:
+            raise ValueError(
+                "runtime.enable_xla compiles what the devices of one process exchange, not what "
+                "several processes do (losses and batch statistics are of all). Leave it off for "
+                "multi_worker_mirrored."
+            )
         _check_data(params.task.train_data, "task.train_data")
     if "eval" in mode:
         check_evaluation(params)
@@ -97,14 +103,7 @@ def _check_training(trainer: cfg.TrainerConfig, runtime: cfg.RuntimeConfig) -> N
             "trainer.summary_interval must be a multiple of trainer.steps_per_loop "
             f"({trainer.steps_per_loop}), got {trainer.summary_interval}."
         )
-    if trainer.optimizer_config.ema is None:
-        return
-    if runtime.mixed_precision_dtype == "float16":
-        raise ValueError(
-            "runtime.mixed_precision_dtype float16 scales the loss, which "
-            "trainer.optimizer_config.ema does not know. Use bfloat16, or set ema to null."
-        )
-    if trainer.best_checkpoint_export_subdir:
+    if trainer.optimizer_config.ema is not None and trainer.best_checkpoint_export_subdir:
         raise ValueError(
             "trainer.best_checkpoint_export_subdir would keep averaged weights as raw ones. "
             "Leave it empty, or set trainer.optimizer_config.ema to null."

@@ -148,6 +148,8 @@ def train(
                 stack.enter_context(run_folder.lock(model_dir))
                 run_folder.remove_leftovers(model_dir)
                 train_utils.serialize_config(params, model_dir)
+        # What XLA compiles, the task knows; the trainer would add the optimiser on GPUs.
+        params = params.replace(runtime={"enable_xla": False})
         Run(task, strategy, params, mode, model_dir, own_dir).run()
     return task
 

@@ -35,7 +35,8 @@ def files(tmp_path_factory):
         str(folder / "shapes"), seed=1, num_images=2, size=32, num_processes=1, show_progress=False
     )
     panoptic = json.loads(pathlib.Path(json_path).read_text())
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=json_path,
         panoptic_dir=str(folder / "shapes" / "panoptic"),
         image_dir=str(folder / "shapes" / "images"),

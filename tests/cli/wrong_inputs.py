@@ -294,7 +294,15 @@ DATA = {
     "doctor of nested JSON": (["doctor", "--panoptic_json={tmp}/deep.yaml"], ["deep.yaml"]),
     "convert without flags": (
         ["convert"],
-        ["missing: --image_dir, --panoptic_json, --output_dir"],
+        ["missing: --output_dir"],
+    ),
+    "convert without annotations": (
+        ["convert", "--output_dir={tmp}/out"],
+        ["--format=coco_panoptic needs --panoptic_json, --image_dir"],
+    ),
+    "convert into shares that are none": (
+        [*CONVERT, "--panoptic_json={tmp}/shapes/panoptic.json", "--split=train:0.8,val:0.3"],
+        ["train:0.8,val:0.3", "sum to 1"],
     ),
     "convert of no JSON": ([*CONVERT, "--panoptic_json={tmp}/nope.json"], ["nope.json"]),
     "convert of a list": ([*CONVERT, "--panoptic_json={tmp}/list.json"], ["list.json"]),

@@ -298,14 +298,15 @@ def test_null_crowd_flag(make_coco):
 
 
 def convert(coco, output_dir, instances_json=None, **options):
-    return converter.convert_coco_panoptic(
+    return converter.convert_dataset(
+        "coco_panoptic",
         output_dir=str(output_dir),
         instances_json=instances_json,
         num_processes=1,
         num_shards=2,
         **coco.paths,
         **options,
-    )
+    )[0]
 
 
 def examples(folder):
@@ -403,7 +404,8 @@ def test_the_instances_of_coco(reference_data, tmp_path):
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] in things]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(content))
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=str(sample / "panoptic_examples.json"),
         panoptic_dir=str(sample / "panoptic"),
         image_dir=str(sample / "images"),

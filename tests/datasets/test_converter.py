@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def _convert(coco, output_dir, **options):
     options = {"num_processes": 1, "num_shards": 3, **options}
-    return converter.convert_coco_panoptic(output_dir=str(output_dir), **coco.paths, **options)
+    return converter.convert_dataset("coco_panoptic", str(output_dir), **coco.paths, **options)[0]
 
 
 def _read(path):
@@ -97,18 +97,19 @@ KILLED = """
 import sys, time
 from panoptic_tf.datasets import converter
 
-encode_annotation = converter.encode_annotation
+encode = converter.encode
 
-def stop_at_image_7(annotation, dataset_info):
-    if annotation.image_id == 7:
+def stop_at_image_7(image, *arguments):
+    if image.image_id == 7:
         print("reached", flush=True)
         time.sleep(600)
-    return encode_annotation(annotation, dataset_info)
+    return encode(image, *arguments)
 
-converter.encode_annotation = stop_at_image_7
+converter.encode = stop_at_image_7
 if __name__ == "__main__":
     json_file, png_dir, image_dir, output_dir, num_processes = sys.argv[1:]
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=json_file, panoptic_dir=png_dir, image_dir=image_dir,
         output_dir=output_dir, num_shards=4, num_processes=int(num_processes))
 """
@@ -409,7 +410,8 @@ def test_cityscapes_as_its_scripts_write_it(tmp_path, use_train_id):
     ]
     content = {"images": [image], "annotations": [annotation], "categories": categories}
     (tmp_path / "train.json").write_text(json.dumps(content, sort_keys=True, indent=4))
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=str(tmp_path / "train.json"),
         panoptic_dir=str(png_dir),
         image_dir=str(image_dir),

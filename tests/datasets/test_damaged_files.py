@@ -26,8 +26,13 @@ def examine(coco, **options):
 
 
 def convert(coco, tmp_path, **options):
-    return converter.convert_coco_panoptic(
-        output_dir=str(tmp_path / "out"), num_shards=1, num_processes=1, **coco.paths, **options
+    return converter.convert_dataset(
+        "coco_panoptic",
+        output_dir=str(tmp_path / "out"),
+        num_shards=1,
+        num_processes=1,
+        **coco.paths,
+        **options,
     )
 
 

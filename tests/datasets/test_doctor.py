@@ -27,8 +27,8 @@ def converted(make_coco, tmp_path):
     """A data set, and the folder of its two shards."""
     coco = make_coco(6)
     output_dir = tmp_path / "out"
-    converter.convert_coco_panoptic(
-        output_dir=str(output_dir), num_shards=2, num_processes=1, **coco.paths
+    converter.convert_dataset(
+        "coco_panoptic", output_dir=str(output_dir), num_shards=2, num_processes=1, **coco.paths
     )
     return coco, output_dir
 
@@ -221,7 +221,8 @@ def test_wrong_records(converted, case):
 
 def test_coco_sample(reference_data, tmp_path):
     sample = reference_data / "coco_sample"
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=str(sample / "panoptic_examples.json"),
         panoptic_dir=str(sample / "panoptic"),
         image_dir=str(sample / "images"),

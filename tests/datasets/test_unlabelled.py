@@ -99,8 +99,13 @@ def test_records_of_things_only_have_a_segment_of_background(make_coco, tmp_path
 
     def convert(name, **options):
         folder = tmp_path / name
-        converter.convert_coco_panoptic(
-            output_dir=str(folder), num_shards=1, num_processes=1, **coco.paths, **options
+        converter.convert_dataset(
+            "coco_panoptic",
+            output_dir=str(folder),
+            num_shards=1,
+            num_processes=1,
+            **coco.paths,
+            **options,
         )
         return folder
 

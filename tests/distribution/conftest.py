@@ -23,7 +23,8 @@ def shapes_records(tmp_path_factory) -> pathlib.Path:
         json_path = shapes_writer.write_split(
             source, seed=seed, num_images=count, size=64, show_progress=False
         )
-        converter.convert_coco_panoptic(
+        converter.convert_dataset(
+            "coco_panoptic",
             panoptic_json=json_path,
             panoptic_dir=f"{source}/panoptic",
             image_dir=f"{source}/images",

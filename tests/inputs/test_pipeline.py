@@ -250,7 +250,8 @@ def test_a_record_cut_in_half_is_an_error(tmp_path, draw_record, write_records):
 def test_of_converted_shapes(tmp_path):
     split = str(tmp_path / "val")
     json_path = shapes_writer.write_split(split, seed=1, num_images=3, size=48, show_progress=False)
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=json_path,
         panoptic_dir=f"{split}/panoptic",
         image_dir=f"{split}/images",

@@ -36,7 +36,8 @@ def write_things_only(folder):
 
 
 def convert(folder, **options):
-    converter.convert_coco_panoptic(
+    converter.convert_dataset(
+        "coco_panoptic",
         panoptic_json=str(folder / "panoptic.json"),
         panoptic_dir=str(folder / "panoptic"),
         image_dir=str(folder / "images"),

@@ -12,18 +12,52 @@ from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import data_service
 from panoptic_tf.systems.scoring import BackgroundScoring
 from panoptic_tf.training import run_checks, runner
+from panoptic_tf.training.cluster import Cluster
 
 
 def shapes_experiment():
     return exp_factory.get_exp_config("panoptic_deeplab_shapes")
 
 
-def test_float16_with_averaged_weights_is_refused(tmp_path):
+def test_xla_with_several_workers_is_refused_before_they_meet(tmp_path):
     params = shapes_experiment()
-    params.runtime.mixed_precision_dtype = "float16"
-    with pytest.raises(ValueError, match="float16.*ema"):
+    params.runtime.enable_xla = True
+    params.runtime.distribution_strategy = "multi_worker_mirrored"
+    workers = Cluster({"worker": ("localhost:1", "localhost:2")}, "worker", 0)
+    with pytest.raises(ValueError, match="^runtime.enable_xla .*multi_worker_mirrored"):
+        runner.train(params, mode="train", model_dir=str(tmp_path / "model"), cluster=workers)
+    assert not (tmp_path / "model").exists()
+
+
+def test_xla_with_replicas_on_cpus_is_refused(tmp_path, monkeypatch, mirrored):
+    params = shapes_experiment()
+    params.task.train_data.input_path = write_records(tmp_path)
+    params.runtime.enable_xla = True
+    monkeypatch.setattr(runner, "build_strategy", lambda *_: mirrored)
+    with pytest.raises(ValueError, match="^runtime.enable_xla .*CPUs.*there are 2"):
         runner.train(params, mode="train", model_dir=str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+def test_xla_is_the_task_s_alone(tmp_path, monkeypatch):
+    """The Model Garden's trainer would compile the optimiser too, but on GPUs only."""
+    seen = []
+
+    class Run:
+        def __init__(self, task, strategy, params, *_):
+            seen.append((task.xla, params.runtime.enable_xla))
+
+        def run(self):
+            pass
+
+    params = shapes_experiment()
+    params.task.train_data.input_path = write_records(tmp_path)
+    params.runtime.enable_xla = True
+    params.runtime.distribution_strategy = "one_device"
+    monkeypatch.setattr(runner, "Run", Run)
+    runner.train(params, mode="train", model_dir=str(tmp_path / "model"))
+    assert seen == [(True, False)]
+    assert "enable_xla: true" in (tmp_path / "model" / "params.yaml").read_text()
 
 
 def test_best_checkpoint_of_averaged_weights_is_refused(tmp_path):
