@@ -31,7 +31,6 @@ _OF_FORMATS = {
     "version": "Version of the annotations: 1.2 or 2.0 of Mapillary Vistas.",
     "labels": "File of LabelMe's labels, one a line; default those that occur.",
     "stuff": "Names of labels that are stuff, separated by commas; default none.",
-    "on_top": "Which of two masks has the pixels of both: smaller or later.",
     "stuff_json": "COCO file of stuff beside instances; optional.",
     "stuff_png_dir": "Folder of PNGs of ids of the categories in --stuff_json; optional.",
     "instance_dir": "Folder of PNGs of instance numbers.",

@@ -158,7 +158,8 @@ class _Reader:
         category = self._category(field, item.get("category_id"))
         is_crowd = coco_reader.read_crowd_flag(f"{field} iscrowd", item)
         size = annotation.height, annotation.width
-        counts = _encode(f"{field} segmentation", item.get("segmentation"), *size)
+        segmentation = item.get("segmentation")
+        counts = encode_segmentation(f"{field} segmentation", segmentation, *size)
         return image_id, Instance(counts, category, is_crowd)
 
     def _category(self, field: str, category_id: Any) -> int:
@@ -218,18 +219,33 @@ def _raise_all(problems: Sequence[_Problem]) -> None:
     raise ValueError(message)
 
 
-def _encode(field: str, segmentation: Any, height: int, width: int) -> bytes:
-    """Compressed run lengths of a `segmentation` of any kind."""
+def encode_segmentation(field: str, segmentation: Any, height: int, width: int) -> bytes:
+    """Compressed run lengths of a `segmentation` of any kind.
+
+    Args:
+      field: file and field, for error messages.
+      segmentation: polygons, or an object of run lengths, compressed or not.
+      height: rows of the image.
+      width: its columns.
+
+    Raises:
+      ValueError: malformed, of another size, or with points far outside of the image.
+    """
     if isinstance(segmentation, dict):
         return _encode_run_lengths(field, segmentation, height, width)
+    check_polygons(field, segmentation, height, width)
+    return rle.encode_polygons(segmentation, height, width)
+
+
+def check_polygons(field: str, segmentation: Any, height: int, width: int) -> None:
+    """Raises ValueError unless it is a list of polygons in or near an image of this size."""
     if not isinstance(segmentation, list) or not segmentation:
         raise ValueError(
             f"{field} must be a list of polygons or an object of run lengths, "
             f"got {files.shown(segmentation)}."
         )
     for position, polygon in enumerate(segmentation):
-        _check_polygon(f"{field}[{position}]", polygon, max(height, width))
-    return rle.encode_polygons(segmentation, height, width)
+        check_polygon(f"{field}[{position}]", polygon, max(height, width))
 
 
 def _encode_run_lengths(
@@ -256,7 +272,14 @@ def _encode_run_lengths(
     )
 
 
-def _check_polygon(field: str, polygon: Any, longest: int) -> None:
+def check_polygon(field: str, polygon: Any, longest: int) -> None:
+    """Raises ValueError unless it is x, y, x, y, ... of at least three points, none of them far.
+
+    Args:
+      field: file and field, for error messages.
+      polygon: the coordinates in pixels.
+      longest: side of the image; points lie within -longest..2 * longest.
+    """
     is_list = isinstance(polygon, list) and all(type(v) in (int, float) for v in polygon)
     if not is_list or len(polygon) < 6 or len(polygon) % 2:
         found = f"{len(polygon)} of them" if is_list else files.shown(polygon)

@@ -31,12 +31,22 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
-from panoptic_tf.datasets import files, importers, manifest, record, splits, unlabelled, worker_pool
+from panoptic_tf.datasets import (
+    category_map,
+    files,
+    importers,
+    manifest,
+    record,
+    splits,
+    unlabelled,
+    worker_pool,
+)
 from panoptic_tf.datasets.annotations import Segment
 from panoptic_tf.datasets.checks import LoadedAnnotation
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.importers import photographs
 from panoptic_tf.datasets.importers.source import Source
 from panoptic_tf.datasets.notes import Notes
 
@@ -70,6 +80,7 @@ def convert_dataset(
     num_processes: Optional[int] = None,
     overwrite: bool = False,
     unlabelled_policy: str = "auto",
+    map: Optional[str] = None,
     **options: Any,
 ) -> List[manifest.Manifest]:
     """Reads an annotated data set and writes it as records.
@@ -81,6 +92,7 @@ def convert_dataset(
       split_group: see `splits.assign`.
       num_shards, num_processes, overwrite: see `convert`.
       unlabelled_policy: what unlabelled pixels become; see `unlabelled.resolve`.
+      map: file of other categories; see `category_map`.
       **options: arguments of the format's importer.
 
     Returns:
@@ -92,15 +104,24 @@ def convert_dataset(
     shares = splits.parse(split)
     own_split = {} if len(shares) > 1 else {"split": split}
     source = importers.read(format_name, **own_split, **options)
+    if map is not None:
+        source = category_map.apply(map, source)
     parts: Dict[str, Sequence[Any]] = {split: source.images}
     if len(shares) > 1:
         parts = {**splits.assign(source.images, shares, split_group)}
+    chosen = {
+        key: options[key]
+        for key in ("exif", "on_top")
+        if options.get(key) not in (None, photographs.AUTO)
+    }
     source = dataclasses.replace(
-        source, dataset_info=unlabelled.resolve(unlabelled_policy, source.dataset_info)
+        source,
+        dataset_info=unlabelled.resolve(unlabelled_policy, source.dataset_info),
+        fingerprint={**source.fingerprint, **chosen},
     )
     return [
         convert(
-            _part(source, name, images, shares),
+            _part(source, name, images, shares, split_group),
             output_dir,
             split=name,
             num_shards=num_shards,
@@ -111,11 +132,17 @@ def convert_dataset(
     ]
 
 
-def _part(source: Source, name: str, images: Sequence[Any], shares: splits.Shares) -> Source:
+def _part(
+    source: Source,
+    name: str,
+    images: Sequence[Any],
+    shares: splits.Shares,
+    group: Optional[str],
+) -> Source:
     """Some of the images, which their fingerprint tells from others."""
     if len(shares) == 1:
         return source
-    part = ",".join(f"{other}:{share:g}" for other, share in shares) + f" {name}"
+    part = ",".join(f"{other}:{share:g}" for other, share in shares) + f" {name} {group or ''}"
     fingerprint = {**source.fingerprint, "part": part}
     return dataclasses.replace(source, images=images, fingerprint=fingerprint)
 

@@ -58,7 +58,7 @@ def read_id_map(
         raise ValueError(f"{path}: expected {_EXPECTED}, {error}.") from error
     except UnidentifiedImageError as error:
         raise _not_decoded(path) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, IndexError, Image.DecompressionBombError) as error:
         raise _not_decoded(path, f" ({error})") from error
 
 
