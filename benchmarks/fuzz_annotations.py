@@ -125,8 +125,7 @@ def _run_both(folder: str) -> Tuple[_Ended, _Ended]:
 
     def convert() -> List[str]:
         converter.convert_dataset(
-            "coco_panoptic",
-            **paths, output_dir=f"{folder}/out", num_shards=1, num_processes=1
+            "coco_panoptic", **paths, output_dir=f"{folder}/out", num_shards=1, num_processes=1
         )
         return []
 

@@ -92,11 +92,17 @@ class Conv2D(tf.keras.layers.Layer):
         if scale is not None:
             kernel = kernel * scale
             bias = shift if bias is None else bias * scale + shift
-        x = conv2d(
+        x = self.convolve(inputs, kernel, training=training)
+        return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, x.dtype))
+
+    def convolve(
+        self, inputs: tf.Tensor, kernel: tf.Tensor, *, training: Optional[bool]
+    ) -> tf.Tensor:
+        """Convolves [B, H, W, C] with another kernel, of any float dtype, and adds nothing."""
+        return conv2d(
             inputs,
             tf.cast(kernel, inputs.dtype),
             strides=self.strides,
             dilation_rate=self.dilation_rate,
             training=training,
         )
-        return x if bias is None else tf.nn.bias_add(x, tf.cast(bias, x.dtype))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+import functools
+from typing import Any, Callable, Optional, Sequence, Union
 
 import tensorflow as tf
 
@@ -63,13 +64,38 @@ class _NormAct(tf.keras.layers.Layer):
         )
         self._activation = tf.keras.activations.get(activation)
 
-    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
+    def call(
+        self, inputs: tf.Tensor, training: Optional[bool] = None, *, is_linear: bool = False
+    ) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters].
+
+        Args:
+          inputs: see above.
+          training: whether gradients will be asked for.
+          is_linear: only convolves; `norm_act` does the rest.
+        """
+        if is_linear:
+            return self.conv(inputs, training=training)
         if not normalization.is_constant(self.norm, training):
-            x = self.conv(inputs, training=training)
-            return self._activation(self.norm(x, training=training))
+            return self.norm_act(self.conv(inputs, training=training), training)
         scale, shift = normalization.scale_and_shift(self.norm)
         return self._activation(self.conv(inputs, training=training, scale=scale, shift=shift))
+
+    def norm_act(
+        self,
+        x: tf.Tensor,
+        training: Optional[bool],
+        then: Callable[..., tf.Tensor] = lambda y: y,
+        others: Sequence[tf.Tensor] = (),
+    ) -> tf.Tensor:
+        """then(y, *others) of the normalised and activated; see `normalization.SyncBatchNorm`."""
+
+        def activate(y: tf.Tensor, *others: tf.Tensor) -> tf.Tensor:
+            return then(self._activation(y), *others)
+
+        if isinstance(self.norm, normalization.SyncBatchNorm):
+            return self.norm(x, training=training, then=activate, others=others)
+        return activate(self.norm(x, training=training), *others)
 
     def _build_norm(self, channels: int) -> None:
         """Creates the variables of a batch norm, which may never be called."""
@@ -119,6 +145,34 @@ class ConvNormAct(FoldingNormAct):
         super().__init__(filters, kernel_size=kernel_size, **kwargs)
         self.conv = conv2d.Conv2D(groups=groups, **self._conv_options)
 
+    def build(self, input_shape: tf.TensorShape) -> None:
+        """Creates the variables."""
+        with tf.name_scope(self.conv.name):
+            self.conv.build(input_shape)
+        super().build(input_shape)
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: Optional[bool] = None,
+        *,
+        is_linear: bool = False,
+        before: Optional[_NormAct] = None,
+    ) -> tf.Tensor:
+        """See the base class.
+
+        Args:
+          inputs: [B, H, W, C].
+          training: see the base class.
+          is_linear: see the base class.
+          before: normalises and activates the inputs; the gradient keeps them as they come.
+        """
+        if before is None:
+            return super().call(inputs, training=training, is_linear=is_linear)
+        convolve = functools.partial(self.conv.convolve, training=training)
+        x = before.norm_act(inputs, training, convolve, [tf.convert_to_tensor(self.conv.kernel)])
+        return self.norm_act(x, training)
+
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
 class DepthwiseConvNormAct(_NormAct):
@@ -146,12 +200,14 @@ class DepthwiseConvNormAct(_NormAct):
         self._build_norm(int(input_shape[-1]))
         super().build(input_shape)
 
-    def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
-        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]."""
+    def call(
+        self, inputs: tf.Tensor, training: Optional[bool] = None, *, is_linear: bool = False
+    ) -> tf.Tensor:
+        """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), C]; see the base class."""
         if self._padding:
             margins = [self._padding] * 2
             inputs = tf.pad(inputs, [[0, 0], margins, margins, [0, 0]])
-        return super().call(inputs, training=training)
+        return super().call(inputs, training=training, is_linear=is_linear)
 
 
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
@@ -200,4 +256,8 @@ class SeparableConvNormAct(tf.keras.layers.Layer):
 
     def call(self, inputs: tf.Tensor, training: Optional[bool] = None) -> tf.Tensor:
         """[B, H, W, C] -> [B, ceil(H / strides), ceil(W / strides), filters]."""
+        norms = (self.depthwise.norm, self.pointwise.norm)
+        if all(normalization.is_learning_over_replicas(norm, training) for norm in norms):
+            x = self.depthwise(inputs, training=training, is_linear=True)
+            return self.pointwise(x, training=training, before=self.depthwise)
         return self.pointwise(self.depthwise(inputs, training=training), training=training)

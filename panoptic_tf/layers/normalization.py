@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Optional, Sequence, Tuple
 
 import tensorflow as tf
+
+from panoptic_tf.ops.recompute import recompute
 
 NORMS: Tuple[str, ...] = ("batch", "frozen_batch", "sync_batch", "group", "none")
 
@@ -51,7 +53,95 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
         return inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
 
 
+@tf.keras.utils.register_keras_serializable(package="panoptic_tf")
+class SyncBatchNorm(tf.keras.layers.BatchNormalization):
+    """Keras's batch normalisation over all replicas, of which a gradient keeps less.
+
+    y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, variance = E(x^2) - mean^2.
+
+    Args:
+      **kwargs: of the Keras layer.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**{**kwargs, "synchronized": True})
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        training: Optional[bool] = None,
+        then: Callable[..., tf.Tensor] = lambda y: y,
+        others: Sequence[tf.Tensor] = (),
+    ) -> tf.Tensor:
+        """then(y, *others); in training the gradient keeps x and the others, but not y.
+
+        Args:
+          inputs: x, [B, H, W, C] of any float dtype.
+          training: of Keras.
+          then: differentiable, from y, of the dtype of x, to a tensor; see `recompute`.
+          others: read by `then`.
+        """
+        if is_constant(self, training):
+            return then(super().call(inputs, training=training), *others)
+
+        def normalize(
+            x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, *others: tf.Tensor
+        ) -> tf.Tensor:
+            y = tf.cast(x, tf.float32) * scale + shift
+            return then(tf.cast(y, x.dtype), *others)
+
+        return recompute(normalize, inputs, *self._scale_and_shift(inputs), *others)
+
+    def _scale_and_shift(self, x: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+        """Float32 [C] each, of this batch; the running averages move."""
+        mean, variance = _moments(x)
+        self.add_update(lambda: self._move(self.moving_mean, mean))
+        self.add_update(lambda: self._move(self.moving_variance, variance))
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        return scale, self.beta - mean * scale
+
+    def _move(self, average: tf.Variable, value: tf.Tensor) -> None:
+        average.assign_sub((average - value) * (1.0 - self.momentum))
+
+
+def _moments(x: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Mean and variance of [B, H, W, C] over all axes but the last and all replicas."""
+    found = _sums(x)
+    replica = tf.distribute.get_replica_context()
+    if replica is not None:  # As in a step; not where a network is built.
+        found = replica.all_reduce(tf.distribute.ReduceOp.SUM, found)
+    channels = x.shape[-1]
+    total, total_of_squares, count = tf.split(found, [channels, channels, 1])
+    count = tf.stop_gradient(count)
+    mean = total / count
+    # Rounding may leave less than nothing.
+    return mean, tf.maximum(total_of_squares / count - tf.square(mean), 0.0)
+
+
+@tf.custom_gradient
+def _sums(x: tf.Tensor) -> Tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Sums of x and of its squares over [B, H, W], and how many: float32 [C + C + 1].
+
+    The gradient keeps x as it comes and takes few passes over it.
+    """
+    axes, channels = [0, 1, 2], x.shape[-1]
+    values = tf.cast(x, tf.float32)
+    count = tf.cast([tf.size(x) // channels], tf.float32)
+    sums = [tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes), count]
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        of_sum, of_square, _ = tf.split(upstream, [channels, channels, 1])
+        return tf.cast(tf.cast(x, tf.float32) * (2.0 * of_square) + of_sum, x.dtype)
+
+    return tf.concat(sums, axis=0), gradient
+
+
 BATCH_NORMS = (FrozenBatchNorm, tf.keras.layers.BatchNormalization)
+
+
+def is_learning_over_replicas(norm: tf.keras.layers.Layer, training: Optional[bool]) -> bool:
+    """Whether a norm is a `SyncBatchNorm` that normalises by the batch."""
+    return isinstance(norm, SyncBatchNorm) and not is_constant(norm, training)
 
 
 def is_constant(norm: tf.keras.layers.Layer, training: Optional[bool]) -> bool:
@@ -188,9 +278,7 @@ def build_norm(
     if norm == "batch":
         return tf.keras.layers.BatchNormalization(momentum=momentum, epsilon=epsilon, name=name)
     if norm == "sync_batch":
-        return tf.keras.layers.BatchNormalization(
-            momentum=momentum, epsilon=epsilon, synchronized=True, name=name
-        )
+        return SyncBatchNorm(momentum=momentum, epsilon=epsilon, name=name)
     if norm == "frozen_batch":
         return FrozenBatchNorm(epsilon=epsilon, name=name)
     if norm == "group":

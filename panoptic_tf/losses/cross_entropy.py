@@ -9,6 +9,8 @@ from typing import Callable, Optional, Tuple
 
 import tensorflow as tf
 
+from panoptic_tf.layers.resize import resize_bilinear, spatial_size
+from panoptic_tf.ops.recompute import recompute
 from panoptic_tf.structures import VOID
 
 _SMALLEST_NORMAL = 2.0**-126
@@ -25,6 +27,7 @@ class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
         *,
         top_k_fraction: float = 0.2,
         rank_over: str = "image",
+        align_corners: bool = False,
         name: str = "bootstrapped_cross_entropy",
     ):
         """See the class.
@@ -33,6 +36,7 @@ class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
           top_k_fraction: share of the pixels that count, 0..1; 1 is the plain mean.
           rank_over: `image` ranks the pixels of each image (the paper), `batch` those of the whole
             batch of a replica (detectron2).
+          align_corners: see `pixel_cross_entropy`.
           name: of the layer.
 
         Raises:
@@ -45,6 +49,7 @@ class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
             raise ValueError(f"rank_over must be 'image' or 'batch', got {rank_over!r}.")
         self._top_k_fraction = top_k_fraction
         self._rank_over = rank_over
+        self._align_corners = align_corners
 
     def call(
         self,
@@ -55,14 +60,16 @@ class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
         """Computes the loss.
 
         Args:
-          logits: float32 [B, H, W, N], channel c is category c + 1.
+          logits: float32 [B, h, w, N], see `pixel_cross_entropy`.
           category_mask: integers [B, H, W], 0 is void.
           pixel_weights: float32 [B, H, W], or None for 1.
 
         Returns:
           weighted_sum, normalizer: float32 [B] each.
         """
-        losses = pixel_cross_entropy(logits, category_mask)  # [B, H, W]
+        losses = pixel_cross_entropy(
+            logits, category_mask, align_corners=self._align_corners
+        )  # [B, H, W]
         if pixel_weights is not None:
             losses *= pixel_weights
         batch = tf.shape(losses)[0]
@@ -89,14 +96,32 @@ class WeightedBootstrappedCrossEntropy(tf.keras.layers.Layer):
         return tf.maximum(k, 1)
 
 
-def pixel_cross_entropy(logits: tf.Tensor, category_mask: tf.Tensor) -> tf.Tensor:
+def pixel_cross_entropy(
+    logits: tf.Tensor, category_mask: tf.Tensor, *, align_corners: bool = False
+) -> tf.Tensor:
     """Cross-entropy of every pixel, 0 on void: float32 [B, H, W].
 
+    The gradient keeps the logits as they come: a probability of each category at each pixel would
+    be the largest tensor of a step.
+
     Args:
-      logits: [B, H, W, N], channel c is category c + 1.
+      logits: any float dtype [B, h, w, N], channel c is category c + 1; resized to [B, H, W, N].
       category_mask: integers [B, H, W], 0 is void.
+      align_corners: how the logits are resized; see `resize_bilinear`.
     """
-    categories = tf.cast(category_mask, tf.int64)  # TensorFlow computes int32 on the host
+    category_mask = tf.convert_to_tensor(category_mask)
+    size = spatial_size(category_mask)
+
+    def losses_of(logits: tf.Tensor) -> tf.Tensor:
+        x = resize_bilinear(tf.cast(logits, tf.float32), size, align_corners=align_corners)
+        # TensorFlow computes int32 on the host.
+        return _cross_entropy(x, tf.cast(category_mask, tf.int64))
+
+    return recompute(losses_of, tf.convert_to_tensor(logits))
+
+
+def _cross_entropy(logits: tf.Tensor, categories: tf.Tensor) -> tf.Tensor:
+    """Float32 [B, H, W, N], int64 [B, H, W] -> float32 [B, H, W]."""
 
     # What TensorFlow's own operator computes, in fewer passes over memory.
     @tf.custom_gradient
@@ -117,7 +142,7 @@ def pixel_cross_entropy(logits: tf.Tensor, category_mask: tf.Tensor) -> tf.Tenso
 
         return tf.where(categories == VOID, 0.0, losses), gradient
 
-    return cross_entropy(tf.cast(logits, tf.float32))
+    return cross_entropy(logits)
 
 
 def largest_mask(values: tf.Tensor, k: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ from typing import Optional
 import tensorflow as tf
 
 from panoptic_tf.ops import forms
+from panoptic_tf.ops.recompute import recompute
 
 
 @forms.op
@@ -34,13 +35,20 @@ def conv2d(
     Returns:
       [B, ceil(H / strides), ceil(W / strides), D].
     """
-    del training
     margin = (kernel.shape[0] - 1) * dilation_rate // 2
-    if strides > 1 and margin:
-        inputs = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
+
+    def pad_and_convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        padded = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
+        return tf.nn.conv2d(padded, kernel, strides, "VALID", dilations=dilation_rate)
+
     # At stride 1 TensorFlow's 'same' is symmetric already, and needs no copy of the input.
-    padding = "SAME" if strides == 1 else "VALID"
-    outputs = tf.nn.conv2d(inputs, kernel, strides, padding, dilations=dilation_rate)
+    if strides == 1 or not margin:
+        padding = "SAME" if strides == 1 else "VALID"
+        outputs = tf.nn.conv2d(inputs, kernel, strides, padding, dilations=dilation_rate)
+    elif training is True:
+        outputs = recompute(pad_and_convolve, inputs, kernel)
+    else:
+        outputs = pad_and_convolve(inputs, kernel)
     if kernel.shape[2] == inputs.shape[-1]:
         return outputs
     # Keeps grappler from fusing what follows: only oneDNN's fused operator knows groups.

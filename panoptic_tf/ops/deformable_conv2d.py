@@ -159,7 +159,8 @@ def sampled_product(
       [B * n, D] of the kernel's dtype.
     """
     del training
-    cells = tf.pad(cells, [[0, 1], [0, 0]])  # An empty batch has no other.
+    if not cells.shape[0]:
+        cells = tf.pad(cells, [[0, 1], [0, 0]])  # An empty batch has no other.
     index, weight = stack_corners(corners, axis=1)  # [M, 4, S]
     at_once = max(_CHUNK_BYTES // (4 * kernel.shape[0]), 1)
 

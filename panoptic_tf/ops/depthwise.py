@@ -7,6 +7,7 @@ from typing import Optional
 import tensorflow as tf
 
 from panoptic_tf.ops import forms
+from panoptic_tf.ops.recompute import recompute
 
 
 @forms.op
@@ -32,7 +33,13 @@ def depthwise_conv2d(
     Returns:
       [B, h, w, C * M].
     """
-    del training
-    return tf.nn.depthwise_conv2d(
-        inputs, kernel, [1, strides, strides, 1], padding, dilations=[dilation_rate] * 2
-    )
+
+    def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        return tf.nn.depthwise_conv2d(
+            inputs, kernel, [1, strides, strides, 1], padding, dilations=[dilation_rate] * 2
+        )
+
+    if training is True and dilation_rate > 1:
+        # TensorFlow pads the input and cuts it up, into several times its size.
+        return recompute(convolve, inputs, kernel)
+    return convolve(inputs, kernel)

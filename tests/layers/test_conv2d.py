@@ -60,6 +60,17 @@ def test_grouped_convolution(groups, channels, filters, options, training, form)
         _assert_close([ours(x, kernel)], expected[:1])
 
 
+def test_the_gradient_pads_again():
+    @tf.function(autograph=False)
+    def gradients(x, kernel):
+        return _gradients(lambda *xs: conv2d(*xs, strides=2, training=True), x, kernel)
+
+    specs = [tf.TensorSpec([2, 8, 8, 4]), tf.TensorSpec([3, 3, 4, 4])]
+    operators = gradients.get_concrete_function(*specs).graph.get_operations()
+    (read,) = [op.inputs[0] for op in operators if op.type == "Conv2DBackpropFilter"]
+    assert read.op.type == "Pad" and read.op.inputs[0].op.control_inputs
+
+
 def test_grouped_kernels_keep_the_plain_shape():
     layer = convolution.ConvNormAct(128, 3, groups=32, norm="none", name="conv1")
     layer(tf.zeros([1, 4, 4, 64]))

@@ -133,6 +133,38 @@ def test_even_kernels_are_refused():
         convolution.ConvNormAct(2, 2)
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_a_separable_convolution_computes_again_what_it_does_not_keep(policy):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    dtype = tf.keras.mixed_precision.global_policy().compute_dtype
+    layer = convolution.SeparableConvNormAct(10, 5, norm="sync_batch", name="layer")
+    first, second = layer.depthwise, layer.pointwise
+    x = tf.cast(tf.random.stateless_normal([2, 9, 8, 6], seed=(0, 1)), dtype)
+
+    def plain(x):
+        for part in (first, second):
+            x = tf.nn.relu(part.norm(part.conv(x, training=True), training=True))
+        return x
+
+    @tf.function(autograph=False)
+    def results(x, is_plain):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = plain(x) if is_plain else layer(x, training=True)
+            loss = tf.reduce_sum(tf.square(tf.cast(y, tf.float32)))
+        return [y, *tape.gradient(loss, [x, *layer.trainable_variables])]
+
+    tolerance = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.005}[dtype]
+    for a, b in zip(results(x, False), results(x, True)):
+        a, b = (tf.cast(t, tf.float32).numpy() for t in (a, b))
+        np.testing.assert_allclose(a, b, atol=tolerance * max(np.abs(b).max(), 1.0))
+    assert [v.name for v in layer.trainable_variables] == [
+        f"layer/{part}/{name}:0"
+        for part, kernel in (("depthwise", "depthwise_kernel"), ("pointwise", "kernel"))
+        for name in ("norm/gamma", "norm/beta", f"conv/{kernel}")
+    ]
+
+
 def test_separable_convolution_equals_the_recorded_one(golden):
     blocks = golden("blocks")
     x = recorded_weights.nhwc(blocks["dsconv/x"])

@@ -74,6 +74,85 @@ def test_batch_norm_momentum_and_epsilon():
     np.testing.assert_allclose(layer.moving_variance, [1.1], rtol=1e-6)
 
 
+def _sync_and_keras(channels):
+    """Ours and Keras's, with the same gamma and beta."""
+    layers = (
+        normalization.build_norm("sync_batch", name="ours"),
+        tf.keras.layers.BatchNormalization(
+            momentum=0.9, epsilon=1e-5, synchronized=True, name="keras"
+        ),
+    )
+    for layer in layers:
+        layer.build([None, None, None, channels])
+        layer.gamma.assign(np.linspace(-1.0, 2.0, channels))
+        layer.beta.assign(np.linspace(0.0, 1.0, channels))
+    return layers
+
+
+def _learn(layer, x, weights):
+    """ReLU of the norm, gradients of a weighted sum of it, and the running averages."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        if isinstance(layer, normalization.SyncBatchNorm):
+            y = layer(x, training=True, then=tf.nn.relu)
+        else:
+            y = tf.nn.relu(layer(x, training=True))
+        loss = tf.reduce_sum(tf.cast(y, tf.float32) * weights)
+    variables = [layer.gamma, layer.beta]
+    gradients = tape.gradient(loss, [x, *variables])
+    return [y, *gradients, *map(tf.convert_to_tensor, layer.non_trainable_variables)]
+
+
+@pytest.mark.parametrize("run", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_sync_batch_norm_equals_keras(policy, run):
+    tf.keras.mixed_precision.set_global_policy(policy)
+    dtype = tf.keras.mixed_precision.global_policy().compute_dtype
+    x = tf.cast(tf.random.stateless_normal([3, 5, 4, 6], seed=(0, 1)) * 3.0 + 1.0, dtype)
+    weights = tf.random.stateless_normal(x.shape, seed=(0, 2))
+    results = []
+    for layer in _sync_and_keras(6):
+        function = _learn if run == "eager" else tf.function(_learn, jit_compile=run == "xla")
+        results.append(function(layer, x, weights))
+    assert results[0][0].dtype == results[0][1].dtype == dtype
+    tolerance = {"float32": 1e-5, "bfloat16": 0.02, "float16": 0.003}[dtype]
+    for ours, kerass in zip(*results):
+        ours, kerass = (tf.cast(t, tf.float32).numpy() for t in (ours, kerass))
+        np.testing.assert_allclose(ours, kerass, atol=tolerance * max(np.abs(kerass).max(), 1))
+
+
+def test_sync_batch_norm_over_replicas_equals_one_of_the_whole_batch(mirrored):
+    x = tf.random.stateless_normal([4, 3, 2, 6], seed=(0, 1)) * 3.0 + 1.0
+    weights = tf.random.stateless_normal(x.shape, seed=(0, 2))
+    with mirrored.scope():
+        layer, _ = _sync_and_keras(6)
+    halves = [
+        mirrored.experimental_distribute_values_from_function(
+            lambda context: tf.split(whole, 2)[context.replica_id_in_sync_group]  # noqa: B023
+        )
+        for whole in (x, weights)
+    ]
+    run = tf.function(lambda *halves: mirrored.run(_learn, args=(layer, *halves)))
+    found = [mirrored.experimental_local_results(value) for value in run(*halves)]
+    expected = _learn(_sync_and_keras(6)[0], x, weights)
+    joined = [tf.concat(parts, axis=0) for parts in found[:2]]  # y, and the gradient of x
+    joined += [tf.add_n(parts) for parts in found[2:4]]  # the gradients of gamma and beta
+    joined += [parts[0] for parts in found[4:]]
+    for ours, whole in zip(joined, expected):
+        np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_sync_batch_norm_is_keras_in_inference_and_where_frozen():
+    x = tf.random.stateless_normal([2, 3, 4, 6], seed=(0, 1))
+    ours, kerass = _sync_and_keras(6)
+    for layer in (ours, kerass):
+        layer.moving_mean.assign([0.5] * 6)
+    np.testing.assert_array_equal(ours(x, training=False), kerass(x, training=False))
+    ours.trainable = kerass.trainable = False
+    np.testing.assert_array_equal(ours(x, training=True), kerass(x, training=True))
+    np.testing.assert_array_equal(ours.moving_mean, [0.5] * 6)
+
+
 @pytest.mark.parametrize("norm", normalization.NORMS)
 def test_norms_keep_shape_and_dtype(norm, mixed_bfloat16):
     x = tf.cast(tf.random.stateless_normal([2, 3, 3, 32], seed=(0, 1)), tf.bfloat16)

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from panoptic_tf.layers.resize import resize_bilinear
 from panoptic_tf.losses.cross_entropy import (
     WeightedBootstrappedCrossEntropy,
     largest_mask,
@@ -191,3 +193,41 @@ def test_pixel_losses():
     logits, mask, _ = draw(4)
     expected = weighted_pixel_losses(logits, mask, np.ones(mask.shape))
     np.testing.assert_allclose(pixel_cross_entropy(logits, mask), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_pixel_losses_of_logits_at_a_lower_resolution(align_corners):
+    logits, _, _ = draw(6, size=(3, 4))
+    _, mask, weights = draw(7, size=(5, 7))
+
+    def results(losses_of, logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            losses = losses_of(logits)
+            loss = tf.reduce_sum(losses * weights)
+        return losses, tape.gradient(loss, logits)
+
+    def resized(logits):
+        logits = resize_bilinear(logits, mask.shape[1:], align_corners=align_corners)
+        return pixel_cross_entropy(logits, mask)
+
+    ours = functools.partial(pixel_cross_entropy, category_mask=mask, align_corners=align_corners)
+    graph = tf.function(functools.partial(results, ours), autograph=False)
+    expected = results(resized, tf.constant(logits))
+    for found in (graph(tf.constant(logits)), results(ours, tf.constant(logits))):
+        for a, b in zip(found, expected):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_keeps_no_probabilities():
+    mask = tf.constant(draw(8, size=(8, 10))[1])
+
+    @tf.function(autograph=False)
+    def gradient(logits):
+        loss = tf.reduce_sum(pixel_cross_entropy(logits, mask))
+        return tf.gradients(loss, logits)
+
+    graph = gradient.get_concrete_function(tf.TensorSpec([3, 2, 5, 4])).graph
+    first, second = [op for op in graph.get_operations() if op.type == "Softmax"]
+    assert {op.type for op in first.outputs[0].consumers()} == {"Max"}
+    assert {op.type for op in second.outputs[0].consumers()} == {"Max", "Sub"}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.losses.dice import weighted_dice_loss
+from panoptic_tf.losses.dice import weighted_dice_gradients, weighted_dice_loss
 
 
 def expected_loss(logits, targets, weights):
@@ -24,11 +24,17 @@ def draw(seed=0, k=3, cells=12):
 
 
 def loss_and_gradients(logits, targets, weights, upstream=1.0):
+    """Loss and gradients, which `weighted_dice_gradients` finds too."""
     variables = [tf.Variable(logits), tf.Variable(weights)]
     with tf.GradientTape() as tape:
         loss = weighted_dice_loss(variables[0], tf.constant(targets), variables[1])
         total = tf.reduce_sum(loss * upstream)
-    return loss.numpy(), *(g.numpy() for g in tape.gradient(total, variables))
+    gradients = [g.numpy() for g in tape.gradient(total, variables)]
+    upstream = np.broadcast_to(np.float32(upstream), loss.shape)
+    by_hand = weighted_dice_gradients(logits, targets, weights, upstream)
+    for found, expected in zip(by_hand, gradients):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    return loss.numpy(), *gradients
 
 
 def test_recorded_things(golden):

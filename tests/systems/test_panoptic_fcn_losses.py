@@ -88,7 +88,7 @@ def compute_losses(sampler, targets, tensors, **loss_options):
         if f"{name}_kernels" in sampled:
             kernels = tf.einsum("...d,dc->...c", sampled[f"{name}_kernels"], tensors[name])
             sampled[f"{name}_kernels"] = kernels
-    sampled["encoded"] = tensors["encoded"]
+            sampled[f"{name}_map"] = tensors["encoded"]
     logits = {
         f"{head}_{level}": x
         for head, levels in outputs.items()
@@ -309,6 +309,9 @@ def test_samples_against_loops(k, trim):
     sampler = KernelSampler(num_positives=max(k, 1), weighted=k > 0, trim=trim)
     sampled = {key: x.numpy() for key, x in sampler(outputs, features, image_info).items()}
     counts = []
+    thing_rows, stuff_rows = (
+        sampled[key].astype(int) for key in ("sampled_rows", "sampled_stuff_rows")
+    )
     for b in range(3):
         things, stuff = expected_pairs(features, arrays, b, k)
         counts.append((len(things), len(stuff)))
@@ -316,7 +319,7 @@ def test_samples_against_loops(k, trim):
         for row, (kernels, weights, mask) in enumerate(things):
             weights = np.pad(weights, (0, max(k, 1) - len(weights)))
             np.testing.assert_allclose(sampled["sampled_weights"][b, row], weights, atol=1e-6)
-            found = sampled["sampled_masks"][b, sampled["sampled_rows"][b, row]]
+            found = sampled["sampled_masks"][b, thing_rows[b, row]]
             np.testing.assert_array_equal(found, mask)
             for i in np.nonzero(weights)[0]:
                 np.testing.assert_array_equal(sampled["thing_kernels"][b, row, i], kernels[i])
@@ -324,7 +327,7 @@ def test_samples_against_loops(k, trim):
         np.testing.assert_array_equal(valid.nonzero()[0], range(len(stuff)))
         for row, (kernel, mask) in enumerate(stuff):
             np.testing.assert_allclose(sampled["stuff_kernels"][b, row], kernel, atol=1e-6)
-            found = sampled["sampled_stuff_masks"][b, sampled["sampled_stuff_rows"][b, row]]
+            found = sampled["sampled_stuff_masks"][b, stuff_rows[b, row]]
             np.testing.assert_array_equal(found, mask)
     rows = np.max(counts, axis=0) if trim else (50, 20)
     assert sampled["sampled_valid"].shape[1] == rows[0]

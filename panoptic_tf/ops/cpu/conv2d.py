@@ -39,12 +39,13 @@ def conv2d(
 
         return convolve(inputs, kernel), gradient
 
-    is_grouped = kernel.shape[2] != inputs.shape[-1]
-    return (grouped if is_grouped and training is True else convolve)(inputs, kernel)
+    if training is True and kernel.shape[2] != inputs.shape[-1]:
+        return grouped(inputs, kernel)
+    return convolve(inputs, kernel, training=training)
 
 
 def _by_groups(
-    convolve: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], inputs: tf.Tensor, kernel: tf.Tensor
+    convolve: Callable[..., tf.Tensor], inputs: tf.Tensor, kernel: tf.Tensor
 ) -> tf.Tensor:
     """Grouped convolution as dense ones; narrow groups share one with a block-diagonal kernel."""
     size, _, channels, filters = kernel.shape  # channels of a group, filters of all

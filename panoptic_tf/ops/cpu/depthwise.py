@@ -33,7 +33,14 @@ def depthwise_conv2d(
     if training is True and is_plain and height == width == 5:
         return _conv_5x5(inputs, kernel)
     plain = forms.reference_of(reference.depthwise_conv2d)
-    return plain(inputs, kernel, strides=strides, dilation_rate=dilation_rate, padding=padding)
+    return plain(
+        inputs,
+        kernel,
+        strides=strides,
+        dilation_rate=dilation_rate,
+        padding=padding,
+        training=training,
+    )
 
 
 @tf.custom_gradient

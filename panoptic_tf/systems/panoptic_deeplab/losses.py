@@ -38,7 +38,7 @@ class PanopticDeepLabLoss:
         self._align_corners = align_corners
         self._weights = (semantic_weight, center_weight, offset_weight)
         self._cross_entropy = WeightedBootstrappedCrossEntropy(
-            top_k_fraction=top_k_fraction, rank_over=rank_over
+            top_k_fraction=top_k_fraction, rank_over=rank_over, align_corners=align_corners
         )
         self._center_error = WeightedMeanSquaredError(name="center_error")
         self._offset_error = WeightedAbsoluteError(name="offset_error")
@@ -60,7 +60,7 @@ class PanopticDeepLabLoss:
             "loss/semantic": semantic_weight
             * reduce_loss(
                 *self._cross_entropy(
-                    self._upsample(outputs["semantic_logits"], size),
+                    outputs["semantic_logits"],
                     labels["category_mask"],
                     labels["semantic_weights"],
                 )

@@ -15,7 +15,6 @@ from panoptic_tf.layers.conv2d import Conv2D
 from panoptic_tf.layers.convolution import ConvNormAct
 from panoptic_tf.layers.coordinates import Coordinates
 from panoptic_tf.layers.deformable import DeformableConvNormAct
-from panoptic_tf.layers.dynamic_conv import mask_logits
 
 # A probability of 0.1.
 _PRIOR_BIAS = -2.19
@@ -150,17 +149,6 @@ class LevelSum(tf.keras.layers.Layer):
         del training
         finest, *others = inputs.values()
         return tf.add_n([finest, *(resize.upsample_like(x, finest) for x in others)])
-
-
-class DynamicConvolution(tf.keras.layers.Layer):
-    """Convolves the encoded feature with predicted kernels; see `mask_logits`."""
-
-    def call(
-        self, kernels: tf.Tensor, encoded: tf.Tensor, training: Optional[bool] = None
-    ) -> tf.Tensor:
-        """[B, ..., C] and [B, h, w, C] -> [B, ..., h, w]."""
-        del training
-        return mask_logits(kernels, encoded)
 
 
 def build_embedding(filters: int, *, name: str) -> tf.keras.layers.Layer:

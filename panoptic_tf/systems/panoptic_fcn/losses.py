@@ -10,10 +10,10 @@ from typing import Mapping
 
 import tensorflow as tf
 
-from panoptic_tf.losses.dice import weighted_dice_loss
 from panoptic_tf.losses.focal import sigmoid_focal_loss
 from panoptic_tf.losses.reduction import reduce_loss
 from panoptic_tf.structures import Tensors
+from panoptic_tf.systems.panoptic_fcn.mask_losses import kernel_losses
 
 THING_LOSSES = ("loss/position_things", "loss/segment_things")
 STUFF_LOSSES = ("loss/position_stuff", "loss/segment_stuff")
@@ -63,8 +63,8 @@ class PanopticFCNLoss:
         Args:
           labels: what `PanopticFCNTargetGenerator` makes, batched.
           outputs: for each level l `center_logits_l`, `stuff_logits_l`: float32 [B, h, w, n], what
-            `KernelSampler` returns and `sampled_thing_logits` [B, P, k, h4, w4],
-            `sampled_stuff_logits` [B, Q, h4, w4].
+            `KernelSampler` returns, kernels of C channels, and the encoded feature
+            [B, h4, w4, C] as `thing_map` and `stuff_map`.
 
         Returns:
           `loss` and its parts, float32 []; see `reduce_loss`.
@@ -116,8 +116,10 @@ def _by_level(outputs: Tensors, name: str) -> Tensors:
 def _thing_masks(labels: Tensors, outputs: Tensors) -> tf.Tensor:
     return _dice(
         labels,
-        outputs["sampled_thing_logits"],
+        outputs["thing_map"],
+        outputs["thing_kernels"],
         outputs["sampled_masks"],
+        outputs["sampled_rows"],
         outputs["sampled_weights"],
         outputs["sampled_valid"],
     )
@@ -127,23 +129,25 @@ def _stuff_masks(labels: Tensors, outputs: Tensors) -> tf.Tensor:
     valid = outputs["sampled_stuff_valid"]  # [B, Q]
     return _dice(
         labels,
-        outputs["sampled_stuff_logits"][:, :, tf.newaxis],  # one kernel for each pair
+        outputs["stuff_map"],
+        outputs["stuff_kernels"][:, :, tf.newaxis],  # one for each pair
         outputs["sampled_stuff_masks"],
+        outputs["sampled_stuff_rows"],
         tf.ones_like(valid)[..., tf.newaxis],
         valid,
     )
 
 
 def _dice(
-    labels: Tensors, logits: tf.Tensor, masks: tf.Tensor, weights: tf.Tensor, valid: tf.Tensor
+    labels: Tensors,
+    encoded: tf.Tensor,
+    kernels: tf.Tensor,
+    masks: tf.Tensor,
+    rows: tf.Tensor,
+    weights: tf.Tensor,
+    valid: tf.Tensor,
 ) -> tf.Tensor:
-    """[B, P, k, h4, w4], [B, P, h4, w4], [B, P, k], [B, P] -> mean over valid pairs."""
-    shape = tf.shape(logits)
-    cells = shape[3] * shape[4]
-    losses = weighted_dice_loss(
-        tf.reshape(logits, [shape[0], shape[1], shape[2], cells]),
-        tf.reshape(masks, [shape[0], shape[1], cells]),
-        weights,
-    )
+    """The mean over valid pairs, float32 [B, P]; see `kernel_losses`."""
+    losses = kernel_losses(kernels, encoded, masks, tf.cast(rows, tf.int32), weights)
     valid *= labels["is_annotated"][:, tf.newaxis]
     return reduce_loss(tf.reduce_sum(losses * valid, axis=1), tf.reduce_sum(valid, axis=1))

@@ -62,9 +62,9 @@ def build_networks(
         for level, x in raw.get(name, {}).items()
     }
     for name in names:
-        kernels = embeddings[name](sampled.pop(f"{name}_kernels"))
-        convolution = heads.DynamicConvolution(dtype=tf.float32, name=f"{name}_masks")
-        sampled[f"sampled_{name}_logits"] = convolution(kernels, encoded)
+        sampled[f"{name}_kernels"] = embeddings[name](sampled[f"{name}_kernels"])
+        # Checkpoints hold layers by number, in the order of the sorted keys that lead to them.
+        sampled[f"{name}_map"] = encoded
     training_outputs.update(sampled)
     training_inputs = {**inputs, **truth}
 

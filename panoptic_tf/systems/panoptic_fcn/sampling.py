@@ -76,10 +76,12 @@ class KernelSampler(tf.keras.layers.Layer):
         Returns:
           thing_kernels: float32 [B, P, k, D]; pairs that count come first.
           sampled_weights: float32 [B, P, k], with a sum of 1 over k; of 0 where no cell is found.
-          sampled_masks: float32 [B, P, h4, w4], 0..1.
+          sampled_masks: float32 [B, m, h4, w4], 0..1, of the instances.
+          sampled_rows: float32 [B, P], whole numbers, whose mask is a pair's.
           sampled_valid: float32 [B, P], 1 on pairs that count.
           stuff_kernels: float32 [B, Q, D]; pairs that count come first.
-          sampled_stuff_masks: float32 [B, Q, h4, w4], 0..1.
+          sampled_stuff_masks: float32 [B, s, h4, w4], 0..1, of the categories.
+          sampled_stuff_rows: float32 [B, Q], whole numbers, whose mask is a pair's.
           sampled_stuff_valid: float32 [B, Q], 1 on pairs that count.
         """
         del training
@@ -110,7 +112,8 @@ class KernelSampler(tf.keras.layers.Layer):
         return {
             "thing_kernels": _select(kernels, order),
             "sampled_weights": _select(weights, order) * valid[..., tf.newaxis],
-            "sampled_masks": _select_masks(masks, order),
+            "sampled_masks": tf.transpose(masks, [0, 3, 1, 2]),
+            "sampled_rows": tf.cast(order % tf.shape(masks)[3], tf.float32),
             "sampled_valid": valid,
         }
 
@@ -169,7 +172,8 @@ class KernelSampler(tf.keras.layers.Layer):
         order, valid = self._pairs(tf.stack(is_assigned, axis=-1))
         return {
             "stuff_kernels": _select(kernels, order),
-            "sampled_stuff_masks": _select_masks(masks, order),
+            "sampled_stuff_masks": tf.transpose(masks, [0, 3, 1, 2]),
+            "sampled_stuff_rows": tf.cast(order % tf.shape(masks)[3], tf.float32),
             "sampled_stuff_valid": valid,
         }
 
@@ -208,9 +212,3 @@ def _gather_cells(maps: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
 def _select(values: Sequence[tf.Tensor], order: tf.Tensor) -> tf.Tensor:
     """The pairs of `order` [B, P] of values [B, m, ...] by level -> [B, P, ...]."""
     return tf.gather(tf.concat(values, axis=1), order, axis=1, batch_dims=1)
-
-
-def _select_masks(masks: tf.Tensor, order: tf.Tensor) -> tf.Tensor:
-    """[B, h4, w4, m] -> the masks of the pairs, [B, P, h4, w4]."""
-    rows = order % tf.shape(masks)[3]
-    return tf.gather(tf.transpose(masks, [0, 3, 1, 2]), rows, axis=1, batch_dims=1)

@@ -10,7 +10,6 @@ from typing import Sequence
 
 import tensorflow as tf
 
-from panoptic_tf.layers.resize import resize_bilinear
 from panoptic_tf.losses.cross_entropy import pixel_cross_entropy
 from panoptic_tf.losses.reduction import reduce_loss
 from panoptic_tf.structures import Tensors
@@ -91,7 +90,7 @@ def _mask_loss(outputs: Tensors) -> tf.Tensor:
 
 
 def _semantic_loss(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    losses = pixel_cross_entropy(resize_bilinear(logits, mask.shape[1:3]), mask)
+    losses = pixel_cross_entropy(logits, mask)
     return _reduce(losses, tf.cast(tf.cast(mask, tf.bool), tf.float32))
 
 
