@@ -13,20 +13,15 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
-import dataclasses
-import io
 import json
 import os
 import random
-import re
 import shutil
-import signal
 import tempfile
 import time
-import traceback
-import zlib
 from typing import Any, Callable, Counter, Dict, Iterator, List, Tuple
 
+import file_faults
 import numpy as np
 from absl import app, flags, logging
 from PIL import Image
@@ -52,11 +47,6 @@ _VALUES: Tuple[Any, ...] = (
     *("\x00", "\ud800.png", "a" * 5000, ".._x_gtFine_leftImg8bit.png", "0.png", "1.png", "images"),
     *([], {}, [[]], [1, 2, 3, 4], [0, 0, float("nan"), 1], ["a"], {"a": 1}),
 )
-_MOST_LINES, _MOST_CHARACTERS = 5, 2000
-
-
-class _Hang(BaseException):
-    pass
 
 
 def main(argv) -> None:
@@ -99,20 +89,20 @@ def _try_case(rng: random.Random, folder: str, counts: Counter[str]) -> Iterator
     for damage in (_damage_json, _nest_json):
         if rng.random() < 0.03:
             damage(rng, folder)
-    before = _listing(folder)
+    before = file_faults.listing(folder)
     doctors, converts = _run_both(folder)
     for name, ended in (("doctor", doctors), ("convert", converts)):
         counts[f"{name} {'refuses' if ended.problems else 'passes'}"] += 1
     names = ", ".join(fault.__name__.strip("_") for fault in faults)
     for kind, text in (
         *_check_ends(doctors, converts),
-        *_check_messages(folder, [*doctors.problems, *converts.problems]),
+        *file_faults.check_messages(folder, [*doctors.problems, *converts.problems]),
         *_check_files(folder, before, is_refused=bool(converts.problems)),
     ):
         yield f"{kind} ({names})", text
 
 
-def _run_both(folder: str) -> Tuple[_Ended, _Ended]:
+def _run_both(folder: str) -> Tuple[file_faults.Ended, file_faults.Ended]:
     paths = {
         "panoptic_json": f"{folder}/panoptic.json",
         "panoptic_dir": f"{folder}/panoptic",
@@ -129,10 +119,12 @@ def _run_both(folder: str) -> Tuple[_Ended, _Ended]:
         )
         return []
 
-    return _run(examine), _run(convert)
+    return file_faults.run(examine, _SECONDS.value), file_faults.run(convert, _SECONDS.value)
 
 
-def _check_ends(doctors: _Ended, converts: _Ended) -> Iterator[Tuple[str, str]]:
+def _check_ends(
+    doctors: file_faults.Ended, converts: file_faults.Ended
+) -> Iterator[Tuple[str, str]]:
     for name, ended in (("doctor", doctors), ("convert", converts)):
         if ended.trace:
             yield f"{name}: traceback", ended.trace
@@ -145,57 +137,13 @@ def _check_ends(doctors: _Ended, converts: _Ended) -> Iterator[Tuple[str, str]]:
         yield "verdicts differ", f"doctor: {doctors.problems}; convert: {converts.problems}"
 
 
-def _check_messages(folder: str, messages: List[str]) -> Iterator[Tuple[str, str]]:
-    for text in messages:
-        is_long = text.count("\n") >= _MOST_LINES or len(text) > _MOST_CHARACTERS
-        if is_long or not (folder in text or re.search(r"must be|'\w+'|[a-z_]+\[\d+\]", text)):
-            yield "message", text
-
-
 def _check_files(folder: str, before: set, *, is_refused: bool) -> Iterator[Tuple[str, str]]:
-    after = {path for path in _listing(folder) if path.split(os.sep)[0] != "out"}
+    after = {path for path in file_faults.listing(folder) if path.split(os.sep)[0] != "out"}
     if after != before:
         yield "changes other files", str(after ^ before)
     out = os.path.join(folder, "out")
     if is_refused and os.path.isdir(out) and os.listdir(out):
         yield "leaves files", str(os.listdir(out))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ended:
-    """How a command ended: well, with problems in one line each, with a traceback, or not."""
-
-    problems: List[str]
-    trace: str = ""
-    hangs: bool = False
-
-
-def _run(command: Callable[[], List[str]]) -> _Ended:
-    def stop(*_):
-        raise _Hang()
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.alarm(_SECONDS.value)
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return _Ended(command())
-    except _Hang:
-        return _Ended([f"more than {_SECONDS.value} s"], hangs=True)
-    except (ValueError, OSError) as error:  # What the command line says in one line.
-        is_ours = not isinstance(error, (UnicodeError, json.JSONDecodeError))
-        return _Ended([str(error)], "" if is_ours else traceback.format_exc())
-    except Exception as error:
-        return _Ended([str(error)], traceback.format_exc())
-    finally:
-        signal.alarm(0)
-
-
-def _listing(folder: str) -> set:
-    return {
-        os.path.relpath(os.path.join(root, name), folder)
-        for root, folders, names in os.walk(folder)
-        for name in [*folders, *names]
-    }
 
 
 def _write_data_set(rng: random.Random, folder: str) -> Dict[str, Any]:
@@ -294,90 +242,31 @@ def _nest_json(rng: random.Random, folder: str) -> None:
 # Faults of files
 
 
+def _of_a_png(fault: Callable[[random.Random, str], None]) -> _Fault:
+    def damage(rng: random.Random, folder: str, content: Dict[str, Any]) -> None:
+        fault(rng, _any_png(rng, folder))
+
+    damage.__name__ = fault.__name__
+    return damage
+
+
 def _any_png(rng: random.Random, folder: str) -> str:
     return f"{folder}/{rng.choice(('images', 'panoptic'))}/{rng.randrange(2)}.png"
-
-
-def _flip(rng: random.Random, folder: str, content: Dict[str, Any]) -> None:
-    _change(_any_png(rng, folder), lambda data: _flipped(rng, data))
-
-
-def _flipped(rng: random.Random, data: bytes) -> bytes:
-    if not data:
-        return data
-    changed = bytearray(data)
-    changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _cut(rng: random.Random, folder: str, content: Dict[str, Any]) -> None:
-    _change(_any_png(rng, folder), lambda data: data[: rng.randrange(len(data) + 1)])
-
-
-def _change(path: str, change: Callable[[bytes], bytes]) -> None:
-    if not os.path.isfile(path):
-        return
-    with open(path, "rb") as file:
-        data = file.read()
-    with open(path, "wb") as file:
-        file.write(change(data))
-
-
-def _rewrite_header(rng: random.Random, folder: str, content: Dict[str, Any]) -> None:
-    """Another size or kind in the header, its checksum right."""
-
-    def change(data: bytes) -> bytes:
-        header = bytearray(data[16:29])
-        if len(header) < 13:
-            return data
-        kind = rng.choice(("size", "depth", "color"))
-        if kind == "size":
-            size = rng.choice((0, 1, 13, 13000, 2**31 - 1))
-            header[0:4] = size.to_bytes(4, "big")
-        header[8] = rng.choice((1, 2, 4, 8, 16, 3)) if kind == "depth" else header[8]
-        header[9] = rng.choice((0, 2, 3, 4, 6, 1)) if kind == "color" else header[9]
-        checksum = zlib.crc32(b"IHDR" + bytes(header)).to_bytes(4, "big")
-        return data[:16] + bytes(header) + checksum + data[33:]
-
-    _change(_any_png(rng, folder), change)
-
-
-def _other_image(rng: random.Random, folder: str, content: Dict[str, Any]) -> None:
-    """Another mode, size or format under the same name."""
-    path = _any_png(rng, folder)
-    size = rng.choice(((16, 12), (12, 16), (1, 1)))
-    mode = rng.choice(("RGB", "L", "P", "1", "RGBA", "I;16", "LA"))
-    image_format = rng.choice(("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"))
-    with contextlib.suppress(OSError, ValueError):
-        if os.path.isfile(path):
-            Image.new(mode, size).save(path, format=image_format)
-
-
-def _replace_file(rng: random.Random, folder: str, content: Dict[str, Any]) -> None:
-    """Something else where the file was."""
-    path = _any_png(rng, folder)
-    if os.path.lexists(path) and not os.path.isdir(path):
-        os.unlink(path)
-    kind = rng.choice(("nothing", "empty", "folder", "pipe", "link", "loop", "outside"))
-    with contextlib.suppress(OSError):
-        if kind == "empty":
-            open(path, "wb").close()
-        elif kind == "folder":
-            os.mkdir(path)
-        elif kind == "pipe":
-            os.mkfifo(path)
-        elif kind == "link":
-            os.symlink(f"{1 if path.endswith('0.png') else 0}.png", path)
-        elif kind == "loop":
-            os.symlink(os.path.basename(path), path)
-        elif kind == "outside":
-            os.symlink("/dev/zero", path)
 
 
 _Fault = Callable[[random.Random, str, Dict[str, Any]], None]
 _FAULTS: Tuple[_Fault, ...] = (
     *(_replace, _replace, _replace, _remove, _repeat, _swap, _nudge),
-    *(_flip, _cut, _rewrite_header, _other_image, _replace_file),
+    *(
+        _of_a_png(fault)
+        for fault in (
+            file_faults.flip,
+            file_faults.cut,
+            file_faults.rewrite_header,
+            file_faults.other_image,
+            file_faults.replace_file,
+        )
+    ),
 )
 
 

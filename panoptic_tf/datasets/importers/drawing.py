@@ -109,7 +109,7 @@ def paint(
             if mask.category_id in stuff:
                 number_of_stuff[mask.category_id] = number
         painted[decode(mask.rle, size)] = number
-    used, rows = np.unique(painted, return_inverse=True)
+    used, inverse = np.unique(painted, return_inverse=True)
     has_void = used.size > 0 and used[0] == 0
     kept = used[1:] if has_void else used
     if len(kept) < len(found):
@@ -118,7 +118,7 @@ def paint(
         Segment(row, found[number - 1][0], found[number - 1][1])
         for row, number in enumerate(kept.tolist(), start=1)
     )
-    rows = rows.reshape(height, width).astype(np.int32) + (0 if has_void else 1)
+    rows = inverse.reshape(height, width).astype(np.int32) + (0 if has_void else 1)
     return rows, segments, tuple(sorted(notes))
 
 
