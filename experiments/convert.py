@@ -15,37 +15,10 @@ from absl import app, flags
 # Every worker process imports TensorFlow; its start-up messages would break the progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import converter, images, importers, unlabelled  # noqa: E402
-from panoptic_tf.datasets.importers import drawing, photographs  # noqa: E402
-from panoptic_tf.experiments import cli, limits  # noqa: E402
+from panoptic_tf.datasets import converter, images, unlabelled  # noqa: E402
+from panoptic_tf.experiments import cli, formats, limits  # noqa: E402
 
-_FORMAT = flags.DEFINE_enum(
-    "format", "coco_panoptic", sorted(importers.FORMATS), "Format of the annotations."
-)
-_OF_FORMATS = {
-    "image_dir": "Folder of the images.",
-    "panoptic_json": "Annotations in COCO panoptic format.",
-    "panoptic_dir": "Folder of the id PNGs; default the JSON file's path without .json.",
-    "instances_json": "COCO instances of the same images, which may overlap; optional.",
-    "source": "File or folder of the annotations.",
-    "version": "Version of the annotations: 1.2 or 2.0 of Mapillary Vistas.",
-    "labels": "File of LabelMe's labels, one a line; default those that occur.",
-    "stuff": "Names of labels that are stuff, separated by commas; default none.",
-    "stuff_json": "COCO file of stuff beside instances; optional.",
-    "stuff_png_dir": "Folder of PNGs of ids of the categories in --stuff_json; optional.",
-    "instance_dir": "Folder of PNGs of instance numbers.",
-    "categories": "JSON or YAML file: a list of categories {id, name, isthing, color}.",
-    "void_ids": "Ids of pixels that are void, with commas between.",
-    "name": "Name of the data set; default that of its file or folder.",
-}
-"""Flags that only some formats take; see `importers`."""
-for _name, _help in _OF_FORMATS.items():
-    flags.DEFINE_string(_name, None, _help)
-flags.DEFINE_bool(
-    "things_by_components",
-    None,
-    "Every connected component of a thing category in a mask is an instance.",
-)
+_FORMAT = formats.define_flags("coco_panoptic")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
 _SPLIT = flags.DEFINE_string(
     "split",
@@ -73,19 +46,6 @@ _UNLABELLED = flags.DEFINE_enum(
     "Unlabelled pixels: void, or a stuff category background; auto: background where no category "
     "is stuff.",
 )
-_EXIF = flags.DEFINE_enum(
-    "exif",
-    photographs.AUTO,
-    list(photographs.EXIF),
-    "What annotations of pictures that EXIF data turn are of: the stored pixels, or the turned "
-    "picture, which is then stored; auto: what the size in the annotation says.",
-)
-flags.DEFINE_enum(
-    "on_top",
-    None,
-    [drawing.SMALLER_ON_TOP, drawing.LATER_ON_TOP],
-    "Which of two masks has the pixels that both cover; default is the format's own rule.",
-)
 _MAP = flags.DEFINE_string(
     "map",
     None,
@@ -101,8 +61,6 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     images.decode_on_cpu()
-    names = (*_OF_FORMATS, "on_top", "things_by_components")
-    options = {name: flags.FLAGS[name].value for name in names}
     manifests = converter.convert_dataset(
         _FORMAT.value,
         _OUTPUT_DIR.value,
@@ -114,8 +72,7 @@ def main(argv):
         unlabelled_policy=_UNLABELLED.value,
         map=_MAP.value,
         max_pixels=_MAX_PIXELS.value,
-        exif=_EXIF.value,
-        **options,
+        **formats.options(),
     )
     for manifest in manifests:
         num_records = sum(shard.num_records for shard in manifest.shards)

@@ -2,6 +2,7 @@
 
 panoptic-tf doctor --input_path='data/coco/train-*'
 panoptic-tf doctor --panoptic_json=... --panoptic_dir=... --image_dir=... [--instances_json=...]
+panoptic-tf doctor --format=yolo --source=data.yaml    or any other format of `convert`
 
 Prints a table, and ends with status 1 if there are problems.
 """
@@ -13,19 +14,15 @@ from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import doctor, files  # noqa: E402
-from panoptic_tf.experiments import cli, limits  # noqa: E402
+from panoptic_tf.datasets import doctor, files, importers, source_doctor  # noqa: E402
+from panoptic_tf.experiments import cli, formats, limits  # noqa: E402
 from panoptic_tf.metrics import coverage  # noqa: E402
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality  # noqa: E402
 
 _INPUT_PATH = flags.DEFINE_string("input_path", None, "Glob of the shards that `convert` wrote.")
-_PANOPTIC_JSON = flags.DEFINE_string("panoptic_json", None, "Annotations in COCO panoptic format.")
-_PANOPTIC_DIR = flags.DEFINE_string(
-    "panoptic_dir", None, "Folder of their id PNGs; default the JSON file's path without .json."
-)
-_IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images; optional.")
-_INSTANCES_JSON = flags.DEFINE_string(
-    "instances_json", None, "COCO instances of the same images, which may overlap; optional."
+_FORMAT = formats.define_flags(None)
+_SPLIT = flags.DEFINE_string(
+    "split", None, "Split of formats that have their own; default what they call train."
 )
 _MAX_PIXELS = limits.define_max_pixels("larger ones are a problem and not decoded")
 _OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Where to write the report; optional.")
@@ -46,24 +43,28 @@ def main(argv):
 
 
 def _examine():
-    if bool(_INPUT_PATH.value) == bool(_PANOPTIC_JSON.value):
-        raise app.UsageError("Give either --input_path or --panoptic_json.")
+    options = formats.options()
+    common = {"max_pixels": _MAX_PIXELS.value, "build_quality": PanopticQuality}
+    panoptic_json = options["panoptic_json"]
+    kinds = [_INPUT_PATH.value, panoptic_json, _FORMAT.value not in (None, "coco_panoptic")]
+    if sum(map(bool, kinds)) != 1:
+        raise app.UsageError("Give one of --input_path, --panoptic_json and --format=... .")
     if _INPUT_PATH.value:
-        if _INSTANCES_JSON.value:
+        if options["instances_json"]:
             raise app.UsageError("--instances_json goes with --panoptic_json; records hold theirs.")
-        return doctor.examine_records(
-            input_path=_INPUT_PATH.value,
-            max_pixels=_MAX_PIXELS.value,
-            build_quality=PanopticQuality,
+        return doctor.examine_records(input_path=_INPUT_PATH.value, **common)
+    if panoptic_json:
+        return doctor.examine_coco_panoptic(
+            panoptic_json=panoptic_json,
+            panoptic_dir=options["panoptic_dir"] or os.path.splitext(panoptic_json)[0],
+            image_dir=options["image_dir"],
+            instances_json=options["instances_json"],
+            **common,
         )
-    return doctor.examine_coco_panoptic(
-        panoptic_json=_PANOPTIC_JSON.value,
-        panoptic_dir=_PANOPTIC_DIR.value or os.path.splitext(_PANOPTIC_JSON.value)[0],
-        image_dir=_IMAGE_DIR.value,
-        instances_json=_INSTANCES_JSON.value,
-        max_pixels=_MAX_PIXELS.value,
-        build_quality=PanopticQuality,
+    source = importers.read(
+        _FORMAT.value, split=_SPLIT.value, max_pixels=_MAX_PIXELS.value, **options
     )
+    return source_doctor.examine_source(source, build_quality=PanopticQuality)
 
 
 def _warnings(report) -> List[str]:

@@ -286,7 +286,7 @@ COMMANDS = {
 }
 
 DATA = {
-    "doctor of nothing": (["doctor"], ["--input_path or --panoptic_json"]),
+    "doctor of nothing": (["doctor"], ["--input_path, --panoptic_json and --format"]),
     "doctor of no records": (["doctor", "--input_path={tmp}/nope-*"], ["nope-*"]),
     "doctor of a picture": (["doctor", "--input_path={tmp}/records/picture.png"], ["picture.png"]),
     "doctor of no JSON": (["doctor", "--panoptic_json={tmp}/nope.json"], ["nope.json"]),

@@ -11,6 +11,7 @@ import tensorflow as tf
 from official.core import train_utils
 from PIL import Image
 from small_systems import (
+    ROWS,
     SNAPSHOTS,
     all_void,
     describe_variables,
@@ -22,6 +23,7 @@ from small_systems import (
     without_instances,
 )
 
+from panoptic_tf import systems as systems_lib
 from panoptic_tf.datasets import coco_format, record, segments, shapes
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import geometry, normalize
@@ -69,6 +71,13 @@ def assert_same_prediction(a, b):
             np.testing.assert_allclose(value, b[key], atol=1e-4)
         else:
             np.testing.assert_array_equal(value, b[key], err_msg=key)
+
+
+def test_every_system_has_its_row():
+    systems = pathlib.Path(systems_lib.__file__).parent
+    folders = {path.parent.name for path in systems.glob("*/task.py")}
+    assert {row.system for row in ROWS} == folders
+    assert all(any(name.startswith(system) for name in SNAPSHOTS) for system in folders)
 
 
 def test_a_gradient_for_every_variable(row, built):

@@ -16,7 +16,7 @@ from panoptic_tf.datasets.importers.source import Source
 
 FORMATS: Dict[str, Callable[..., Source]] = {}
 
-_COMMON = ("split", "max_pixels", "exif")
+_COMMON = ("split", "max_pixels")
 """Options that every conversion has; a format that has no use for one does not take it."""
 
 
