@@ -134,9 +134,10 @@ class DatasetInfo:
         for position, item in enumerate(categories):
             category = _parse_category(item, position, source, notes)
             if category.dataset_id in seen:
+                first, second = files.shown(seen[category.dataset_id]), files.shown(category.name)
                 raise ValueError(
                     f"{source}: categories[{position}].id {category.dataset_id} is used twice, "
-                    f"for {seen[category.dataset_id]!r} and {category.name!r}."
+                    f"for {first} and {second}."
                 )
             if category.name in names:
                 notes.add("categories have the name of another", _describe(category))
