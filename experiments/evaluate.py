@@ -44,7 +44,7 @@ _CEILING = flags.DEFINE_bool(
     "ceiling", False, "Also score the ground truth through the system's targets: PQ_ceiling."
 )
 _CROWD_RULE = flags.DEFINE_enum(
-    "crowd_rule", None, CROWD_RULES, "Crowds of a category that excuse a prediction."
+    "crowd_rule", None, CROWD_RULES, "Crowds of a category that forgive a prediction."
 )
 _WITH_INSTANCES = flags.DEFINE_bool(
     "with_instances",

@@ -31,7 +31,7 @@ _NUM_THREADS = flags.DEFINE_integer(
 )
 _MAX_EXAMPLES = flags.DEFINE_integer("max_examples", 0, "Only the first so many; 0 is all.")
 _CROWD_RULE = flags.DEFINE_enum(
-    "crowd_rule", "all", CROWD_RULES, "Crowds of a category that excuse a prediction."
+    "crowd_rule", "all", CROWD_RULES, "Crowds of a category that forgive a prediction."
 )
 _WITH_INSTANCES = flags.DEFINE_bool(
     "with_instances",

@@ -27,7 +27,7 @@ _VERSION = flags.DEFINE_integer(
 _INPUT_TYPE = flags.DEFINE_enum(
     "input_type", "image_bytes", export.INPUT_TYPES, "The signature that serving_default is."
 )
-_MAX_PIXELS = limits.define_max_pixels("larger ones are answered as not valid, undecoded")
+_MAX_PIXELS = limits.define_max_pixels("larger ones are returned as not valid, undecoded")
 _WARMUP_BATCH_SIZES = flags.DEFINE_list(
     "warmup_batch_sizes", ["1"], "One warm-up request each; list the server's allowed batch sizes."
 )

@@ -1,4 +1,4 @@
-"""Dynamic 1x1 convolution: every kernel, predicted from the image itself, answers one mask."""
+"""Dynamic 1x1 convolution: every kernel, predicted from the image itself, gives one mask."""
 
 from __future__ import annotations
 

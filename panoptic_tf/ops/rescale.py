@@ -26,7 +26,7 @@ class Taps(NamedTuple):
 
 
 def size_in_output(image_info: tf.Tensor, output_size: Size) -> tf.Tensor:
-    """Size at which each image is answered: its own, or the largest that fits `output_size`.
+    """Size at which each image is predicted: its own, or the largest that fits `output_size`.
 
     Args:
       image_info: float32 [B, 4, 2].

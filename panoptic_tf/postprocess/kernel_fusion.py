@@ -40,8 +40,8 @@ def fuse_kernels(
 
     A kernel belongs to the first one, itself included, whose cosine similarity to it is at least
     the threshold. Those that belong to themselves stay, each as the mean of the kernels that belong
-    to it. Recorded behaviour: the authors' implementation. So a kernel that is similar to a dropped
-    one is dropped as well, and counts in no mean.
+    to it. Matches recorded outputs of the authors' implementation. So a kernel that is similar to a
+    dropped one is dropped as well, and counts in no mean.
 
     Args:
       kernels: float32 [B, K, C], embedded.

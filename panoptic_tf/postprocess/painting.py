@@ -49,7 +49,7 @@ def paint(
       takes_part: bool [B, K], which may take pixels; K static, below 2^24.
       size: static (H, W), below 2^24 pixels.
       overlap_threshold: see above.
-      answered: bool [B, K], whose masks and boxes to answer; None is none.
+      answered: bool [B, K], whose masks and boxes to return; None is none.
     """
     needed = takes_part if answered is None else tf.logical_or(takes_part, answered)
     count = takes_part.shape[1]

@@ -1,7 +1,7 @@
 """Maps of a fixed stride in the frame of the image.
 
 Panoptic FCN (arXiv:2012.00720) goes from its maps to the image in two steps: bilinearly to the
-pixels of the network's input, cut to the image, then bilinearly to the size of the answer. Both
+pixels of the network's input, cut to the image, then bilinearly to the size of the output. Both
 steps are linear in rows and columns apart, so here they are one matrix for each.
 """
 

@@ -65,7 +65,7 @@ def export_saved_model(
       input_type: the signature that `serving_default` is.
       experiment: name of the experiment, kept in the assets.
       version: integer name of the folder; default the next free one.
-      max_pixels: larger images are answered as not valid.
+      max_pixels: larger images are returned as not valid.
       warmup_batch_sizes: batch sizes of the warm-up requests; none are written without the package
         tensorflow-serving-api.
       form: of the operations: for servers with CPUs or with accelerators; kept in the assets.

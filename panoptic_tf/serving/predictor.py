@@ -164,7 +164,7 @@ class Predictor:
 
         Returns:
           What the model gives of the keys of `structures.Prediction`, without a batch dimension;
-          masks have the image's exact size, areas are the table's: pixels of the model's answer.
+          masks have the image's exact size, areas are the table's: pixels of the model's output.
         """
         start = time.perf_counter()
         outputs = self._model(pixels)

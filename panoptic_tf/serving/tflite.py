@@ -193,7 +193,7 @@ class TFLiteRunner:
         self.input_size = tuple(int(v) for v in inputs["image"]["shape"][1:3])
 
     def __call__(self, image: np.ndarray, image_info: np.ndarray) -> Dict[str, np.ndarray]:
-        """Answers one image: float32 [H, W, 3] and [4, 2] -> predictions with batch 1."""
+        """Predicts one image: float32 [H, W, 3] and [4, 2] -> predictions with batch 1."""
         return self._run(image=image[np.newaxis], image_info=image_info[np.newaxis])
 
 

@@ -1,4 +1,4 @@
-"""Warm-up requests in a SavedModel, so that a server's first answer is not its slowest."""
+"""Warm-up requests in a SavedModel, so that a server's first response is not its slowest."""
 
 from __future__ import annotations
 

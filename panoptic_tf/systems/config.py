@@ -121,7 +121,7 @@ class Evaluation(hyperparams.Config):
     """What is measured.
 
     Attributes:
-      crowd_rule: `all` crowds of a category excuse a prediction, or only the `last` (panopticapi).
+      crowd_rule: `all` crowds of a category forgive a prediction, or only the `last` (panopticapi).
       report_mask_ap: measure mask AP, which takes longer than the rest together, and box AP where
         boxes are detected.
       max_pixels: limit of height times width of an image; larger ones are left out and counted.

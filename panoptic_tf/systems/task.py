@@ -31,7 +31,7 @@ _OF_BACKBONES = ("normalization.", "model.backbone.")
 
 
 class PanopticTask(base_task.Task):
-    """What the trainer needs of a system; a system fills in four small methods.
+    """What the trainer needs of a system; a system fills in five small methods.
 
     Attributes:
       image_listeners: called with (ground truth, prediction, PQ) of every evaluated image, from a

@@ -15,8 +15,8 @@ from panoptic_tf.structures import Prediction, Tensors
 class PanopticDeepLabPostProcessor(tf.keras.layers.Layer):
     """Rescales the heads to the image's own frame, groups pixels by centers, votes on categories.
 
-    Recorded behaviour: detectron2's Panoptic-DeepLab post-processing, at equal input and output
-    size. Where they differ the offsets are rescaled with the image.
+    Matches recorded outputs of detectron2's Panoptic-DeepLab post-processing, at equal input and
+    output size. Where they differ the offsets are rescaled with the image.
     """
 
     def __init__(

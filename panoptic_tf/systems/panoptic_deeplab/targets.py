@@ -1,6 +1,6 @@
 """Training targets of Panoptic-DeepLab (arXiv:1911.10194, section 3): Gaussian centers and offsets.
 
-Recorded behaviour: detectron2's Panoptic-DeepLab target generator.
+Matches recorded outputs of detectron2's Panoptic-DeepLab target generator.
 """
 
 from __future__ import annotations

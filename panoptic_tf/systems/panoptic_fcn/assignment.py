@@ -1,7 +1,7 @@
 """What lies where on the pyramid's levels (Panoptic FCN, arXiv:2012.00720).
 
 A level of h x w cells divides the frame of H x W pixels evenly: cell i begins at pixel i * H / h,
-also where H is no multiple of the level's stride, as in the recorded behaviour of the authors'
+also where H is no multiple of the level's stride, as in recorded outputs of the authors'
 implementation.
 """
 
@@ -79,7 +79,7 @@ def level_shares(shares: tf.Tensor, *, level_size: Size) -> tf.Tensor:
     around = tf.shape(shares)
     maps = tf.reshape(shares, tf.concat([[-1], around[-3:]], axis=0))
     maps = tf.ensure_shape(maps, [None, *static[-3:]])
-    if shares.dtype == tf.uint8:  # the resize reads integers and answers float32
+    if shares.dtype == tf.uint8:  # the resize reads integers and returns float32
         maps = tf.image.resize(maps, level_size, method="bilinear") * _QUARTER
     else:
         maps = resize.resize_bilinear(maps, level_size)

@@ -1,7 +1,7 @@
 """Which kernels an image is segmented with (Panoptic FCN, arXiv:2012.00720).
 
-Recorded behaviour: the authors' implementation, whose numbers of kernels vary; here they are
-static, with validity masks.
+Matches recorded outputs of the authors' implementation, whose numbers of kernels vary; here they
+are static, with validity masks.
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ STUFF_LOSSES = ("loss/position_stuff", "loss/segment_stuff")
 class PanopticFCNLoss:
     """The losses of things and of stuff, of those that are there.
 
-    Recorded behaviour: the authors' implementation. The centers' focal loss is a sum over all cells
-    and classes, divided by the number of (instance, level) pairs; that of stuff a mean over the
-    cells of a level, summed over classes and levels and divided by the number of images; dice
-    losses are divided by the number of (instance, level) and (category, level) pairs.
+    Matches recorded outputs of the authors' implementation. The centers' focal loss is a sum over
+    all cells and classes, divided by the number of (instance, level) pairs; that of stuff a mean
+    over the cells of a level, summed over classes and levels and divided by the number of images;
+    dice losses are divided by the number of (instance, level) and (category, level) pairs.
 
     Departures: cells in the padding of the frame and images without any annotated pixel cost
     nothing and are not counted.

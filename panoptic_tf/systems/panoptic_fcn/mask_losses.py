@@ -1,6 +1,6 @@
 """The dice loss of dynamic kernels (arXiv:2012.00720) without all of their masks in memory.
 
-Every kernel of every pair answers a mask as large as the encoded feature, together by far the
+Every kernel of every pair has a mask as large as the encoded feature, together by far the
 largest tensor of a training step. Here the masks of a part of the pairs lie in memory at a time,
 and none is kept for the gradient, which computes them again.
 """
@@ -26,7 +26,7 @@ def kernel_losses(
     *,
     logit_bytes: int = _LOGIT_BYTES,
 ) -> tf.Tensor:
-    """`weighted_dice_loss` of what kernels answer; see `layers.dynamic_conv`.
+    """`weighted_dice_loss` of the masks of kernels; see `layers.dynamic_conv`.
 
     Args:
       kernels: float32 [B, P, k, C], k of each of P pairs.

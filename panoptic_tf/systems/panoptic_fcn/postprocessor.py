@@ -1,6 +1,6 @@
 """From embedded kernels and the encoded feature to a panoptic prediction, in the graph.
 
-Panoptic FCN (arXiv:2012.00720). Recorded behaviour: the authors'
+Panoptic FCN (arXiv:2012.00720). Matches recorded outputs of the authors'
 implementation, whose numbers of kernels vary; here they are static, with validity masks.
 """
 
@@ -83,7 +83,7 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
           score_threshold: from which an instance takes part in the merge.
           overlap_threshold: share of an instance's pixels that higher ones may have taken.
           stuff_area: smallest area of a stuff segment, pixels of the output.
-          output_detections: answer the instances before the merge as well, which mask AP is
+          output_detections: return the instances before the merge as well, which mask AP is
             measured on.
           name: of the layer.
 
@@ -120,7 +120,7 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
         """Computes the prediction.
 
         Args:
-          outputs: what `KernelSelector` answers, with embedded kernels: `thing_kernels` float32
+          outputs: what `KernelSelector` returns, with embedded kernels: `thing_kernels` float32
             [B, K, C], `thing_scores` [B, K], `thing_classes`, `thing_valid`; `stuff_kernels`
             [B, S, C], `stuff_valid` [B, S]; either half may be absent. And `encoded` float32
             [B, h4, w4, C], of stride 4.

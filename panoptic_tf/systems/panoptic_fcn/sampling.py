@@ -1,7 +1,8 @@
 """Which kernels train the masks of Panoptic FCN, and on what (arXiv:2012.00720).
 
-Recorded behaviour: the authors' implementation. An instance on a level has the k cells inside it
-that the position head is surest of, a stuff category on a level the pooled kernels of its cells.
+Matches recorded outputs of the authors' implementation. An instance on a level has the k cells
+inside it that the position head is surest of, a stuff category on a level the pooled kernels of its
+cells.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training targets of Panoptic FCN (arXiv:2012.00720): centers, stuff regions, masks.
 
-Recorded behaviour: the authors' ground truth generator, instance by instance there.
+Matches recorded outputs of the authors' ground truth generator, instance by instance there.
 """
 
 from __future__ import annotations

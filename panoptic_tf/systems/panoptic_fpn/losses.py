@@ -21,11 +21,11 @@ SEMANTIC_LOSSES = ("loss/semantic",)
 class PanopticFPNLoss:
     """All losses of the branches that are there.
 
-    Recorded behaviour: detectron2's. Both RPN losses are divided by the number of sampled anchors,
-    the full count of every image; the class loss is a mean over the sampled regions, the box loss a
-    sum over positives divided by all sampled regions; the mask loss a mean over the cells of the
-    positives; the semantic loss a mean over annotated pixels, at the network's resolution. Box
-    losses are L1.
+    Matches recorded outputs of detectron2. Both RPN losses are divided by the number of sampled
+    anchors, the full count of every image; the class loss is a mean over the sampled regions, the
+    box loss a sum over positives divided by all sampled regions; the mask loss a mean over the
+    cells of the positives; the semantic loss a mean over annotated pixels, at the network's
+    resolution. Box losses are L1.
     """
 
     def __init__(self, *, instance_weight: float = 1.0, semantic_weight: float = 0.5):

@@ -138,7 +138,7 @@ def build_postprocessor(
 
 
 def _check(config: fpn_config.Model, dataset_info: DatasetInfo) -> None:
-    """Refuses networks that would answer nothing.
+    """Refuses networks that would predict nothing.
 
     Raises:
       ValueError: such a config.

@@ -1,7 +1,7 @@
 """From detections and semantic logits to a panoptic prediction, in the graph.
 
 Panoptic FPN (arXiv:1901.02446, section 3.1): instances in the order of their scores, each on the
-pixels that are free; stuff on what is left. Recorded behaviour: detectron2's Panoptic FPN.
+pixels that are free; stuff on what is left. Matches recorded outputs of detectron2's Panoptic FPN.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class PanopticFPNPostProcessor(tf.keras.layers.Layer):
           thing_ids: contiguous ids of the thing categories.
           num_categories: N.
           semantic_categories: category id of each channel of the semantic logits, 0 for none.
-          answers_semantic_mask: whether the semantic branch's own answer is one of the outputs.
-          merges: whether the answer is panoptic; else it is what the one branch says.
+          answers_semantic_mask: whether the semantic branch's own map is one of the outputs.
+          merges: whether the output is panoptic; else it is what the one branch says.
           score_threshold: from which a detection takes part in the merge.
           overlap_threshold: share of an instance's pixels that higher ones may have taken.
           stuff_area: smallest area of a stuff segment, pixels of the output.
-          output_detections: answer the detections before the merge as well, which mask AP is
+          output_detections: return the detections before the merge as well, which mask AP is
             measured on.
           resizes_in_two_steps: of the semantic logits, to the network's pixels and then to the
             output, as detectron2 does; else at once, which is faster and differs at the borders of

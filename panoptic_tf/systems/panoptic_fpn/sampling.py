@@ -1,7 +1,7 @@
 """Which regions train the box and the mask head, and on what (arXiv:1506.01497, section 3.2).
 
-Recorded behaviour: detectron2's ROI heads. Draws come from a seed of each image, so that devices
-and replicas agree.
+Matches recorded outputs of detectron2's ROI heads. Draws come from a seed of each image, so that
+devices and replicas agree.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ROISampler(tf.keras.layers.Layer):
 
 
 class MaskTargets(tf.keras.layers.Layer):
-    """What the mask head shall answer: the instance inside each region, cut to cells."""
+    """What the mask head shall predict: the instance inside each region, cut to cells."""
 
     def __init__(self, *, size: int, sampling_ratio: int = 0, name: str = "mask_targets"):
         """See the class.

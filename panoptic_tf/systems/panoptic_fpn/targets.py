@@ -1,7 +1,7 @@
 """Training targets of Panoptic FPN: instances, sampled anchors, the map of the semantic branch.
 
-Recorded behaviour: detectron2's RPN label assignment. The anchors are sampled here, in the input
-pipeline, because their labels depend on nothing that the network computes.
+Matches recorded outputs of detectron2's RPN label assignment. The anchors are sampled here, in the
+input pipeline, because their labels depend on nothing that the network computes.
 """
 
 from __future__ import annotations
