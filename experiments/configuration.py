@@ -6,7 +6,7 @@ import difflib
 import itertools
 import os
 import re
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import tensorflow as tf
 import yaml
@@ -31,6 +31,15 @@ def experiment_problem(name: str) -> Optional[str]:
         n for n in names if n.endswith("shapes")
     ]
     return f"there is no such experiment. Did you mean {' or '.join(close)}?"
+
+
+def experiment_names() -> List[str]:
+    """Names of the package's experiments; the Model Garden registers others beside them."""
+    return [
+        name
+        for name, function in exp_factory._REGISTERED_CONFIGS.items()
+        if getattr(function, "func", function).__module__.startswith("panoptic_tf.")
+    ]
 
 
 def find_experiment(name: str) -> cfg.ExperimentConfig:

@@ -15,6 +15,7 @@ COMMANDS = {
     "demo": "experiments",
     "doctor": "experiments",
     "evaluate": "experiments",
+    "experiments": "experiments",
     "import-checkpoint": "experiments",
     "predict": "experiments",
     "score": "experiments",
@@ -140,3 +141,13 @@ def test_informational_messages_wait_for_the_flag(tmp_path):
     )
     assert run(program=("-c", code)).stdout.strip() == "-1"
     assert run("--verbosity=1", program=("-c", code)).stdout.strip() == "1"
+
+
+def test_experiments_are_listed():
+    result = run("experiments", "--like=fcn_shapes")
+    assert result.returncode == 0, result.stderr
+    header, line = result.stdout.splitlines()
+    assert header.split() == ["experiment", "backbone", "input", "steps", "x", "batch"]
+    assert line.startswith("panoptic_fcn_shapes  resnet    128x128  8,000 x 16")
+    assert "Panoptic FCN on the embedded data set" in line
+    assert "no experiment has that" in run("experiments", "--like=nothing").stderr
