@@ -10,10 +10,9 @@ from typing import Any, Dict
 
 import tensorflow as tf
 
-from panoptic_tf.datasets import record
-from panoptic_tf.inputs import geometry, pipeline
+from panoptic_tf.inputs import geometry, pipeline, reading
 from panoptic_tf.ops import forms
-from panoptic_tf.structures import GroundTruth
+from panoptic_tf.structures import GroundTruth, Tensors
 from panoptic_tf.systems.task import PanopticTask
 
 
@@ -34,9 +33,9 @@ def evaluate_ceiling(
     things = task.dataset_info.thing_ids
     generate = task.build_target_generator()
 
-    def prepare(serialized: tf.Tensor):
+    def prepare(example: Tensors):
         # Instances of the map, which do not overlap: the metrics of the ceiling are the map's.
-        sample = pipeline.sample_from_example(record.decode_example(serialized), things)
+        sample = pipeline.sample_from_example(example, things)
         where = geometry.fitting_geometry(tf.shape(sample.image)[:2], network_size)
         moved = geometry.transform_sample(sample, where, network_size)
         truth = {
@@ -53,7 +52,8 @@ def evaluate_ceiling(
         return truth, {key: value[0] for key, value in prediction.items()}
 
     evaluator = task.build_evaluator()
-    records = tf.data.TFRecordDataset(sorted(tf.io.gfile.glob(input_path)))
-    for truth, prediction in records.take(max_examples or -1).map(prepare).as_numpy_iterator():
+    paths = sorted(tf.io.gfile.glob(input_path))
+    examples = reading.read_examples(paths, max_examples=max_examples)
+    for truth, prediction in examples.map(prepare).as_numpy_iterator():
         evaluator.update(truth, prediction)
     return evaluator.result()

@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
-from panoptic_tf.datasets import record, segments
+from panoptic_tf.datasets import segments
 from panoptic_tf.datasets.size_limit import SizeLimit
+from panoptic_tf.inputs import reading
 from panoptic_tf.inputs.failures import explain_failure
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
@@ -119,9 +120,9 @@ def _read(
 ) -> Iterator[EvaluatedImage]:
     paths = find_shards(input_path, allow_partial=allow_partial).paths
     dataset_info_lib.check_beside(paths[0], info)
-    records = limit.filter(tf.data.TFRecordDataset(paths).take(max_examples or -1))
+    examples = reading.read_examples(paths, max_examples=max_examples, size_limit=limit)
     try:
-        for example in records.map(record.decode_example).as_numpy_iterator():
+        for example in examples.as_numpy_iterator():
             name = example["file_name"].decode()
             source = f"{input_path}: {name}"
             ground_truth = _ground_truth(example, info, source)

@@ -10,8 +10,9 @@ from urllib import parse
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.datasets import coco_writer, files, record
+from panoptic_tf.datasets import coco_writer, files
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.inputs import reading
 from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import as_text
 from panoptic_tf.metrics.original_size import restore_original_size
@@ -127,7 +128,7 @@ def read_images(input_path: str, image_ids: Sequence[str]) -> Dict[str, np.ndarr
     if not wanted:
         return images
     paths = sorted(tf.io.gfile.glob(input_path))
-    for example in tf.data.TFRecordDataset(paths).map(record.decode_example):
+    for example in reading.read_examples(paths):
         image_id = example["image_id"].numpy().decode()
         if image_id in wanted:
             pixels = tf.io.decode_image(example["image_bytes"], channels=3, expand_animations=False)

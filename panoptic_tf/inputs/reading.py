@@ -1,10 +1,13 @@
-"""Files of records in, serialized records out, each with where it comes from."""
+"""Files of records in; records out, serialized with where they come from, or decoded."""
 
 from __future__ import annotations
 
 from typing import Optional, Sequence
 
 import tensorflow as tf
+
+from panoptic_tf.datasets import record
+from panoptic_tf.datasets.size_limit import SizeLimit
 
 
 def read_records(
@@ -46,6 +49,22 @@ def read_records(
             deterministic=seed is not None,
         )
     )
+
+
+def read_examples(
+    paths: Sequence[str], *, max_examples: int = 0, size_limit: Optional[SizeLimit] = None
+) -> tf.data.Dataset:
+    """The decoded records of files, in order; see `record.decode_example`.
+
+    Args:
+      paths: the files.
+      max_examples: only the first so many; 0 is all.
+      size_limit: leaves out larger images, undecoded, and counts them.
+    """
+    records = tf.data.TFRecordDataset(list(paths)).take(max_examples or -1)
+    if size_limit is not None:
+        records = size_limit.filter(records)
+    return records.map(record.decode_example)
 
 
 def number_records(

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from panoptic_tf.datasets import record
 from panoptic_tf.datasets.dataset_info import DatasetInfo, check_beside
+from panoptic_tf.inputs import reading
 from panoptic_tf.inputs.data_service import DataService
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.metrics import coverage
@@ -87,8 +87,7 @@ def log_void(data: DataConfig, info: DatasetInfo) -> None:
     paths = sorted(tf.io.gfile.glob(data.input_path))
     covered = coverage.Coverage(num_categories=info.num_categories, thing_ids=info.thing_ids)
     try:
-        for serialized in tf.data.TFRecordDataset(paths).take(_LOOKED_AT):
-            example = record.decode_example(serialized)
+        for example in reading.read_examples(paths, max_examples=_LOOKED_AT):
             categories = tf.concat([[0], example["segment_categories"]], axis=0)
             mask = tf.gather(categories, example["id_map"]).numpy()
             covered.update_masks(mask, np.zeros_like(mask))
