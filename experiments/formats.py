@@ -39,7 +39,7 @@ def define_flags(default_format: Optional[str]) -> flags.FlagHolder[Optional[str
     flags.DEFINE_enum(
         "on_top",
         None,
-        [drawing.SMALLER_ON_TOP, drawing.LATER_ON_TOP],
+        list(drawing.ON_TOP),
         "Which of two masks has the pixels that both cover; default is the format's own rule.",
     )
     flags.DEFINE_enum(

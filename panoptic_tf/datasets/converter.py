@@ -46,7 +46,6 @@ from panoptic_tf.datasets.checks import LoadedAnnotation
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.datasets.importers import photographs
 from panoptic_tf.datasets.importers.source import Source
 from panoptic_tf.datasets.notes import Notes
 
@@ -109,15 +108,9 @@ def convert_dataset(
     parts: Dict[str, Sequence[Any]] = {split: source.images}
     if len(shares) > 1:
         parts = {**splits.assign(source.images, shares, split_group)}
-    chosen = {
-        key: options[key]
-        for key in ("exif", "on_top")
-        if options.get(key) not in (None, photographs.AUTO)
-    }
     source = dataclasses.replace(
         source,
         dataset_info=unlabelled.resolve(unlabelled_policy, source.dataset_info),
-        fingerprint={**source.fingerprint, **chosen},
     )
     return [
         convert(

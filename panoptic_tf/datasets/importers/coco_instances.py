@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools import mask as mask_api
@@ -74,54 +74,38 @@ def read_coco_instances(
     listed = reader.read_images(content["images"], image_dir, max_pixels)
     labels: Dict[ImageId, List[coco_labels.Label]] = {image_id: [] for image_id in listed}
     coco_labels.add_labels(labels, source, content["annotations"], dataset_info=info, listed=listed)
-    fingerprint = {"source_sha256": manifest.sha256_of_file(source), "on_top": on_top}
-    description = {"source": os.path.abspath(source), "image_dir": os.path.abspath(image_dir)}
-    png_files: Dict[ImageId, Tuple[str, ...]] = {}
-    legend = None
+    stuff = _Stuff(info, {}, {})
     if stuff_json is not None:
-        stuff, stuff_info = _read_stuff(stuff_json, info)
-        info = DatasetInfo.from_coco([*info.to_coco(), *stuff_info.to_coco()], name=name)
-        fingerprint["stuff_sha256"] = manifest.sha256_of_file(stuff_json)
-        description["stuff_json"] = os.path.abspath(stuff_json)
-        if stuff_png_dir is None:
-            json_fields.require_lists(stuff_json, stuff, ("annotations",), expected=_EXPECTED)
-            coco_labels.add_labels(
-                labels,
-                stuff_json,
-                stuff["annotations"],
-                dataset_info=stuff_info,
-                listed=listed,
-                notes=notes,
-            )
-        else:
-            legend = _legend_of_pngs(stuff_json, stuff_info, info)
-            png_files = _find_pngs(stuff_png_dir, listed)
-            found = [path for (path,) in png_files.values()]
-            fingerprint["stuff_pngs"] = fingerprint_of_names(found, stuff_png_dir)
-            description["stuff_png_dir"] = os.path.abspath(stuff_png_dir)
+        stuff = _add_stuff(stuff_json, stuff_png_dir, info, labels, listed, notes)
+    paths = {
+        "source": source,
+        "image_dir": image_dir,
+        "stuff_json": stuff_json,
+        "stuff_png_dir": stuff_png_dir,
+    }
     notes.log(source)
     return Source(
-        info,
+        stuff.dataset_info,
         [
             SourceImage(
                 image_id,
                 str(image.image_file),
                 image.file_name,
                 tuple(labels[image_id]),
-                png_files.get(image_id, ()),
+                stuff.png_files.get(image_id, ()),
                 (image.height, image.width),
             )
             for image_id, image in listed.items()
         ],
         drawing.reader(
-            functools.partial(draw, dataset_info=info, legend=legend),
-            info,
+            functools.partial(draw, dataset_info=stuff.dataset_info, legend=stuff.legend),
+            stuff.dataset_info,
             on_top=on_top,
             max_pixels=max_pixels,
             exif=exif,
         ),
-        fingerprint,
-        description,
+        {"source_sha256": manifest.sha256_of_file(source), **stuff.fingerprint},
+        {key: os.path.abspath(path) for key, path in paths.items() if path is not None},
     )
 
 
@@ -156,10 +140,50 @@ def _beneath(stuff: Sequence[Mask], things: Sequence[Mask], size: Size) -> Itera
             yield Mask(mask.category_id, rle.encode_rle(left))
 
 
-def _read_stuff(path: str, things: DatasetInfo) -> Tuple[Mapping[str, Any], DatasetInfo]:
-    """A file of stuff and its categories, whose ids are not those of things."""
-    content = json_fields.read_object(path, ("categories",), expected=_EXPECTED)
-    items = [{**c, "isthing": 0} if isinstance(c, dict) else c for c in content["categories"]]
+class _Stuff(NamedTuple):
+    """What a file of stuff adds.
+
+    Attributes:
+      dataset_info: the categories, those of stuff behind the others.
+      fingerprint: checksums of its files.
+      png_files: the PNG of each image; none where its annotations are read.
+      legend: what the ids of the PNGs mean.
+    """
+
+    dataset_info: DatasetInfo
+    fingerprint: Mapping[str, str]
+    png_files: Mapping[ImageId, Tuple[str, ...]]
+    legend: Optional[Legend] = None
+
+
+def _add_stuff(
+    stuff_json: str,
+    stuff_png_dir: Optional[str],
+    info: DatasetInfo,
+    labels: Dict[ImageId, List[coco_labels.Label]],
+    listed: Mapping[ImageId, PanopticAnnotation],
+    notes: Notes,
+) -> _Stuff:
+    """Reads the categories of stuff, and its annotations to `labels` or the names of its PNGs."""
+    keys = ("categories",) if stuff_png_dir else ("annotations", "categories")
+    content = json_fields.read_object(stuff_json, keys, expected=_EXPECTED)
+    own = _categories_of_stuff(stuff_json, content["categories"], info)
+    merged = DatasetInfo.from_coco([*info.to_coco(), *own.to_coco()], name=info.name)
+    fingerprint = {"stuff_sha256": manifest.sha256_of_file(stuff_json)}
+    if stuff_png_dir is None:
+        coco_labels.add_labels(
+            labels, stuff_json, content["annotations"], dataset_info=own, listed=listed, notes=notes
+        )
+        return _Stuff(merged, fingerprint, {})
+    png_files = _find_pngs(stuff_png_dir, listed)
+    paths = [path for (path,) in png_files.values()]
+    fingerprint["stuff_pngs"] = fingerprint_of_names(paths, stuff_png_dir)
+    return _Stuff(merged, fingerprint, png_files, _legend_of_pngs(stuff_json, own, merged))
+
+
+def _categories_of_stuff(path: str, listed: Sequence[Any], things: DatasetInfo) -> DatasetInfo:
+    """The categories of a file of stuff, whose ids are not those of things."""
+    items = [{**c, "isthing": 0} if isinstance(c, dict) else c for c in listed]
     info = DatasetInfo.from_coco(items, name=things.name, source=path)
     known = {c.dataset_id: c.name for c in things.categories}
     for category in info.categories:
@@ -168,7 +192,7 @@ def _read_stuff(path: str, things: DatasetInfo) -> Tuple[Mapping[str, Any], Data
                 f"{path}: category id {category.dataset_id} ({category.name!r}) is that of "
                 f"{known[category.dataset_id]!r} among the instances; ids must differ."
             )
-    return content, info
+    return info
 
 
 def _legend_of_pngs(path: str, stuff: DatasetInfo, merged: DatasetInfo) -> Legend:

@@ -66,7 +66,6 @@ def read_cvat(
     Raises:
       ValueError: a file is missing or malformed; the message names file and field.
     """
-    choices = label_names.check_choices(on_top=on_top, exif=exif)
     folder = os.path.dirname(os.path.abspath(source))
     image_dir = image_dir or os.path.join(folder, "images")
     colors: Dict[str, Any] = {}
@@ -97,7 +96,6 @@ def read_cvat(
         {
             "source_sha256": manifest.sha256_of_file(source),
             "stuff": repr([c.name for c in info.categories if not c.is_thing]),
-            **choices,
         },
         {"source": os.path.abspath(source), "image_dir": os.path.abspath(image_dir)},
     )

@@ -8,14 +8,14 @@ from typing import Callable, Dict, Iterable, List, Tuple
 import numpy as np
 from pycocotools import mask as mask_api
 
-from panoptic_tf.datasets import images, rle
+from panoptic_tf.datasets import files, images, rle
 from panoptic_tf.datasets.annotations import Instance, Segment
 from panoptic_tf.datasets.checks import LoadedAnnotation
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.datasets.importers import photographs
 from panoptic_tf.datasets.importers.source import Draw, Mask, SegmentMap, Size, SourceImage
 
-SMALLER_ON_TOP, LATER_ON_TOP = "smaller", "later"
+SMALLER_ON_TOP, LATER_ON_TOP = ON_TOP = ("smaller", "later")
 """Which of two masks has the pixels that both cover."""
 
 HIDDEN = "segments are hidden by others; only the overlapping instances hold them"
@@ -39,7 +39,15 @@ def reader(
       on_top: `SMALLER_ON_TOP` or `LATER_ON_TOP`.
       max_pixels: limit of height times width of an image.
       exif: see `photographs.read`.
+
+    Raises:
+      ValueError: unknown `on_top` or `exif`.
     """
+    for option, value, choices in (("on_top", on_top, ON_TOP), ("exif", exif, photographs.EXIF)):
+        if value not in choices:
+            raise ValueError(
+                f"{option} must be one of {', '.join(choices)}, got {files.shown(value)}."
+            )
     read_photograph = functools.partial(photographs.read, max_pixels=max_pixels, exif=exif)
     return functools.partial(
         _read,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 from panoptic_tf.datasets import files
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.datasets.importers import drawing, photographs
 
 
 def check_name(field: str, name: Any) -> str:
@@ -48,20 +47,3 @@ def build_dataset_info(
         for number, (label, color) in enumerate(labels.items(), start=1)
     ]
     return DatasetInfo.from_coco(categories, name=name, source=source)
-
-
-def check_choices(*, on_top: str, exif: str) -> Dict[str, str]:
-    """Checks options of how an image is read and painted, and returns them for the fingerprint.
-
-    Raises:
-      ValueError: no such choice.
-    """
-    for option, value, choices in (
-        ("on_top", on_top, (drawing.SMALLER_ON_TOP, drawing.LATER_ON_TOP)),
-        ("exif", exif, photographs.EXIF),
-    ):
-        if value not in choices:
-            raise ValueError(
-                f"{option} must be one of {', '.join(choices)}, got {files.shown(value)}."
-            )
-    return {"on_top": on_top, "exif": exif}

@@ -86,7 +86,6 @@ def read_labelme(
     Raises:
       ValueError: a file is missing or malformed; the message names file and field.
     """
-    choices = label_names.check_choices(on_top=on_top, exif=exif)
     paths = paired_files.find(source, (".json",), expected="a folder of LabelMe JSON files")
     listed = _read_labels(labels) if labels is not None else None
     notes, used = Notes(), set()
@@ -114,7 +113,6 @@ def read_labelme(
     fingerprint = {
         "source_sha256": fingerprint_of_files(paths.values(), source),
         "categories": repr([(c.name, c.is_thing) for c in info.categories]),
-        **choices,
     }
     return Source(
         info,

@@ -9,6 +9,7 @@ keyword arguments are flags of `convert`. Your own is one such function:
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any, Callable, Dict, Tuple
 
@@ -18,6 +19,9 @@ FORMATS: Dict[str, Callable[..., Source]] = {}
 
 _COMMON = ("split", "max_pixels")
 """Options that every conversion has; a format that has no use for one does not take it."""
+
+_OF_PAINTING = ("on_top", "exif")
+"""Options that change the records of the same files."""
 
 
 def register(name: str) -> Callable[[Callable[..., Source]], Callable[..., Source]]:
@@ -65,4 +69,6 @@ def read(format_name: str, /, **options: Any) -> Source:
                 f"--{key} is not read by --format={format_name}, which takes "
                 f"{', '.join('--' + k for k in taken if k not in _COMMON)}."
             )
-    return FORMATS[format_name](**{key: given[key] for key in taken if key in given})
+    source = FORMATS[format_name](**{key: given[key] for key in taken if key in given})
+    painted = {key: given[key] for key in _OF_PAINTING if key in given}
+    return dataclasses.replace(source, fingerprint={**source.fingerprint, **painted})

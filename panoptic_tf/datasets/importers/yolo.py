@@ -65,7 +65,6 @@ def read_yolo(
     Raises:
       ValueError: a file is missing or malformed; the message names file and field.
     """
-    choices = label_names.check_choices(on_top=on_top, exif=exif)
     content = yaml_files.read_object(source, expected=_EXPECTED)
     root = _root(source, content) if image_dir is None else image_dir
     name = name or os.path.basename(os.path.abspath(root)) or "yolo"
@@ -84,7 +83,6 @@ def read_yolo(
             "source_sha256": manifest.sha256_of_file(source),
             "labels_sha256": fingerprint_of_files(label_files, root),
             "images_sha256": fingerprint_of_names((image.image_file for image in found), root),
-            **choices,
         },
         {"source": os.path.abspath(source), "image_dir": os.path.abspath(root), "part": split},
     )
