@@ -22,6 +22,18 @@ def encode_rle(mask: np.ndarray) -> bytes:
     return mask_api.encode(np.asfortranarray(mask != 0, dtype=np.uint8))["counts"]
 
 
+def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
+    """Decodes one mask from run-length text that was checked: bool [height, width]."""
+    return mask_api.decode({"size": [height, width], "counts": counts}).astype(bool)
+
+
+def unite(masks: Sequence[bytes], height: int, width: int) -> bytes:
+    """The union of one or more masks, from run-length text that was checked."""
+    return mask_api.merge([{"size": [height, width], "counts": counts} for counts in masks])[
+        "counts"
+    ]
+
+
 def check_rle(counts: bytes, height: int, width: int) -> None:
     """Checks a text, as pycocotools does not.
 

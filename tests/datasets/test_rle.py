@@ -43,3 +43,15 @@ def test_text_of_another_size_is_refused():
     counts = rle.encode_rle(np.ones((4, 4)))
     with pytest.raises(ValueError, match="must fill 4 x 5 = 20 pixels, got 16"):
         rle.check_rle(counts, 4, 5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_masks_come_back_and_unite(share):
+    rng = np.random.default_rng(7)
+    masks = rng.random([3, 5, 8]) < share
+    encoded = [rle.encode_rle(mask) for mask in masks]
+    for mask, counts in zip(masks, encoded):
+        np.testing.assert_array_equal(rle.decode_rle(counts, 5, 8), mask)
+    united = rle.decode_rle(rle.unite(encoded, 5, 8), 5, 8)
+    np.testing.assert_array_equal(united, masks.any(axis=0))
+    assert rle.unite(encoded[:1], 5, 8) == encoded[0]

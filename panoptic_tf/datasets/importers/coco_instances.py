@@ -7,7 +7,6 @@ import os
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 from panoptic_tf.datasets import checks, coco_reader, files, images, json_fields, manifest, rle
 from panoptic_tf.datasets.annotations import PanopticAnnotation
@@ -132,10 +131,11 @@ def _masks_of_png(path: str, size: Size, legend: Legend) -> Iterator[Mask]:
 
 def _beneath(stuff: Sequence[Mask], things: Sequence[Mask], size: Size) -> Iterator[Mask]:
     """Stuff without the pixels of things; what has none left is dropped."""
-    shapes = [{"size": list(size), "counts": mask.rle} for mask in things]
-    is_free = ~drawing.decode(mask_api.merge(shapes)["counts"], size) if things else np.True_
+    is_free = np.ones(size, bool)
+    if things:
+        is_free = ~rle.decode_rle(rle.unite([mask.rle for mask in things], *size), *size)
     for mask in stuff:
-        left = drawing.decode(mask.rle, size) & is_free
+        left = rle.decode_rle(mask.rle, *size) & is_free
         if left.any():
             yield Mask(mask.category_id, rle.encode_rle(left))
 

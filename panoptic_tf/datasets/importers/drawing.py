@@ -6,7 +6,6 @@ import functools
 from typing import Callable, Dict, Iterable, List, Tuple
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 from panoptic_tf.datasets import files, images, rle
 from panoptic_tf.datasets.annotations import Instance, Segment
@@ -116,7 +115,7 @@ def paint(
             number = len(found)
             if mask.category_id in stuff:
                 number_of_stuff[mask.category_id] = number
-        painted[decode(mask.rle, size)] = number
+        painted[rle.decode_rle(mask.rle, height, width)] = number
     used, inverse = np.unique(painted, return_inverse=True)
     has_void = used.size > 0 and used[0] == 0
     kept = used[1:] if has_void else used
@@ -128,11 +127,6 @@ def paint(
     )
     rows = inverse.reshape(height, width).astype(np.int32) + (0 if has_void else 1)
     return rows, segments, tuple(sorted(notes))
-
-
-def decode(counts: bytes, size: Size) -> np.ndarray:
-    """Run lengths to bool [H, W]."""
-    return mask_api.decode({"size": list(size), "counts": counts}).astype(bool)
 
 
 def _instances(

@@ -9,7 +9,6 @@ import math
 from typing import Dict, Hashable, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from pycocotools import mask as mask_api
 
 from panoptic_tf.datasets import files, rle
 from panoptic_tf.datasets.importers.source import Mask, Size
@@ -42,12 +41,10 @@ def join_groups(shapes: Iterable[Shape], size: Size) -> List[Mask]:
         parts = groups.pop(key, [])
         parts.append(shape)
         groups[key] = parts
-    return [Mask(parts[0].category_id, _union(parts, size)) for parts in groups.values()]
-
-
-def _union(parts: Sequence[Shape], size: Size) -> bytes:
-    masks = [{"size": list(size), "counts": part.rle} for part in parts]
-    return mask_api.merge(masks)["counts"] if len(masks) > 1 else parts[0].rle
+    return [
+        Mask(parts[0].category_id, rle.unite([part.rle for part in parts], *size))
+        for parts in groups.values()
+    ]
 
 
 def encode_polygon(field: str, points: Sequence[Tuple[float, float]], size: Size) -> bytes:
