@@ -28,20 +28,20 @@ def match(
       allow_low_quality_matches: see above.
 
     Returns:
-      matched_index: int32 [..., A] in 0..M-1, the smallest of equals; 0 where M is 0.
-      label: int32 [..., A]; labels[0] where M is 0.
+      matched_index: int64 [..., A] in 0..M-1, the smallest of equals; 0 where M is 0.
+      label: float32 [..., A]; labels[0] where M is 0.
     """
     if not iou.shape[-1]:  # unknown or 0: the maximum of nothing is not defined
         iou = tf.pad(iou, [[0, 0]] * (iou.shape.rank - 1) + [[0, 1]], constant_values=-1.0)
     best = tf.reduce_max(iou, axis=-1)  # [..., A]
-    label = tf.fill(tf.shape(best), labels[0])
+    label = tf.fill(tf.shape(best), float(labels[0]))
     for threshold, value in zip(thresholds, labels[1:]):
-        label = tf.where(best >= threshold, value, label)
+        label = tf.where(best >= threshold, float(value), label)
     if allow_low_quality_matches:
         best_of_truth = tf.reduce_max(iou, axis=-2, keepdims=True)  # [..., 1, M]
         is_best = tf.logical_and(tf.equal(iou, best_of_truth), best_of_truth > 0)
-        label = tf.where(tf.reduce_any(is_best, axis=-1), labels[-1], label)
-    return tf.argmax(iou, axis=-1, output_type=tf.int32), label
+        label = tf.where(tf.reduce_any(is_best, axis=-1), float(labels[-1]), label)
+    return tf.argmax(iou, axis=-1), label
 
 
 def sample(
@@ -53,13 +53,13 @@ def sample(
     of largest priority are taken, ties by lower index: random priorities give a random draw.
 
     Args:
-      labels: int32 [..., A], 1 positive, 0 negative, -1 ignored; A static.
+      labels: float32 [..., A], 1 positive, 0 negative, -1 ignored; A static.
       count: how many to draw.
       positive_fraction: largest share of positives.
       priority: float32 [..., A] in [0, 1).
 
     Returns:
-      indices: int32 [..., count] into A: positives, negatives, then 0 where there are not enough.
+      indices: int64 [..., count] into A: positives, negatives, then 0 where there are not enough.
       is_positive: bool [..., count].
       is_valid: bool [..., count].
     """
@@ -70,7 +70,7 @@ def sample(
 
     num_positive = tf.reduce_sum(positive, axis=-1, keepdims=True)  # [..., 1]
     num_negative = tf.minimum(tf.reduce_sum(negative, axis=-1, keepdims=True), count - num_positive)
-    slots = tf.range(count)
+    slots = tf.range(count, dtype=tf.int64)
     is_positive = slots < num_positive  # [..., count]
     is_valid = slots < num_positive + num_negative
     drawn = tf.concat([positive_index, negative_index], axis=-1)
@@ -85,4 +85,4 @@ def _select(
 ) -> Tuple[tf.Tensor, tf.Tensor]:
     """The `count` of one label of largest priority: 1 where there is one, and their indices."""
     keys, index = tf.math.top_k(tf.where(tf.equal(labels, label), priority, -1.0), k=count)
-    return tf.cast(keys >= 0.0, tf.int32), index
+    return tf.cast(keys >= 0.0, tf.int64), tf.cast(index, tf.int64)

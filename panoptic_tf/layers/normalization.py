@@ -57,7 +57,8 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
 class SyncBatchNorm(tf.keras.layers.BatchNormalization):
     """Keras's batch normalisation over all replicas, of which a gradient keeps less.
 
-    y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, variance = E(x^2) - mean^2.
+    y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, variance = E(x^2) - mean^2. One
+    replica takes the fused operator; several exchange their sums once in each direction.
 
     Args:
       **kwargs: of the Keras layer.
@@ -83,6 +84,8 @@ class SyncBatchNorm(tf.keras.layers.BatchNormalization):
         """
         if is_constant(self, training):
             return then(super().call(inputs, training=training), *others)
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            return self._call_fused(inputs, then, others)
 
         def normalize(
             x: tf.Tensor, scale: tf.Tensor, shift: tf.Tensor, *others: tf.Tensor
@@ -92,16 +95,66 @@ class SyncBatchNorm(tf.keras.layers.BatchNormalization):
 
         return recompute(normalize, inputs, *self._scale_and_shift(inputs), *others)
 
+    def _call_fused(
+        self, x: tf.Tensor, then: Callable[..., tf.Tensor], others: Sequence[tf.Tensor]
+    ) -> tf.Tensor:
+        """What `call` does, of the moments of one replica."""
+
+        def run(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, *others: tf.Tensor) -> Any:
+            norm = tf.raw_ops.FusedBatchNormV3(
+                x=x, scale=gamma, offset=beta, mean=[], variance=[], epsilon=self.epsilon
+            )
+            mean, variance = norm.batch_mean, _without_correction(norm.batch_variance, x)
+
+            def gradient(upstream: tf.Tensor, *of_moments: tf.Tensor) -> Tuple[Any, ...]:
+                del of_moments  # Nothing but the running averages reads them.
+                with tf.control_dependencies([upstream]):  # See `recompute`.
+                    again = [tf.identity(tensor) for tensor in (x, *others)]
+                    scale = gamma * tf.math.rsqrt(variance + self.epsilon)
+                    y = tf.cast(again[0], tf.float32) * scale + (beta - mean * scale)
+                    y = tf.cast(y, x.dtype)
+                    output = then(y, *again[1:])
+                of_y, *of_others = tf.gradients(output, [y, *again[1:]], upstream)
+                of_norm = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=of_y,
+                    x=x,
+                    scale=gamma,
+                    reserve_space_1=norm.reserve_space_1,
+                    reserve_space_2=norm.reserve_space_2,
+                    reserve_space_3=norm.reserve_space_3,
+                    epsilon=self.epsilon,
+                )
+                return (*of_norm[:3], *of_others)
+
+            return (then(norm.y, *others), mean, variance), gradient
+
+        tensors = (x, tf.convert_to_tensor(self.gamma), tf.convert_to_tensor(self.beta), *others)
+        if tf.executing_eagerly():  # See `recompute`.
+            output, *moments = run(*tensors)[0]
+        else:
+            output, *moments = tf.custom_gradient(run)(*tensors)
+        self._move_averages(*moments)
+        return output
+
     def _scale_and_shift(self, x: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
         """Float32 [C] each, of this batch; the running averages move."""
         mean, variance = _moments(x)
-        self.add_update(lambda: self._move(self.moving_mean, mean))
-        self.add_update(lambda: self._move(self.moving_variance, variance))
+        self._move_averages(mean, variance)
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         return scale, self.beta - mean * scale
 
+    def _move_averages(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        self.add_update(lambda: self._move(self.moving_mean, mean))
+        self.add_update(lambda: self._move(self.moving_variance, variance))
+
     def _move(self, average: tf.Variable, value: tf.Tensor) -> None:
         average.assign_sub((average - value) * (1.0 - self.momentum))
+
+
+def _without_correction(variance: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+    """The mean of squared differences; the fused operator divides by one less than their number."""
+    count = tf.cast(tf.size(x) // x.shape[-1], tf.float32)
+    return variance * (tf.maximum(count - 1.0, 1.0) / count)
 
 
 def _moments(x: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:

@@ -114,14 +114,14 @@ def assign_levels(
       canonical_size: pixels a side of those.
 
     Returns:
-      int32 [...].
+      int64 [...].
     """
     height, width = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
     ratio = tf.sqrt(tf.maximum(height * width, 0.0)) / canonical_size + 1e-8
-    levels = tf.fill(tf.shape(ratio), min_level)
+    levels = tf.fill(tf.shape(ratio), tf.constant(min_level, tf.int64))
     for level in range(min_level + 1, max_level + 1):
         # Comparisons are exact at the powers of two, where log2 may be a rounding error below.
-        levels += tf.cast(ratio >= 2.0 ** (level - canonical_level), tf.int32)
+        levels += tf.cast(ratio >= 2.0 ** (level - canonical_level), tf.int64)
     return levels
 
 
@@ -135,13 +135,15 @@ def _locate(
     maps: List[tf.Tensor], boxes: tf.Tensor, *, min_level: int, **assignment: int
 ) -> Regions:
     batch, count = _leading_sizes(boxes)
-    images = tf.repeat(tf.range(batch), count)  # [N]
+    images = tf.repeat(tf.range(batch, dtype=tf.int64), count)  # [N]
     boxes = tf.reshape(boxes, [-1, 4])
     levels = assign_levels(boxes, min_level=min_level, **assignment) - min_level
     sizes = tf.convert_to_tensor([resize.spatial_size(x) for x in maps])  # [L, 2]
-    areas = sizes[:, 0] * sizes[:, 1]
-    bases = tf.cumsum(areas * batch, exclusive=True)
+    areas = tf.cast(sizes[:, 0] * sizes[:, 1], tf.int64)
+    bases = tf.cumsum(areas * tf.cast(batch, tf.int64), exclusive=True)
     scales = tf.constant([0.5 ** (min_level + i) for i in range(len(maps))])
     scaled = boxes * tf.gather(scales, levels)[:, tf.newaxis] - 0.5
     base = tf.gather(bases, levels) + images * tf.gather(areas, levels)
-    return Regions(scaled[:, :2], scaled[:, 2:], tf.gather(sizes, levels), base)
+    return Regions(
+        scaled[:, :2], scaled[:, 2:], tf.gather(tf.cast(sizes, tf.float32), levels), base
+    )

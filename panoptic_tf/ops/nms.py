@@ -31,13 +31,13 @@ def batched_nms(
     Args:
       boxes: float32 [B, N, 4]; those that are not finite are dropped.
       scores: float32 [B, N]; NaN and -inf are dropped.
-      groups: int32 [B, N], 0 or more.
+      groups: float32 or integers [B, N], whole numbers, 0 or more.
       iou_threshold: see the module.
       score_threshold: largest score that is dropped.
       max_outputs: K.
 
     Returns:
-      indices: int32 [B, K] into N by descending score, 0 where not valid.
+      indices: int64 [B, K] into N by descending score, 0 where not valid.
       valid: bool [B, K].
     """
     valid = tf.logical_and(scores > score_threshold, box_ops.finite_boxes(boxes))
@@ -48,7 +48,7 @@ def batched_nms(
     kept, valid = nms_of_sorted(
         boxes, keys > float("-inf"), iou_threshold=iou_threshold, max_outputs=max_outputs
     )
-    indices = tf.gather(order, kept, axis=1, batch_dims=1)
+    indices = tf.gather(tf.cast(order, tf.int64), kept, axis=1, batch_dims=1)
     return tf.where(valid, indices, 0), valid
 
 
@@ -64,7 +64,7 @@ def nms_of_sorted(
       max_outputs: K.
 
     Returns:
-      indices: int32 [B, K] into N, rising, 0 where not valid.
+      indices: int64 [B, K] into N, rising, 0 where not valid.
       valid: bool [B, K].
     """
     count = boxes.shape[1]
@@ -89,7 +89,7 @@ def suppress_by_rank(
       max_outputs: K.
 
     Returns:
-      indices: int32 [B, K] of the kept boxes, rising; then anything.
+      indices: int64 [B, K] of the kept boxes, rising; then anything.
       counts: int32 [B], how many are kept.
     """
 
@@ -102,10 +102,10 @@ def suppress_by_rank(
             score_threshold=0.5,
             pad_to_max_output_size=True,
         )
-        return tf.ensure_shape(indices, [max_outputs]), count
+        return tf.cast(tf.ensure_shape(indices, [max_outputs]), tf.int64), count
 
     if boxes.shape[0] is None:
-        return tf.map_fn(suppress, (boxes, ranks), fn_output_signature=(tf.int32, tf.int32))
+        return tf.map_fn(suppress, (boxes, ranks), fn_output_signature=(tf.int64, tf.int32))
     images = [suppress(image) for image in zip(tf.unstack(boxes), tf.unstack(ranks))]
     indices, counts = (tf.stack(x) for x in zip(*images))
     return indices, counts

@@ -18,8 +18,8 @@ class Regions(NamedTuple):
     Attributes:
       start: float32 [N, 2], (y, x) in cells, the center of the first cell being 0.
       end: float32 [N, 2].
-      size: int32 [N, 2], cells of the map.
-      base: int32 [N], index of the map's first cell.
+      size: float32 [N, 2], cells of the map.
+      base: int64 [N], index of the map's first cell.
     """
 
     start: tf.Tensor
@@ -49,7 +49,7 @@ def roi_align(
         _Axis(regions, i, output_size=output_size, sampling_ratio=sampling_ratio) for i in range(2)
     )
     most = tf.reduce_max(y.count * x.count)  # cells of a bin
-    first = tf.cast(regions.base, tf.int64)[:, tf.newaxis]  # [N, 1]
+    first = regions.base[:, tf.newaxis]  # [N, 1]
     stride = tf.cast(regions.size[:, 1], tf.int64)[:, tf.newaxis]
 
     def taps(t: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:

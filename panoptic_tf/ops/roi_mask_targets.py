@@ -25,7 +25,7 @@ def roi_mask_targets(
     Args:
       bit_masks: int32 [B, H, W, P], see `bit_masks.pack_instance_ids`.
       boxes: float32 [B, R, 4].
-      instance: int32 [B, R], the bit of each box's mask, in [0, 32 * P).
+      instance: integers [B, R], the bit of each box's mask, in [0, 32 * P).
       output_size: S.
       sampling_ratio: samples per bin and axis; 0: the bin's length in pixels, rounded up.
 
@@ -35,7 +35,7 @@ def roi_mask_targets(
     shares = mask_shares(
         bit_masks,
         tf.stop_gradient(boxes) - 0.5,  # the center of the first pixel lies at one half
-        tf.clip_by_value(instance, 0, bit_masks.shape[3] * BITS_PER_PLANE - 1),
+        tf.clip_by_value(tf.cast(instance, tf.int64), 0, bit_masks.shape[3] * BITS_PER_PLANE - 1),
         output_size=output_size,
         sampling_ratio=sampling_ratio,
     )
@@ -59,7 +59,7 @@ def mask_shares(
     Args:
       bit_masks: int32 [B, H, W, P], H and W static.
       boxes: float32 [B, R, 4], the center of the first pixel being 0.
-      instance: int32 [B, R], in [0, 32 * P).
+      instance: int64 [B, R], in [0, 32 * P).
       output_size: S.
       sampling_ratio: see `roi_mask_targets`.
 
@@ -70,13 +70,13 @@ def mask_shares(
     # As floats: TensorFlow keeps int32 in host memory where it reshapes.
     words = tf.bitcast(tf.transpose(bit_masks, [0, 3, 1, 2]), tf.float32)  # [B, P, H, W]
     words = tf.reshape(words, [-1, height, width])
-    image = tf.range(tf.shape(instance)[0])[:, tf.newaxis]
+    image = tf.range(tf.cast(tf.shape(instance)[0], tf.int64))[:, tf.newaxis]
     plane = tf.reshape(image * planes + instance // BITS_PER_PLANE, [-1])
-    bit = tf.reshape(instance % BITS_PER_PLANE, [-1])
+    bit = tf.cast(tf.reshape(instance % BITS_PER_PLANE, [-1]), tf.float32)
 
     def shares(plane: tf.Tensor, bit: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:  # n of each
         masks = tf.bitcast(tf.gather(words, plane), tf.int32)  # [n, H, W]
-        masks = tf.bitwise.right_shift(masks, bit[:, tf.newaxis, tf.newaxis])
+        masks = tf.bitwise.right_shift(masks, tf.cast(bit, tf.int32)[:, tf.newaxis, tf.newaxis])
         masks = tf.cast(tf.bitwise.bitwise_and(masks, 1), tf.float32)
         y, x = (
             _axis_weights(

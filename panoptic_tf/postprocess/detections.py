@@ -67,14 +67,16 @@ def generate_detections(
     passes = tf.logical_and(scores > score_threshold, proposal_valid[..., tf.newaxis])
     scores = tf.reshape(tf.where(passes, scores, -1.0), [-1, candidates])
     scores, index = tf.math.top_k(scores, k=min(pre_nms_top_k, candidates))  # [B, N]
+    # Floats are exact here, and int32 would be divided on the host.
+    proposal = tf.floor((tf.cast(index, tf.float32) + 0.5) / things)
+    classes = tf.cast(index, tf.float32) - proposal * things
 
     flat_deltas = tf.reshape(tf.cast(deltas, tf.float32), [-1, candidates, 4])
     chosen_deltas = tf.gather(flat_deltas, index, axis=1, batch_dims=1)  # [B, N, 4]
-    chosen = tf.gather(proposals, index // things, axis=1, batch_dims=1)
+    chosen = tf.gather(proposals, tf.cast(proposal, tf.int32), axis=1, batch_dims=1)
     boxes = box_ops.decode_boxes(chosen_deltas, chosen, weights=box_weights)
     is_finite = box_ops.finite_boxes(boxes)
     boxes = box_ops.clip_boxes(tf.where(is_finite[..., tf.newaxis], boxes, 0.0), image_size)
-    classes = index % things
 
     kept, valid = nms.batched_nms(
         boxes,
@@ -90,6 +92,6 @@ def generate_detections(
     return Detections(
         boxes=tf.where(valid[..., tf.newaxis], boxes, 0.0),
         scores=tf.where(valid, scores, 0.0),
-        classes=tf.where(valid, classes, 0),
+        classes=tf.cast(tf.where(valid, classes, 0.0), tf.int32),
         valid=valid,
     )

@@ -122,5 +122,7 @@ def _extent(is_there: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
 
 def _join_bits(groups: tf.Tensor) -> tf.Tensor:
     """Masks of `_BITS` instances each, float32 [2 * P, B, H, W], to int32 [B, H, W, P]."""
-    low, high = (tf.cast(tf.transpose(groups[i::2], [1, 2, 3, 0]), tf.int32) for i in range(2))
-    return low + high * (1 << _BITS)
+    low, high = (tf.transpose(groups[i::2], [1, 2, 3, 0]) for i in range(2))
+    high -= tf.where(high < 1 << (_BITS - 1), 0.0, 1 << _BITS)  # The last bit is the sign's.
+    low, high = (tf.cast(x, tf.int64) for x in (low, high))
+    return tf.cast(low + high * (1 << _BITS), tf.int32)

@@ -13,6 +13,13 @@ from panoptic_tf.structures import PanopticSample
 
 FORM = forms.Form.ACCELERATOR
 
+COCO_EXPERIMENTS = {
+    "panoptic_deeplab": "panoptic_deeplab_resnet50_coco",
+    "panoptic_fpn": "panoptic_fpn_resnet50_coco",
+    "panoptic_fcn": "panoptic_fcn_resnet50_coco",
+}
+"""Of each system the one whose step is looked at, at its full size."""
+
 
 def training_step(task: Any, batch: int) -> Tuple[Any, int]:
     """Losses, gradients and an optimiser's step of a task at its training size.

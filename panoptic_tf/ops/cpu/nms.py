@@ -25,5 +25,5 @@ def suppress_by_rank(
         clip_boxes=False,
     )
     # It returns scores, which are ranks, but no indices.
-    indices = boxes.shape[1] - tf.cast(kept.nmsed_scores, tf.int32)
+    indices = boxes.shape[1] - tf.cast(kept.nmsed_scores, tf.int64)
     return tf.ensure_shape(indices, [None, max_outputs]), kept.valid_detections

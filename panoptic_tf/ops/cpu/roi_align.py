@@ -28,7 +28,8 @@ def roi_align(
         for i in range(2)
     )
     region = y.bin // output_size
-    first = tf.gather(regions.base, region) + y.cell * tf.gather(regions.size[:, 1], region)
+    base, width = (tf.cast(x, tf.int32) for x in (regions.base, regions.size[:, 1]))
+    first = tf.gather(base, region) + y.cell * tf.gather(width, region)
     y_index = tf.stack([y.bin * output_size, first], axis=-1)  # (row, column) of the matrix
     x_index = tf.stack([x.bin % output_size, x.cell], axis=-1)
     # Every tap along y meets all taps along x of its box: neighbours in memory, read in order.

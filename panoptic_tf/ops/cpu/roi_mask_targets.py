@@ -27,6 +27,7 @@ def mask_shares(
 ) -> tf.Tensor:
     """See the reference."""
     batch, _, width, planes = tf.unstack(tf.shape(bit_masks))
+    instance = tf.cast(instance, tf.int32)
     mask = tf.range(batch)[:, tf.newaxis] * (planes * BITS_PER_PLANE) + instance
     y, x = _pixel_taps(boxes, tf.shape(bit_masks), output_size, sampling_ratio)
     mask_of_tap = tf.gather(tf.reshape(mask, [-1]), y.bin // output_size)

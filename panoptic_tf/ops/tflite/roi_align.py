@@ -35,8 +35,8 @@ def roi_align(
         for i in range(2)
     )
     taps = y_cell.shape[-1]
-    first = y_cell * regions.size[:, 1, tf.newaxis, tf.newaxis]
-    first += regions.base[:, tf.newaxis, tf.newaxis]
+    base, width = (tf.cast(x, tf.int32) for x in (regions.base, regions.size[:, 1]))
+    first = y_cell * width[:, tf.newaxis, tf.newaxis] + base[:, tf.newaxis, tf.newaxis]
 
     def along_y(value: tf.Tensor) -> tf.Tensor:  # [N, S, K] -> [N * S, 1, K, 1]
         return tf.reshape(value, [-1, 1, taps, 1])

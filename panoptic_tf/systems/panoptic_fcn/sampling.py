@@ -129,7 +129,7 @@ class KernelSampler(tf.keras.layers.Layer):
           masks: float32 [B, h4, w4, m], 0..1.
 
         Returns:
-          cells: int32 [B, m, k], y * w + x.
+          cells: int64 [B, m, k], y * w + x.
           weights: float32 [B, m, k]: probabilities divided by their sum, which the logits get
             gradients through.
         """
@@ -142,13 +142,17 @@ class KernelSampler(tf.keras.layers.Layer):
         )
         k = min(self._num_positives, height * width)
         values, cells = tf.math.top_k(own, k=k)  # [B, m, k]
+        cells = tf.cast(cells, tf.int64)
         flat = tf.reshape(logits, [-1, height * width * num_classes])
-        index = cells * num_classes + classes[..., tf.newaxis]
+        index = cells * num_classes + tf.cast(classes, tf.int64)[..., tf.newaxis]
         scores = tf.sigmoid(tf.gather(flat, index, axis=1, batch_dims=1))
         scores = tf.where(values > own.dtype.min, scores, 0.0)
         total = tf.reduce_sum(scores, axis=-1, keepdims=True)
-        padding = [[0, 0], [0, 0], [0, self._num_positives - k]]
-        return tf.pad(cells, padding), tf.pad(scores / tf.maximum(total, _EPSILON), padding)
+        weights = scores / tf.maximum(total, _EPSILON)
+        # GPUs pad no int64.
+        padding = tf.repeat(tf.zeros_like(weights[..., :1]), self._num_positives - k, axis=-1)
+        cells = tf.concat([cells, tf.cast(padding, tf.int64)], axis=-1)
+        return cells, tf.concat([weights, padding], axis=-1)
 
     def _stuff(self, maps: Tensors, masks: tf.Tensor, image_info: tf.Tensor) -> Tensors:
         size = geometry.valid_size(image_info)  # [B, 2]
@@ -205,7 +209,7 @@ def _shares(masks: tf.Tensor) -> tf.Tensor:
 
 
 def _gather_cells(maps: tf.Tensor, cells: tf.Tensor) -> tf.Tensor:
-    """[B, h, w, D], int32 [B, m, k] -> [B, m, k, D]."""
+    """[B, h, w, D], integers [B, m, k] -> [B, m, k, D]."""
     height, width, depth = maps.shape[1:]
     return tf.gather(tf.reshape(maps, [-1, height * width, depth]), cells, axis=1, batch_dims=1)
 

@@ -98,7 +98,7 @@ class ROISampler(tf.keras.layers.Layer):
             iou, thresholds=[self._iou_threshold], labels=[0, 1], allow_low_quality_matches=False
         )
         indices, is_positive, is_valid = matching.sample(
-            tf.where(valid, labels, -1),
+            tf.where(valid, labels, -1.0),
             count=self._count,
             positive_fraction=self._positive_fraction,
             priority=draw_priorities(truth["sampling_seed"], valid.shape[1]),

@@ -116,7 +116,7 @@ class PanopticFPNTargetGenerator:
         labels = self._label_anchors(iou)
         inside = boxes.centered_inside(anchors, image_size)
         indices, is_positive, is_valid = matching.sample(
-            tf.where(inside, labels, -1),
+            tf.where(inside, labels, -1.0),
             count=self._count,
             positive_fraction=self._positive_fraction,
             priority=tf.random.stateless_uniform(
@@ -136,13 +136,13 @@ class PanopticFPNTargetGenerator:
         }
 
     def _label_anchors(self, iou: tf.Tensor) -> tf.Tensor:
-        """What `matching.match` says with low-quality matches, of IoU [K, A]: int32 [A]."""
+        """What `matching.match` says with low-quality matches, of IoU [K, A]: float32 [A]."""
         negative, positive = self._thresholds
         best = tf.reduce_max(iou, axis=0)  # the least number where K is 0
         best_of_truth = tf.reduce_max(iou, axis=1, keepdims=True)  # [K, 1]
         is_best = tf.logical_and(tf.equal(iou, best_of_truth), best_of_truth > 0)
         is_positive = tf.logical_or(best >= positive, tf.reduce_any(is_best, axis=0))
-        return tf.where(is_positive, 1, tf.where(best >= negative, -1, 0))
+        return tf.where(is_positive, 1.0, tf.where(best >= negative, -1.0, 0.0))
 
 
 def num_planes(max_instances: int) -> int:
