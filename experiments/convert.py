@@ -1,7 +1,7 @@
 """Converts an annotated data set to TFRecord shards.
 
-panoptic-tf convert --format=coco_panoptic --image_dir=val2017 \
-  --panoptic_json=annotations/panoptic_val2017.json --panoptic_dir=annotations/panoptic_val2017 \
+panoptic-tf convert --format=coco_panoptic --image_dir=val2017 \\
+  --panoptic_json=annotations/panoptic_val2017.json --panoptic_dir=annotations/panoptic_val2017 \\
   --output_dir=data/coco --split=val [--instances_json=annotations/instances_val2017.json]
 
 An interrupted conversion is resumed by the same command. docs/data.md describes the formats, which
@@ -15,7 +15,7 @@ from absl import app, flags
 # Every worker process imports TensorFlow; its start-up messages would break the progress bar.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import converter, images, unlabelled  # noqa: E402
+from panoptic_tf.datasets import unlabelled  # noqa: E402
 from panoptic_tf.experiments import cli, formats, limits  # noqa: E402
 
 _FORMAT = formats.define_flags("coco_panoptic")
@@ -44,7 +44,7 @@ _UNLABELLED = flags.DEFINE_enum(
     "auto",
     list(unlabelled.POLICIES),
     "Unlabelled pixels: void, or a stuff category background; auto: background where no category "
-    "is stuff.",
+    "is stuff; skip: as auto, and images without any label are left out.",
 )
 _MAP = flags.DEFINE_string(
     "map",
@@ -60,8 +60,11 @@ def main(argv):
     """Converts what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
+    from panoptic_tf.api import converting
+    from panoptic_tf.datasets import images
+
     images.decode_on_cpu()
-    manifests = converter.convert_dataset(
+    manifests = converting.convert(
         _FORMAT.value,
         _OUTPUT_DIR.value,
         split=_SPLIT.value,
@@ -80,6 +83,8 @@ def main(argv):
         num_instances = manifest.source.get("num_instances")
         instances = "" if num_instances is None else f" and {num_instances} overlapping instances"
         print(f"{num_records} images{instances} in {len(manifest.shards)} shards: {shards}")
+        if manifest.source.get("num_skipped"):
+            print(f"{manifest.source['num_skipped']} images without any label are left out")
 
 
 if __name__ == "__main__":

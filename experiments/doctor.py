@@ -1,31 +1,36 @@
-"""Examines a data set: what is in it, what is wrong with it.
+"""Examines a data set: what is in it, what is wrong with it; mends what has one right answer.
 
 panoptic-tf doctor --input_path='data/coco/train-*'
 panoptic-tf doctor --panoptic_json=... --panoptic_dir=... --image_dir=... [--instances_json=...]
 panoptic-tf doctor --format=yolo --source=data.yaml    or any other format of `convert`
+panoptic-tf doctor --panoptic_json=... --panoptic_dir=... --image_dir=... --fix_to=mended
 
 Prints a table, and ends with status 1 if there are problems.
 """
 
 import os
-from typing import List
+import sys
+from typing import Any, Dict, List
 
 from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from panoptic_tf.datasets import doctor, files, importers, source_doctor  # noqa: E402
-from panoptic_tf.experiments import cli, formats, limits  # noqa: E402
+from panoptic_tf.datasets import files  # noqa: E402
+from panoptic_tf.experiments import cli, examining, formats  # noqa: E402
 from panoptic_tf.metrics import coverage  # noqa: E402
-from panoptic_tf.metrics.panoptic_quality import PanopticQuality  # noqa: E402
 
-_INPUT_PATH = flags.DEFINE_string("input_path", None, "Glob of the shards that `convert` wrote.")
-_FORMAT = formats.define_flags(None)
-_SPLIT = flags.DEFINE_string(
-    "split", None, "Split of formats that have their own; default what they call train."
-)
-_MAX_PIXELS = limits.define_max_pixels("larger ones are a problem and not decoded")
+examining.define_flags()
 _OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Where to write the report; optional.")
+_OUTPUT_HTML = flags.DEFINE_string(
+    "output_html", None, "Where to write the page of `inspect`; optional."
+)
+_FIX_TO = flags.DEFINE_string(
+    "fix_to",
+    None,
+    "Folder, empty or new, for a mended copy of annotations in COCO panoptic or COCO instances "
+    "format; the copy is examined then.",
+)
 _MAX_PROBLEMS = flags.DEFINE_integer("max_problems", 50, "Problems that are printed.")
 
 
@@ -33,38 +38,55 @@ def main(argv):
     """Examines what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    report = _examine()
+    from panoptic_tf.evaluation.data_page import DataPage
+
+    page = DataPage() if _OUTPUT_HTML.value else None
+    mended = _mend() if _FIX_TO.value else {}
+    report = examining.examine(page.add if page else None, **mended)
     report["notes"] += _warnings(report)
     if _OUTPUT_JSON.value:
         files.write_json(_OUTPUT_JSON.value, report)
+    if page:
+        page.save(_OUTPUT_HTML.value, report, title=examining.title(), command=" ".join(sys.argv))
     print(_format(report))
     if report["problems"]:
         raise SystemExit(1)
 
 
-def _examine():
+def _mend() -> Dict[str, Any]:
+    """Writes the mended copy, prints what was changed; returns the flags that name the copy."""
+    from panoptic_tf.datasets import mending_instances, mending_panoptic
+
     options = formats.options()
-    common = {"max_pixels": _MAX_PIXELS.value, "build_quality": PanopticQuality}
-    panoptic_json = options["panoptic_json"]
-    kinds = [_INPUT_PATH.value, panoptic_json, _FORMAT.value not in (None, "coco_panoptic")]
-    if sum(map(bool, kinds)) != 1:
-        raise app.UsageError("Give one of --input_path, --panoptic_json and --format=... .")
-    if _INPUT_PATH.value:
-        if options["instances_json"]:
-            raise app.UsageError("--instances_json goes with --panoptic_json; records hold theirs.")
-        return doctor.examine_records(input_path=_INPUT_PATH.value, **common)
-    if panoptic_json:
-        return doctor.examine_coco_panoptic(
-            panoptic_json=panoptic_json,
-            panoptic_dir=options["panoptic_dir"] or os.path.splitext(panoptic_json)[0],
-            image_dir=options["image_dir"],
-            instances_json=options["instances_json"],
-            **common,
+    folder = os.path.abspath(_FIX_TO.value)
+    key = "source" if flags.FLAGS.format == "coco_instances" else "panoptic_json"
+    if not options[key] or flags.FLAGS.input_path:
+        raise app.UsageError("--fix_to mends --panoptic_json or --format=coco_instances --source.")
+    name = os.path.basename(options[key])
+    mended = {key: os.path.join(folder, name)}
+    if key == "source":
+        if not options["image_dir"]:
+            raise app.UsageError("--fix_to of COCO instances needs --image_dir.")
+        changes = mending_instances.mend_coco_instances(
+            options[key], folder, image_dir=options["image_dir"]
         )
-    source = importers.read(
-        _FORMAT.value, split=_SPLIT.value, max_pixels=_MAX_PIXELS.value, **options
-    )
-    return source_doctor.examine_source(source, build_quality=PanopticQuality)
+    else:
+        changes = mending_panoptic.mend_coco_panoptic(
+            options[key],
+            folder,
+            panoptic_dir=examining.panoptic_dir(options),
+            image_dir=options["image_dir"],
+            max_pixels=flags.FLAGS.max_pixels,
+        )
+        mended["panoptic_dir"] = os.path.splitext(mended[key])[0]
+    shown = _MAX_PROBLEMS.value
+    for change in changes[:shown]:
+        print(f"mended: {change}")
+    if len(changes) > shown:
+        print(f"... and {len(changes) - shown} more; changes.json has them all.")
+    named = " ".join(f"--{flag}={value}" for flag, value in mended.items())
+    print(f"{len(changes)} changes; the copy is {named}\n")
+    return mended
 
 
 def _warnings(report) -> List[str]:

@@ -1,4 +1,8 @@
-"""The flags that say which annotations are read, for the commands that read them."""
+"""The flags that say which annotations are read, for the commands that read them.
+
+The choices are written out, since reading them from `importers` would import TensorFlow for
+`--help`; tests/cli/test_choices.py compares them.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,19 @@ from typing import Any, Dict, Optional
 
 from absl import flags
 
-from panoptic_tf.datasets import importers
-from panoptic_tf.datasets.importers import drawing, photographs
-
+FORMATS = (
+    "ade20k_panoptic",
+    "cityscapes",
+    "coco_instances",
+    "coco_panoptic",
+    "cvat",
+    "labelme",
+    "mapillary_vistas",
+    "semantic_and_instance_masks",
+    "semantic_masks",
+    "yolo",
+)
+_AUTO = "auto"
 _TEXTS = {
     "source": "File or folder of the annotations.",
     "image_dir": "Folder of the images.",
@@ -39,23 +53,21 @@ def define_flags(default_format: Optional[str]) -> flags.FlagHolder[Optional[str
     flags.DEFINE_enum(
         "on_top",
         None,
-        list(drawing.ON_TOP),
+        ["smaller", "later"],
         "Which of two masks has the pixels that both cover; default is the format's own rule.",
     )
     flags.DEFINE_enum(
         "exif",
-        photographs.AUTO,
-        list(photographs.EXIF),
+        _AUTO,
+        [_AUTO, "stored", "turned"],
         "What annotations of pictures that EXIF data turn are of: the stored pixels, or the turned "
         "picture, which is then stored; auto: what the size in the annotation says.",
     )
-    return flags.DEFINE_enum(
-        "format", default_format, sorted(importers.FORMATS), "Format of the annotations."
-    )
+    return flags.DEFINE_enum("format", default_format, list(FORMATS), "Format of the annotations.")
 
 
 def options() -> Dict[str, Any]:
     """What the flags of formats say; None where they say nothing."""
     names = (*_TEXTS, "things_by_components", "on_top", "exif")
     values = {name: flags.FLAGS[name].value for name in names}
-    return {name: None if value == photographs.AUTO else value for name, value in values.items()}
+    return {name: None if value == _AUTO else value for name, value in values.items()}

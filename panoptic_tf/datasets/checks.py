@@ -1,7 +1,4 @@
-"""One annotated image read from its files, with every check of what must agree.
-
-`convert` raises at the first problem, `doctor` collects them: both come through here.
-"""
+"""What an importer reads of one image, and checks that formats share."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
-from panoptic_tf.datasets import coco_format, files, images, record, segments
+from panoptic_tf.datasets import images
 from panoptic_tf.datasets.annotations import Instance, PanopticAnnotation, Segment
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 
@@ -39,53 +36,6 @@ class LoadedAnnotation:
 def raise_problem(message: str) -> None:
     """Reports a problem by raising it."""
     raise ValueError(message)
-
-
-def load_annotation(
-    annotation: PanopticAnnotation, report: Report = raise_problem
-) -> Optional[LoadedAnnotation]:
-    """Reads image and PNG of one annotation; sizes and ids must agree with the JSON file.
-
-    Args:
-      annotation: what the JSON file says.
-      report: called with the text of each problem.
-
-    Returns:
-      The files, or None if `report` was called and returned.
-    """
-    problems: List[str] = []
-    image_bytes, rows = None, None
-    try:
-        image_bytes = _load_image(annotation)
-    except ValueError as error:
-        problems.append(str(error))
-    try:
-        rows = _load_rows(annotation, problems.append)
-    except ValueError as error:
-        problems.append(str(error))
-    for problem in problems:
-        report(files.shorten(problem))
-    if problems or rows is None:
-        return None
-    is_turned = image_bytes is not None and images.orientation(image_bytes) != 1
-    return LoadedAnnotation(
-        image_bytes,
-        rows,
-        annotation.segments,
-        annotation.instances,
-        (images.TURNED,) if is_turned else (),
-    )
-
-
-def read_annotation(annotation: PanopticAnnotation) -> LoadedAnnotation:
-    """Reads image and PNG of one annotation.
-
-    Raises:
-      ValueError: the first problem.
-    """
-    loaded = load_annotation(annotation)
-    assert loaded is not None  # Every problem is raised.
-    return loaded
 
 
 def crowd_problems(annotation: PanopticAnnotation, dataset_info: DatasetInfo) -> List[str]:
@@ -157,59 +107,3 @@ def check_image(content: bytes, source: str, check_size: Callable[[Tuple[int, in
 
 def _not_decoded(source: str, error: ValueError) -> ValueError:
     return ValueError(f"{source}: cannot be decoded ({error}); expected {images.EXPECTED}.")
-
-
-def _load_image(annotation: PanopticAnnotation) -> Optional[bytes]:
-    path = annotation.image_file
-    if path is None:
-        return None
-    content = files.read_bytes(path, expected=images.EXPECTED)
-
-    def check_size(size: Tuple[int, int]) -> None:
-        orientation = 1 if _has_size(annotation, size) else images.orientation(content)
-        turned = f"; its EXIF orientation {orientation} is not applied"
-        _check_size(annotation, path, size, turned if orientation > 1 else "")
-
-    check_image(content, path, check_size)
-    return content
-
-
-def _load_rows(annotation: PanopticAnnotation, report: Report) -> np.ndarray:
-    path = annotation.png_file
-    where = f"{path}: image_id {annotation.image_id!r}"
-    if len(annotation.segments) > record.MAX_SEGMENTS:
-        raise ValueError(
-            f"{where}: a record holds at most {record.MAX_SEGMENTS} segments, "
-            f"got {len(annotation.segments)}."
-        )
-    id_map = coco_format.read_id_map(
-        path, check_size=lambda size: _check_size(annotation, path, size)
-    )
-    rows, unknown_ids = segments.ids_to_rows(id_map, [s.id for s in annotation.segments])
-    if len(unknown_ids):
-        report(f"{where}: segments_info lacks {_some(unknown_ids)} of the PNG.")
-    is_present = np.isin(np.arange(1, len(annotation.segments) + 1), rows)
-    missing_ids = [s.id for s, present in zip(annotation.segments, is_present) if not present]
-    if missing_ids:
-        report(f"{where}: the PNG lacks {_some(missing_ids)} of segments_info.")
-    return rows
-
-
-def _has_size(annotation: PanopticAnnotation, size: Tuple[int, ...]) -> bool:
-    return tuple(size) == (annotation.height, annotation.width)
-
-
-def _check_size(
-    annotation: PanopticAnnotation, path: str, size: Tuple[int, ...], remark: str = ""
-) -> None:
-    if not _has_size(annotation, size):
-        raise ValueError(
-            f"{path}: image_id {annotation.image_id!r} must be {annotation.height} x "
-            f"{annotation.width} (height x width of its entry in 'images'), "
-            f"got {size[0]} x {size[1]}{remark}."
-        )
-
-
-def _some(ids) -> str:
-    shown = ", ".join(str(int(i)) for i in ids[:5])
-    return f"{len(ids)} segment id(s) ({shown}{', ...' if len(ids) > 5 else ''})"

@@ -80,7 +80,7 @@ def read_panoptic_json(
     )
     if require_images or "images" in content:
         json_fields.require_lists(panoptic_json, content, ("images",), expected=_EXPECTED)
-        images = reader.read_images(content["images"], image_dir, max_pixels)
+        images = reader.read_images(content["images"], image_dir, max_pixels, require_sizes=False)
     else:
         images = _images_of_annotations(panoptic_json, content["annotations"])
     return info, reader.read_annotations(content["annotations"], images, panoptic_dir)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import posixpath
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar
 
-from panoptic_tf.datasets import files, json_fields, segments
+from panoptic_tf.datasets import files, json_fields, png, segments
 from panoptic_tf.datasets.annotations import Box, PanopticAnnotation, Segment
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import DatasetInfo
@@ -22,6 +22,7 @@ _UNREAD = "areas or boxes are no whole numbers of pixels; nothing reads them"
 _SHARED_IMAGE = "images have the file_name of another"
 _SHARED_PNG = "annotations have the PNG of another"
 _NO_ANNOTATION = "images have no annotation and are left out"
+_NO_SIZE = "images have no height and width in the JSON file; those of their id PNGs are taken"
 
 
 class Reader:
@@ -38,22 +39,40 @@ class Reader:
         self._categories = {c.dataset_id: c for c in info.categories}
         self._report = report
         self._notes = notes
+        self._max_pixels: Optional[int] = None
+        self._without_size: Set[ImageId] = set()
 
     def read_images(
-        self, items: Sequence[Any], image_dir: Optional[str], max_pixels: Optional[int]
+        self,
+        items: Sequence[Any],
+        image_dir: Optional[str],
+        max_pixels: Optional[int],
+        *,
+        require_sizes: bool = True,
     ) -> Dict[ImageId, PanopticAnnotation]:
-        """Annotations without segments and PNG, by image id."""
+        """Annotations without segments and PNG, by image id.
+
+        Args:
+          items: the entries.
+          image_dir: folder of the images; without it `image_file` is None.
+          max_pixels: limit of height times width.
+          require_sizes: without it an image may lack height and width, which are 0 until
+            `read_annotations` takes those of its PNG.
+        """
+        self._max_pixels = max_pixels
         by_id: Dict[ImageId, PanopticAnnotation] = {}
         names: Set[str] = set()
         for position, item in enumerate(items):
             field = f"{self._path}: images[{position}]"
-            image = self._parse(_parse_image, field, item, image_dir, max_pixels)
+            image = self._parse(_parse_image, field, item, image_dir, max_pixels, require_sizes)
             if image is None:
                 continue
             if image.image_id in by_id:
                 self._report(f"{field}.id {image.image_id!r} is used twice.")
                 continue
             by_id[image.image_id] = image
+            if not image.height:
+                self._without_size.add(image.image_id)
             name = posixpath.normpath(image.file_name)
             if name in names:
                 self._notes.add(_SHARED_IMAGE, f"image_id {image.image_id!r} ({name!r})")
@@ -122,7 +141,13 @@ class Reader:
         png_file = files.inside(
             panoptic_dir, item.get("file_name"), source=f"{field}.file_name", follow_links=True
         )
-        return dataclasses.replace(images[image_id], png_file=png_file, segments=tuple(parsed))
+        image = images[image_id]
+        if image_id in self._without_size:
+            height, width = _size_of_png(png_file, image_id)
+            _check_pixels(png_file, height, width, self._max_pixels)
+            image = dataclasses.replace(image, height=height, width=width)
+            self._notes.add(_NO_SIZE, f"image_id {image_id!r}")
+        return dataclasses.replace(image, png_file=png_file, segments=tuple(parsed))
 
     def _parse_segment(self, field: str, item: Any) -> Segment:
         json_fields.require_object(field, item)
@@ -133,9 +158,7 @@ class Reader:
         if is_crowd and not self._categories[category_id].is_thing:
             self._note(CROWD_OF_STUFF, field)
         return Segment(
-            id=json_fields.integer(
-                f"{field}.id", item.get("id"), low=1, high=segments.MAX_SEGMENT_ID
-            ),
+            id=_segment_id(f"{field}.id", item.get("id")),
             category_id=category_id,
             is_crowd=is_crowd,
             area=self._parse_unread(f"{field}.area", item.get("area"), _whole_number),
@@ -177,20 +200,22 @@ def names_an_image(item: Any) -> bool:
 
 
 def _parse_image(
-    field: str, item: Any, image_dir: Optional[str], max_pixels: Optional[int]
+    field: str,
+    item: Any,
+    image_dir: Optional[str],
+    max_pixels: Optional[int],
+    require_sizes: bool,
 ) -> PanopticAnnotation:
     json_fields.require_object(field, item)
     image_id = json_fields.image_id(f"{field}.id", item.get("id"))
     file_name = item.get("file_name")
     # The name is checked even if no image is read: later results are named after it.
     path = files.inside(image_dir or ".", file_name, source=f"{field}.file_name", follow_links=True)
-    height = json_fields.integer(f"{field}.height", item.get("height"), low=1)
-    width = json_fields.integer(f"{field}.width", item.get("width"), low=1)
-    if max_pixels is not None and height * width > max_pixels:
-        raise ValueError(
-            f"{field}: height x width {height} x {width} are more than {max_pixels:,} pixels. "
-            "Raise --max_pixels if that is meant."
-        )
+    height = width = 0
+    if require_sizes or item.get("height") is not None or item.get("width") is not None:
+        height = json_fields.integer(f"{field}.height", item.get("height"), low=1)
+        width = json_fields.integer(f"{field}.width", item.get("width"), low=1)
+    _check_pixels(field, height, width, max_pixels)
     return PanopticAnnotation(
         image_id=image_id,
         image_file=_find_image(path, image_dir, f"{field}.file_name") if image_dir else None,
@@ -199,6 +224,29 @@ def _parse_image(
         width=width,
         segments=(),
         file_name=file_name,
+    )
+
+
+def _check_pixels(field: str, height: int, width: int, max_pixels: Optional[int]) -> None:
+    if max_pixels is not None and height * width > max_pixels:
+        raise ValueError(
+            f"{field}: height x width {height} x {width} are more than {max_pixels:,} pixels. "
+            "Raise --max_pixels if that is meant."
+        )
+
+
+def _size_of_png(path: str, image_id: ImageId) -> Tuple[int, int]:
+    """(height, width) in the header of an id PNG."""
+    problem = files.file_problem(path)
+    try:
+        if problem is None:
+            with open(path, "rb") as file:
+                return png.header_size(file.read(64))
+    except OSError as error:
+        problem = str(error)
+    raise ValueError(
+        f"{path}: {problem}, for image_id {image_id!r}, whose entry in 'images' has no height and "
+        "width either."
     )
 
 
@@ -213,6 +261,15 @@ def _find_image(path: str, image_dir: str, field: str) -> str:
     stem = name[: -len(_CITYSCAPES_SUFFIX)]
     original = os.path.join(stem.split("_")[0], stem + "_leftImg8bit.png")
     return files.inside(image_dir, original, source=field, follow_links=True)
+
+
+def _segment_id(field: str, value: Any) -> int:
+    try:
+        return json_fields.integer(field, value, low=1, high=segments.MAX_SEGMENT_ID)
+    except ValueError as error:
+        if json_fields.is_integer(value) and value == 0:
+            raise ValueError(f"{error} Black pixels are void, and of no segment.") from error
+        raise
 
 
 def _whole_number(value: Any) -> Optional[int]:

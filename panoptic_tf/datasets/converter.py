@@ -50,6 +50,7 @@ from panoptic_tf.datasets.importers.source import Source
 from panoptic_tf.datasets.notes import Notes
 
 _IMAGES_PER_SHARD = 512
+_UNLABELLED = "images have no labelled pixel and are left out"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +61,14 @@ class _Task:
     images: Sequence[Any]
     read: Callable[[Any], LoadedAnnotation]
     dataset_info: DatasetInfo
+    skip_unlabelled: bool
 
 
 class _Written(NamedTuple):
     """A shard that was written, and the notes on its images: (kind, image file)."""
 
     shard: manifest.Shard
+    num_images: int
     notes: List[Tuple[str, str]]
 
 
@@ -120,6 +123,7 @@ def convert_dataset(
             num_shards=num_shards,
             num_processes=num_processes,
             overwrite=overwrite,
+            skip_unlabelled=unlabelled_policy == unlabelled.SKIP,
         )
         for name, images in parts.items()
     ]
@@ -148,6 +152,7 @@ def convert(
     num_shards: Optional[int] = None,
     num_processes: Optional[int] = None,
     overwrite: bool = False,
+    skip_unlabelled: bool = False,
 ) -> manifest.Manifest:
     """Writes `<split>-*.tfrecord`, `<split>.manifest.json` and `dataset_info.json`.
 
@@ -159,6 +164,8 @@ def convert(
       num_shards: number of files; default one per 512 images.
       num_processes: default one per CPU; 1 works in this process.
       overwrite: replace a finished conversion of other inputs.
+      skip_unlabelled: leave out images without a labelled pixel; `source.num_skipped` of the
+        manifest counts them.
 
     Returns:
       The manifest.
@@ -178,12 +185,14 @@ def convert(
     }
     if dataset_info.unlabelled_id is not None:
         fingerprint["unlabelled"] = "background"
+    if skip_unlabelled:
+        fingerprint["skip_unlabelled"] = True
     _check_output(output_dir, split, fingerprint, dataset_info, overwrite)
     _check_files(source.images)
     progress = manifest.Progress(output_dir, split)
     notes = Notes()
     good = _resume(output_dir, split, fingerprint, progress)
-    tasks = _tasks(source, output_dir, split, num_shards)
+    tasks = _tasks(source, output_dir, split, num_shards, skip_unlabelled)
     progress.start(fingerprint, list(good.values()))
     try:
         for written in _run(tasks, good, num_processes or os.cpu_count() or 1):
@@ -195,9 +204,18 @@ def convert(
         if not _shard_files(output_dir, split):
             progress.remove()
         raise
-    _save_dataset_info(os.path.join(output_dir, DATASET_INFO_FILE), dataset_info)
     shards = [good[os.path.basename(task.path)] for task in tasks]
-    finished = manifest.Manifest(split, fingerprint, dict(source.description), shards)
+    description = dict(source.description)
+    if skip_unlabelled:
+        num_records = sum(shard.num_records for shard in shards)
+        description["num_skipped"] = len(source.images) - num_records
+        if not num_records:
+            for task in tasks:
+                os.unlink(task.path)
+            progress.remove()
+            raise ValueError("no image has a labelled pixel: there is nothing to convert.")
+    _save_dataset_info(os.path.join(output_dir, DATASET_INFO_FILE), dataset_info)
+    finished = manifest.Manifest(split, fingerprint, description, shards)
     finished.save(output_dir)
     progress.remove()
     notes.log(output_dir)
@@ -315,7 +333,9 @@ def _check_files(images: Sequence[Any]) -> None:
                 raise ValueError(f"{path}: {problem}, for image_id {image.image_id!r}.")
 
 
-def _tasks(source: Source, output_dir: str, split: str, num_shards: int) -> List[_Task]:
+def _tasks(
+    source: Source, output_dir: str, split: str, num_shards: int, skip_unlabelled: bool
+) -> List[_Task]:
     members: List[List[Any]] = [[] for _ in range(num_shards)]
     for image in source.images:
         members[shard_of(image.image_id, num_shards)].append(image)
@@ -324,7 +344,7 @@ def _tasks(source: Source, output_dir: str, split: str, num_shards: int) -> List
         for i in range(num_shards)
     ]
     return [
-        _Task(path, images, source.read, source.dataset_info)
+        _Task(path, images, source.read, source.dataset_info, skip_unlabelled)
         for path, images in zip(paths, members)
     ]
 
@@ -342,21 +362,26 @@ def _run(
         if num_processes > 1:
             shards = worker_pool.map_unordered(_write_shard, pending, num_processes)
         for written in shards:
-            bar.update(written.shard.num_records)
+            bar.update(written.num_images)
             yield written
 
 
 def _write_shard(task: _Task) -> _Written:
     notes = []
+    num_records = 0
     try:
         with files.atomic_path(task.path) as temporary:
             with tf.io.TFRecordWriter(temporary) as writer:
                 for image in task.images:
                     loaded = task.read(image)
+                    if task.skip_unlabelled and not loaded.rows.any():
+                        notes.append((_UNLABELLED, str(image.image_file)))
+                        continue
                     writer.write(encode(image, task.dataset_info, loaded))
+                    num_records += 1
                     notes += [(kind, str(image.image_file)) for kind in loaded.notes]
             checksum = manifest.sha256_of_file(temporary)
     except tf.errors.OpError as error:
         raise OSError(f"cannot write {task.path}: {error.message}") from error
-    shard = manifest.Shard(os.path.basename(task.path), len(task.images), checksum)
-    return _Written(shard, notes)
+    shard = manifest.Shard(os.path.basename(task.path), num_records, checksum)
+    return _Written(shard, len(task.images), notes)

@@ -1,18 +1,12 @@
-"""Examines a data set before anybody trains on it: collects all problems and counts what is there.
-
-The proof that the annotations are sound is that they score PQ 100 against themselves. The metric is
-handed in, since this package does not know the metrics: an object with `update(gt_category_mask,
-gt_instance_mask, gt_crowd_mask, category_mask, instance_mask)` and `result()`.
-"""
+"""Examines a data set before anybody trains on it: all problems, and counts of what is there."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -26,88 +20,15 @@ from panoptic_tf.datasets import (
     manifest,
     record_checks,
     rle,
-    segments,
 )
-from panoptic_tf.datasets.annotations import PanopticAnnotation, Segment
+from panoptic_tf.datasets.annotations import PanopticAnnotation
 from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.examination import BuildQuality, Examination, Look
+from panoptic_tf.datasets.importers import panoptic_files, photographs
 from panoptic_tf.datasets.notes import Notes
-from panoptic_tf.datasets.statistics import DatasetStatistics
-
-BuildQuality = Callable[..., Any]
-"""Called with `num_categories` and `thing_ids`, returns the metric."""
 
 _SHARD = re.compile(r"(\w+)-\d{5}-of-\d{5}\.tfrecord")
-_PERFECT = 100 - 1e-6
-
-
-class Examination:
-    """Problems and counts of one data set.
-
-    Args:
-      dataset_info: its categories.
-      build_quality: makes the metric of the proof.
-
-    Attributes:
-      problems: texts that name file and field.
-      notes: what is legal and worth a look.
-      statistics: what the sound images hold.
-      dataset_info: the categories.
-    """
-
-    def __init__(self, dataset_info: DatasetInfo, build_quality: BuildQuality):
-        self.problems: List[str] = []
-        self.notes = Notes()
-        self.statistics = DatasetStatistics(dataset_info)
-        self.dataset_info = dataset_info
-        self._quality = build_quality(
-            num_categories=dataset_info.num_categories, thing_ids=dataset_info.thing_ids
-        )
-
-    def add(
-        self,
-        where: str,
-        rows: np.ndarray,
-        segment_table: Sequence[Segment],
-        categories: Sequence[int],
-    ) -> None:
-        """Examines the segments of one image, and counts them.
-
-        Args:
-          where: file and image, for the texts of problems.
-          rows: int32 [H, W], row of the segment + 1, 0 is void.
-          segment_table: S segments.
-          categories: their contiguous categories.
-        """
-        areas, boxes = segments.areas_and_boxes(rows, len(segment_table))
-        self.problems += checks.segment_problems(where, segment_table, areas, boxes)
-        is_crowd = [s.is_crowd for s in segment_table]
-        self.statistics.add(areas, categories, is_crowd, num_pixels=rows.size)
-        category_mask, instance_mask, crowd_mask = segments.rows_to_masks(
-            rows, categories=categories, is_crowd=is_crowd, thing_ids=self.dataset_info.thing_ids
-        )
-        self._quality.update(category_mask, instance_mask, crowd_mask, category_mask, instance_mask)
-
-    def add_image(self, where: str, image_bytes: bytes) -> None:
-        """Notes what a sound image says of itself."""
-        if images.orientation(image_bytes) != 1:
-            self.notes.add(images.TURNED, where)
-
-    def finish(self) -> Dict[str, Any]:
-        """The report: `problems`, `notes`, `ground_truth_PQ` and the counts of the statistics."""
-        result = self._quality.result()
-        for row in result["per_category"]:
-            if row["PQ"] is not None and row["PQ"] < _PERFECT:
-                self.problems.append(
-                    f"category {self.dataset_info.names[row['id']]!r}: the ground truth scores PQ "
-                    f"{row['PQ']:.2f} against itself, not 100."
-                )
-        return {
-            "problems": self.problems,
-            "notes": self.statistics.notes() + self.notes.texts(),
-            "ground_truth_PQ": result["PQ"],
-            **self.statistics.to_json(),
-        }
 
 
 def examine_coco_panoptic(
@@ -117,7 +38,9 @@ def examine_coco_panoptic(
     image_dir: Optional[str] = None,
     instances_json: Optional[str] = None,
     max_pixels: int = images.MAX_PIXELS,
+    exif: str = photographs.AUTO,
     build_quality: BuildQuality,
+    look: Optional[Look] = None,
 ) -> Dict[str, Any]:
     """Examines a data set in COCO panoptic format.
 
@@ -127,7 +50,9 @@ def examine_coco_panoptic(
       image_dir: folder of the images; without it they are not looked at.
       instances_json: file in COCO instances format of the same images.
       max_pixels: limit of height times width of an image; larger ones are not decoded.
+      exif: see `importers.photographs.read`.
       build_quality: makes the metric of the proof.
+      look: see `Examination`.
 
     Returns:
       See `Examination.finish`.
@@ -145,7 +70,7 @@ def examine_coco_panoptic(
         on_problem=problems.append,
         notes=notes,
     )
-    examination = Examination(info, build_quality)
+    examination = Examination(info, build_quality, look)
     examination.problems, examination.notes = problems, notes
     if not annotations and not problems:
         problems.append(f"{panoptic_json}: there is no annotated image: 'annotations' is empty.")
@@ -155,15 +80,14 @@ def examine_coco_panoptic(
     for annotation in tqdm.tqdm(annotations, unit="image", desc="doctor"):
         mixed = checks.crowd_problems(annotation, info)
         problems += mixed
-        loaded = checks.load_annotation(annotation, problems.append)
+        loaded = panoptic_files.load_annotation(
+            annotation, problems.append, max_pixels=max_pixels, exif=exif
+        )
         if loaded is not None and not mixed:
             categories = [contiguous_ids[s.category_id] for s in annotation.segments]
             where = f"{annotation.png_file}: image_id {annotation.image_id!r}"
-            examination.add(where, loaded.rows, annotation.segments, categories)
-            if loaded.image_bytes is not None:
-                examination.add_image(str(annotation.image_file), loaded.image_bytes)
-            if annotation.instances is not None:
-                examination.statistics.add_instances(len(annotation.instances))
+            place = annotation.image_file or annotation.png_file
+            examination.add_loaded(where, loaded, categories, place)
     return examination.finish()
 
 
@@ -185,7 +109,11 @@ def _add_instances(
 
 
 def examine_records(
-    *, input_path: str, max_pixels: int = images.MAX_PIXELS, build_quality: BuildQuality
+    *,
+    input_path: str,
+    max_pixels: int = images.MAX_PIXELS,
+    build_quality: BuildQuality,
+    look: Optional[Look] = None,
 ) -> Dict[str, Any]:
     """Examines shards, their manifest and every record.
 
@@ -194,6 +122,7 @@ def examine_records(
         manifest lie beside them.
       max_pixels: limit of height times width of an image; larger ones are not decoded.
       build_quality: makes the metric of the proof.
+      look: see `Examination`.
 
     Returns:
       See `Examination.finish`.
@@ -206,7 +135,7 @@ def examine_records(
     if not paths:
         raise ValueError(f"input_path {input_path!r} matches no file.")
     info = _load_dataset_info(sorted({os.path.dirname(path) for path in paths}))
-    examination = Examination(info, build_quality)
+    examination = Examination(info, build_quality, look)
     paths = _only_files(paths, examination.problems)
     counts = _check_manifests(paths, examination.problems)
     seen: Dict[Any, str] = {}
@@ -313,14 +242,20 @@ def _examine_record(
     if first != where:
         examination.problems.append(f"{where}: the same image as {first}.")
     segment_table = record_checks.segment_table(example, examination.dataset_info)
-    examination.add(where, example["id_map"], segment_table, example["segment_categories"])
+    rles = example["instance_rles"].tolist() if example["has_instances"] else None
+    examination.add(
+        where,
+        example["id_map"],
+        segment_table,
+        example["segment_categories"],
+        image_bytes=bytes(example["image_bytes"]),
+        rles=rles,
+        instance_categories=example["instance_categories"],
+    )
     examination.add_image(where, bytes(example["image_bytes"]))
     for category, is_crowd in zip(example["segment_categories"], example["segment_is_crowd"]):
         if is_crowd and category in examination.dataset_info.stuff_ids:
             examination.notes.add(coco_reader.CROWD_OF_STUFF, where)
-    if example["has_instances"]:
-        rles = example["instance_rles"].tolist()
-        examination.statistics.add_instances(len(rles))
-        for counts in rles:
-            if not rle.area(counts, *example["id_map"].shape):
-                examination.notes.add(coco_instances.NO_PIXEL, where)
+    for counts in rles or ():
+        if not rle.area(counts, *example["id_map"].shape):
+            examination.notes.add(coco_instances.NO_PIXEL, where)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional
 
 import tqdm
 
 from panoptic_tf.datasets import files
-from panoptic_tf.datasets.doctor import BuildQuality, Examination
+from panoptic_tf.datasets.examination import BuildQuality, Examination, Look
 from panoptic_tf.datasets.importers.source import Source
 
 
-def examine_source(source: Source, *, build_quality: BuildQuality) -> Dict[str, Any]:
+def examine_source(
+    source: Source, *, build_quality: BuildQuality, look: Optional[Look] = None
+) -> Dict[str, Any]:
     """Reads every image with its annotations.
 
     Args:
       source: what an importer returned.
-      build_quality: makes the metric of the proof; see `doctor`.
+      build_quality: makes the metric of the proof; see `examination`.
+      look: see `examination.Examination`.
 
     Returns:
-      See `doctor.Examination.finish`.
+      See `examination.Examination.finish`.
     """
-    examination = Examination(source.dataset_info, build_quality)
+    examination = Examination(source.dataset_info, build_quality, look)
     contiguous_ids = source.dataset_info.contiguous_ids()
     for image in tqdm.tqdm(source.images, unit="image", desc="doctor"):
         problems = [_missing(image, path) for path in image.files if _problem(path)]
@@ -34,11 +37,8 @@ def examine_source(source: Source, *, build_quality: BuildQuality) -> Dict[str, 
             examination.problems.append(files.shorten(str(error)))
             continue
         categories = [contiguous_ids[segment.category_id] for segment in loaded.segments]
-        examination.add(str(image.image_file), loaded.rows, loaded.segments, categories)
-        for kind in loaded.notes:
-            examination.notes.add(kind, image.image_file)
-        if loaded.instances is not None:
-            examination.statistics.add_instances(len(loaded.instances))
+        path = str(image.image_file)
+        examination.add_loaded(path, loaded, categories, path)
     return examination.finish()
 
 

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+
+
+class Histogram:
+    """Counts of positive numbers in bins that grow by the square root of two.
+
+    Bin i holds the numbers from 2^(i / 2) up to, and without, 2^((i + 1) / 2).
+    """
+
+    _NUM_BINS = 64
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(self._NUM_BINS, np.int64)
+
+    def add(self, values: Any) -> None:
+        """Adds numbers of at least 1; larger than all bins are counted in the last."""
+        bins = np.floor(2 * np.log2(np.maximum(np.asarray(values, np.float64), 1))).astype(np.int64)
+        self._counts += np.bincount(
+            np.minimum(bins.reshape(-1), self._NUM_BINS - 1), minlength=self._NUM_BINS
+        )
+
+    def to_json(self) -> List[Dict[str, Any]]:
+        """The bins from the first to the last that holds a number: `low`, `high` and `count`."""
+        used = np.flatnonzero(self._counts)
+        if not len(used):
+            return []
+        return [
+            {"low": 2 ** (i / 2), "high": 2 ** ((i + 1) / 2), "count": int(self._counts[i])}
+            for i in range(used[0], used[-1] + 1)
+        ]
 
 
 class DatasetStatistics:
@@ -24,6 +53,9 @@ class DatasetStatistics:
       num_instances: instances that may overlap.
       images_with_instances: images that bring such, if only an empty list.
       split_stuff_images: images with several segments of one stuff category.
+      image_sides: longer sides of images, pixels.
+      thing_sides, stuff_sides: square roots of the areas of segments.
+      segments_of_image: numbers of segments in an image that has any.
       segments, crowds, pixels, images: int64 [N + 1] by contiguous category id.
     """
 
@@ -32,6 +64,8 @@ class DatasetStatistics:
         self.num_images = self.num_pixels = self.void_pixels = self.crowd_pixels = 0
         self.all_void_images = self.split_stuff_images = 0
         self.num_instances = self.images_with_instances = 0
+        self.image_sides, self.segments_of_image = Histogram(), Histogram()
+        self.thing_sides, self.stuff_sides = Histogram(), Histogram()
         length = dataset_info.num_categories + 1
         self.segments, self.crowds, self.pixels, self.images = np.zeros((4, length), np.int64)
 
@@ -41,7 +75,7 @@ class DatasetStatistics:
         categories: Sequence[int],
         is_crowd: Sequence[bool],
         *,
-        num_pixels: int,
+        size: Tuple[int, int],
     ) -> None:
         """Adds one image.
 
@@ -49,8 +83,9 @@ class DatasetStatistics:
           areas: int64 [S], measured.
           categories: S contiguous category ids.
           is_crowd: S crowd flags.
-          num_pixels: of the image.
+          size: (height, width) of the image.
         """
+        num_pixels = size[0] * size[1]
         length = len(self.segments)
         ids = np.asarray(categories, np.int64)
         crowds = np.asarray(is_crowd, bool)
@@ -65,6 +100,13 @@ class DatasetStatistics:
         self.crowd_pixels += int(areas[crowds].sum())
         self.all_void_images += int(areas.sum() == 0)
         self.split_stuff_images += int((segments[list(self._info.stuff_ids)] > 1).any())
+        self.image_sides.add(max(size))
+        sides = np.sqrt(areas[~crowds])
+        is_thing = np.isin(ids[~crowds], self._info.thing_ids)
+        self.thing_sides.add(sides[is_thing])
+        self.stuff_sides.add(sides[~is_thing])
+        if len(ids):
+            self.segments_of_image.add(len(ids))
 
     def add_instances(self, count: int) -> None:
         """Adds the instances that may overlap of one image that was added."""
@@ -107,6 +149,12 @@ class DatasetStatistics:
             "num_pixels": self.num_pixels,
             "void_share": self._share(self.void_pixels),
             "crowd_share": self._share(self.crowd_pixels),
+            "histograms": {
+                "longer_side_of_images": self.image_sides.to_json(),
+                "square_root_of_thing_area": self.thing_sides.to_json(),
+                "square_root_of_stuff_area": self.stuff_sides.to_json(),
+                "segments_of_an_image": self.segments_of_image.to_json(),
+            },
             "per_category": [
                 {
                     "id": c.dataset_id,

@@ -1,4 +1,4 @@
-"""Pixels that nobody labelled: void, or a stuff category of their own.
+"""Pixels that nobody labelled: void, or a stuff category of their own; and images without a label.
 
 Void is neither trained nor scored. Where objects are all that is labelled, a model that predicts
 objects everywhere would have a perfect score, so there the rest is background.
@@ -16,7 +16,8 @@ from panoptic_tf.datasets import segments
 from panoptic_tf.datasets.annotations import Segment
 from panoptic_tf.datasets.dataset_info import Category, DatasetInfo
 
-POLICIES = ("auto", "background", "void")
+SKIP = "skip"
+POLICIES = ("auto", "background", "void", SKIP)
 _COLOR = (128, 128, 128)
 
 
@@ -24,7 +25,8 @@ def resolve(policy: str, dataset_info: DatasetInfo) -> DatasetInfo:
     """The categories of the records, `unlabelled_id` set where unlabelled pixels have one.
 
     Args:
-      policy: `background`, `void`, or `auto`: background where no category is stuff.
+      policy: `background`, `void`, or `auto`: background where no category is stuff. `skip`, by
+        which images without any label are left out, is as `auto` of the others.
       dataset_info: the categories of the annotations.
 
     Raises:
@@ -32,7 +34,7 @@ def resolve(policy: str, dataset_info: DatasetInfo) -> DatasetInfo:
     """
     if policy not in POLICIES:
         raise ValueError(f"unlabelled must be one of {', '.join(POLICIES)}, got {policy!r}.")
-    if policy == "void" or policy == "auto" and dataset_info.stuff_ids:
+    if policy == "void" or policy in ("auto", SKIP) and dataset_info.stuff_ids:
         return dataset_info
     category = Category(
         id=dataset_info.num_categories + 1,
@@ -41,7 +43,7 @@ def resolve(policy: str, dataset_info: DatasetInfo) -> DatasetInfo:
         is_thing=False,
         color=_COLOR,
     )
-    if policy == "auto":
+    if policy in ("auto", SKIP):
         logging.warning(
             "No category is stuff: unlabelled pixels become the stuff category %r (id %d). "
             "--unlabelled=void leaves them void, neither trained nor scored.",

@@ -279,7 +279,7 @@ def _escape(coco):
 BAD_INPUT = {
     "truncated image": (
         lambda c: _truncate(c.folder / "images" / "1.jpg"),
-        r"images/1\.jpg: cannot be decoded .*; expected a JPEG or PNG image",
+        r"images/1\.jpg: cannot be decoded .*; expected a photograph",
     ),
     "no image": (
         lambda c: (c.folder / "images" / "1.jpg").write_text("no image"),

@@ -15,7 +15,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image, PngImagePlugin
 
-from panoptic_tf.datasets import converter, doctor, id_png, images, record
+from panoptic_tf.datasets import converter, doctor, id_png, images, record, segments
+from panoptic_tf.datasets.importers import panoptic_files, photographs
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 
 ORIENTATION = 0x0112
@@ -156,10 +157,87 @@ def test_truncated_jpeg(make_coco, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["GIF", "BMP", "WEBP", "TIFF"])
-def test_other_formats(coco, tmp_path, kind):
+def test_other_formats_are_stored_as_png(coco, tmp_path, kind):
     path = coco.folder / "images" / "1.png"
-    Image.open(path).convert("P").convert("RGB").save(path, format=kind)
-    check_both_refuse(coco, tmp_path, r"images/1\.png: .* expected a JPEG or PNG image")
+    options = {"lossless": True} if kind == "WEBP" else {}
+    Image.open(path).convert("RGB").save(path, format=kind, **options)
+    expected = np.asarray(Image.open(path).convert("RGB"))
+    check_both_accept(coco, tmp_path)
+    assert [n for n in examine(coco)["notes"] if n.startswith(f"1 {photographs.RECODED}: ")]
+    example = read_record(tmp_path, 1)
+    np.testing.assert_array_equal(tf.io.decode_png(example["image_bytes"], 3), expected)
+
+
+def read_record(tmp_path, number):
+    (path,) = (tmp_path / "out").glob("*.tfrecord")
+    return record.decode_example(list(tf.data.TFRecordDataset(str(path)))[number])
+
+
+@pytest.mark.parametrize(
+    "mode, kind", [("P", panoptic_files.PALETTE), ("RGBA", panoptic_files.ALPHA)]
+)
+def test_id_pngs_of_other_colour_types_are_noted(coco, tmp_path, mode, kind):
+    path = coco.folder / "panoptic" / "1.png"
+    rgb = Image.open(path)
+    (rgb.quantize() if mode == "P" else rgb.convert(mode)).save(path)
+    check_both_accept(coco, tmp_path)
+    assert [n for n in examine(coco)["notes"] if n.startswith(f"1 {kind}: ")]
+
+
+def test_swapped_channels_are_recognised(coco, tmp_path, caplog):
+    """OpenCV writes BGR: the ids 70000, 300 and 9 of the JSON file are others in the PNG."""
+    ids = coco.ids(1)
+    path = coco.folder / "panoptic" / "1.png"
+    Image.fromarray(segments.id_to_rgb(ids)[..., ::-1]).save(path)
+    check_both_accept(coco, tmp_path)
+    assert [n for n in examine(coco)["notes"] if n.startswith(f"1 {panoptic_files.SWAPPED}: ")]
+    assert [m for m in caplog.messages if panoptic_files.SWAPPED in m]
+    example = read_record(tmp_path, 1)
+    names = np.concatenate([[0], example["segment_ids"]])
+    np.testing.assert_array_equal(names[example["id_map"]], ids)
+    # One id that fits neither way: the colours are what they are.
+    ids[0, 0] = 5
+    Image.fromarray(segments.id_to_rgb(ids)[..., ::-1]).save(path)
+    check_both_refuse(coco, tmp_path / "2", "segments_info lacks 4 segment id")
+
+
+def test_swapping_is_its_own_inverse():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 256**3, [5, 7], np.uint32)
+    swapped = panoptic_files.swap_red_and_blue(ids)
+    np.testing.assert_array_equal(segments.rgb_to_id(segments.id_to_rgb(ids)[..., ::-1]), swapped)
+    np.testing.assert_array_equal(panoptic_files.swap_red_and_blue(swapped), ids)
+
+
+@pytest.mark.parametrize("missing", [KeyError, None])
+def test_missing_sizes_are_those_of_the_pngs(coco, tmp_path, missing):
+    for key in ("height", "width"):
+        if missing is KeyError:
+            del coco.content["images"][1][key]
+        else:
+            coco.content["images"][1][key] = None
+    instances = [{"id": 1, "image_id": 1, "category_id": 3, "segmentation": [[0, 0, 5, 0, 5, 5]]}]
+    listed = [{"id": 1, "height": 21, "width": 17}]
+    check_both_accept(coco, tmp_path, instances_json=coco.save_instances(instances, listed))
+    (note,) = [n for n in examine(coco)["notes"] if "no height and width" in n]
+    assert note.startswith("1 images have no height") and "image_id 1" in note
+    example = read_record(tmp_path, 1)
+    assert (int(example["height"]), int(example["width"])) == (21, 17)
+    path = coco.folder / "panoptic" / "1.png"
+    path.write_bytes(large_png(10**5, 10**5))
+    check_both_refuse(coco, tmp_path / "2", r"1\.png: height x width 100000 x 100000 are more than")
+    path.unlink()
+    check_both_refuse(coco, tmp_path / "2", r"1\.png: no such file, for image_id 1, whose entry in")
+
+
+def test_one_side_alone_is_no_size(coco, tmp_path):
+    del coco.content["images"][1]["width"]
+    check_both_refuse(coco, tmp_path, r"images\[1\]\.width must be an integer")
+
+
+def test_segment_id_0_is_void(coco, tmp_path):
+    coco.content["annotations"][1]["segments_info"][0]["id"] = 0
+    check_both_refuse(coco, tmp_path, r"segments_info\[0\]\.id must be .* got 0\. Black pixels are")
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "I;16", "1"])
@@ -416,25 +494,47 @@ def with_orientation(image, kind, orientation):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_orientation_is_noted(coco, tmp_path, kind, caplog):
+def test_orientation_that_keeps_the_size_must_be_decided(coco, tmp_path, kind, caplog):
     path = coco.folder / "images" / "1.png"
     image = Image.open(path).convert("RGB")
     path.write_bytes(with_orientation(image, kind, 3))
-    assert [n for n in examine(coco)["notes"] if re.match("1 images have an EXIF.*1.png", n)]
-    convert(coco, tmp_path)
-    assert [m for m in caplog.messages if "1 images have an EXIF orientation" in m]
+    check_both_refuse(coco, tmp_path, r"1\.png: its EXIF orientation is 3, .* Say --exif=stored or")
+    assert [n for n in examine(coco, exif="stored")["notes"] if n.startswith(f"1 {images.TURNED}")]
+    convert(coco, tmp_path, exif="stored")
+    assert [m for m in caplog.messages if f"1 {images.TURNED}" in m]
     report = doctor.examine_records(
         input_path=str(tmp_path / "out" / "train-*"), build_quality=PanopticQuality
     )
     assert [n for n in report["notes"] if re.match("1 images have an EXIF.*image_id 1", n)]
+    stored = tf.io.decode_image(read_record(tmp_path, 1)["image_bytes"]).numpy()
+    convert(coco, tmp_path, exif="turned", overwrite=True)
+    turned = tf.io.decode_image(read_record(tmp_path, 1)["image_bytes"]).numpy()
+    # Two decoders of JPEG.
+    np.testing.assert_allclose(
+        turned.astype(int), stored[::-1, ::-1], atol=0 if kind == "PNG" else 8
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("orientation", [6, 8])
-def test_orientation_beside_sizes_that_differ(coco, tmp_path, kind, orientation):
-    image = Image.new("RGB", (21, 17))
-    (coco.folder / "images" / "1.png").write_bytes(with_orientation(image, kind, orientation))
-    message = rf"must be 21 x 17 .*, got 17 x 21; its EXIF orientation {orientation} is not applied"
+def test_orientation_is_applied_where_the_size_says_so(coco, tmp_path, kind, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, [17, 21, 3], np.uint8)
+    path = coco.folder / "images" / "1.png"
+    path.write_bytes(with_orientation(Image.fromarray(pixels), kind, orientation))
+    decoded = tf.io.decode_image(path.read_bytes()).numpy()
+    check_both_accept(coco, tmp_path)
+    assert [n for n in examine(coco)["notes"] if n.startswith(f"1 {photographs.APPLIED}")]
+    found = tf.io.decode_png(read_record(tmp_path, 1)["image_bytes"]).numpy()
+    difference = found.astype(int) - np.rot90(decoded, {6: -1, 8: 1}[orientation])
+    assert np.abs(difference).max() <= (0 if kind == "PNG" else 8)  # Two decoders of JPEG.
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sizes_that_differ_whatever_the_orientation(coco, tmp_path, orientation):
+    content = with_orientation(Image.new("RGB", (20, 16)), "PNG", orientation)
+    (coco.folder / "images" / "1.png").write_bytes(content)
+    remark = "; its EXIF orientation is 6" if orientation == 6 else ""
+    message = rf"image_id 1 must be 21 x 17 .*, got 16 x 20{remark}\.$"
     check_both_refuse(coco, tmp_path, message)
 
 

@@ -273,3 +273,15 @@ def test_commands(make_coco, tmp_path):
     coco.save()
     output = run("doctor.py", *paths)
     assert output.returncode == 1 and "area must be" in output.stdout
+    output = run(
+        "doctor.py", *paths, f"--fix_to={tmp_path}/fixed", f"--output_html={tmp_path}/a.html"
+    )
+    assert output.returncode == 0, output.stdout + output.stderr
+    assert "\n1 changes; the copy is --panoptic_json=" in output.stdout
+    assert "data:image/jpeg" in (tmp_path / "a.html").read_text()
+    output = run("inspect_.py", shards, f"--output_dir={tmp_path}/look")
+    assert output.returncode == 0, output.stderr
+    assert output.stdout.startswith("3 images, 1 worth a look, 0 problems: ")  # A tiny cat.
+    report = json.loads((tmp_path / "look" / "data.json").read_text())
+    assert report["histograms"]["segments_of_an_image"]
+    assert "data:image/jpeg" in (tmp_path / "look" / "index.html").read_text()

@@ -26,6 +26,8 @@ MIXED = DatasetInfo.from_coco(
         ("background", THINGS, True),
         ("background", MIXED, True),
         ("void", THINGS, False),
+        ("skip", THINGS, True),
+        ("skip", MIXED, False),
         ("void", MIXED, False),
     ],
 )
@@ -57,7 +59,9 @@ def test_a_name_in_use_is_not_taken():
 
 
 def test_unknown_policy():
-    with pytest.raises(ValueError, match="unlabelled must be one of auto, background, void, got"):
+    with pytest.raises(
+        ValueError, match="unlabelled must be one of auto, background, void, skip, got"
+    ):
         unlabelled.resolve("ignore", THINGS)
 
 
@@ -128,6 +132,59 @@ def test_records_of_things_only_have_a_segment_of_background(make_coco, tmp_path
     assert fingerprints["auto"] == fingerprints["void"]
     with pytest.raises(ValueError, match="Choose another output_dir"):
         convert("auto", unlabelled_policy="void")
+
+
+@pytest.fixture
+def half_labelled(make_coco):
+    """Six images of things, of which 0 and 3 have no label."""
+    coco = make_coco(6)
+    coco.content["categories"] = [dict(c, isthing=1) for c in coco.content["categories"]]
+    for position in (0, 3):
+        coco.content["annotations"][position]["segments_info"] = []
+        coco.save_ids(position, 0 * coco.ids(position))
+    return coco.save()
+
+
+def _skip(coco, folder, **options):
+    (written,) = converter.convert_dataset(
+        "coco_panoptic",
+        str(folder),
+        num_shards=2,
+        num_processes=1,
+        unlabelled_policy="skip",
+        **{**coco.paths, **options},
+    )
+    return written
+
+
+def test_images_without_a_label_are_skipped_and_counted(half_labelled, tmp_path, caplog):
+    folder = tmp_path / "out"
+    written = _skip(half_labelled, folder)
+    ids = [
+        json.loads(record.decode_example(serialized)["image_id"].numpy())
+        for path in sorted(folder.glob("*.tfrecord"))
+        for serialized in tf.data.TFRecordDataset(str(path))
+    ]
+    assert sorted(ids) == [1, 2, 4, 5]
+    assert sum(shard.num_records for shard in written.shards) == 4
+    assert written.source["num_skipped"] == 2 and written.fingerprint["skip_unlabelled"] is True
+    assert [m for m in caplog.messages if "2 images have no labelled pixel and are left" in m]
+    # The others are as by `auto`.
+    assert DatasetInfo.load(str(folder / "dataset_info.json")).names[-1] == "background"
+    # Done once more from the second shard on: the counts are those of all shards.
+    (folder / "train.manifest.json").unlink()
+    progress = manifest.Progress(str(folder), "train")
+    progress.start(written.fingerprint, written.shards[:1])
+    assert _skip(half_labelled, folder) == written
+
+
+def test_data_without_any_label_leave_nothing_behind(half_labelled, tmp_path):
+    for position in range(6):
+        half_labelled.content["annotations"][position]["segments_info"] = []
+        half_labelled.save_ids(position, 0 * half_labelled.ids(position))
+    with pytest.raises(ValueError, match="no image has a labelled pixel"):
+        _skip(half_labelled.save(), tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_written_files_have_the_categories_of_the_annotations(tmp_path):

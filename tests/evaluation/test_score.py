@@ -78,6 +78,26 @@ def test_recorded(golden, name):
 
 
 @pytest.mark.reference
+def test_recorded_boundaries_in_processes(golden):
+    folder, recorded = CASE / "synth_0", golden("boundary_pq_synth_0")
+    for i, ratio in enumerate(recorded["ratios"]):
+        metrics = result_files.score_files(
+            panoptic_json=str(folder / "gt.json"),
+            predictions_json=str(folder / "pred.json"),
+            panoptic_dir=str(folder / "gt"),
+            predictions_dir=str(folder / "pred"),
+            crowd_rule="last",
+            boundary_ratio=float(ratio),
+            num_processes=1 + i,
+        )
+        for suffix, row in zip(("", "_things", "_stuff"), recorded["averages"][i]):
+            found = [metrics[f"{key}_boundary{suffix}"] for key in ("PQ", "SQ", "RQ")]
+            np.testing.assert_allclose(found, 100 * row[:3], rtol=1e-12)
+        lost = sum(row["PQ_lost"] for row in metrics["errors"])
+        assert lost == pytest.approx(100 - metrics["PQ"])
+
+
+@pytest.mark.reference
 def test_recorded_sample_in_processes(reference_data):
     folder = reference_data / "golden" / "pq_case"
     metrics = result_files.score_files(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any, Dict, Optional
 
@@ -12,6 +13,7 @@ from panoptic_tf.datasets import (
     images,
     manifest,
 )
+from panoptic_tf.datasets.importers import panoptic_files, photographs
 from panoptic_tf.datasets.importers.registry import register
 from panoptic_tf.datasets.importers.source import Source
 from panoptic_tf.datasets.notes import Notes
@@ -26,6 +28,7 @@ def read_coco_panoptic(
     instances_json: Optional[str] = None,
     name: Optional[str] = None,
     max_pixels: int = images.MAX_PIXELS,
+    exif: str = photographs.AUTO,
 ) -> Source:
     """Reads a data set in COCO panoptic format.
 
@@ -37,10 +40,12 @@ def read_coco_panoptic(
         overlap, go into the records.
       name: name of the data set; default the JSON file's.
       max_pixels: limit of height times width of an image.
+      exif: see `photographs.read`.
 
     Raises:
       ValueError: the files contradict each other or themselves; the message names file and field.
     """
+    photographs.check_exif(exif)
     panoptic_dir = panoptic_dir or os.path.splitext(panoptic_json)[0]
     notes = Notes()
     info, annotations = coco_format.read_panoptic_json(
@@ -66,4 +71,5 @@ def read_coco_panoptic(
         fingerprint["instances_sha256"] = manifest.sha256_of_file(instances_json)
         description["instances_json"] = os.path.abspath(instances_json)
         description["num_instances"] = sum(len(a.instances or ()) for a in annotations)
-    return Source(info, annotations, checks.read_annotation, fingerprint, description)
+    read = functools.partial(panoptic_files.read_annotation, max_pixels=max_pixels, exif=exif)
+    return Source(info, annotations, read, fingerprint, description)

@@ -42,11 +42,9 @@ def reader(
     Raises:
       ValueError: unknown `on_top` or `exif`.
     """
-    for option, value, choices in (("on_top", on_top, ON_TOP), ("exif", exif, photographs.EXIF)):
-        if value not in choices:
-            raise ValueError(
-                f"{option} must be one of {', '.join(choices)}, got {files.shown(value)}."
-            )
+    if on_top not in ON_TOP:
+        raise ValueError(f"on_top must be one of {', '.join(ON_TOP)}, got {files.shown(on_top)}.")
+    photographs.check_exif(exif)
     read_photograph = functools.partial(photographs.read, max_pixels=max_pixels, exif=exif)
     return functools.partial(
         _read,

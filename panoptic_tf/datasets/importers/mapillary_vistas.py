@@ -14,7 +14,7 @@ import os
 from typing import Optional
 
 from panoptic_tf.datasets import files, images
-from panoptic_tf.datasets.importers import coco_panoptic, folders
+from panoptic_tf.datasets.importers import coco_panoptic, folders, photographs
 from panoptic_tf.datasets.importers.registry import register
 from panoptic_tf.datasets.importers.source import Source
 
@@ -34,6 +34,7 @@ def read_mapillary_vistas(
     split: str = "train",
     name: Optional[str] = None,
     max_pixels: int = images.MAX_PIXELS,
+    exif: str = photographs.AUTO,
 ) -> Source:
     """Reads a split of Mapillary Vistas.
 
@@ -43,6 +44,7 @@ def read_mapillary_vistas(
       split: `train` or `val`; the images of test have no labels.
       name: name of the data set; default `mapillary_vistas_<version>`.
       max_pixels: limit of height times width of an image.
+      exif: see `photographs.read`.
 
     Raises:
       ValueError: another split or version, annotations that are not there, and what
@@ -65,6 +67,7 @@ def read_mapillary_vistas(
         panoptic_dir=os.path.dirname(panoptic_json),
         name=name or f"mapillary_vistas_{version}",
         max_pixels=max_pixels,
+        exif=exif,
     )
     # An image is a .jpg, whatever ending its entry has.
     return dataclasses.replace(

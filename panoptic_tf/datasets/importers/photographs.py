@@ -10,14 +10,14 @@ from __future__ import annotations
 import dataclasses
 import io
 import warnings
-from typing import Optional, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 from PIL import Image, ImageOps
 
 from panoptic_tf.datasets import checks, files, images, png
 from panoptic_tf.datasets.importers.source import Size
 
-EXPECTED = "a photograph that Pillow reads (JPEG, PNG, WebP, TIFF, BMP, AVIF)"
+EXPECTED = "a photograph that Pillow reads (JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF)"
 
 APPLIED = "images have an EXIF orientation, which was applied: the annotations are of that size"
 RECODED = "images are neither JPEG nor PNG and are stored as PNG"
@@ -28,6 +28,12 @@ AUTO, STORED, TURNED = EXIF = ("auto", "stored", "turned")
 stated size says; where that cannot tell, `auto` is an error."""
 
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+
+def check_exif(exif: str) -> None:
+    """Raises ValueError unless it is one of `EXIF`."""
+    if exif not in EXIF:
+        raise ValueError(f"exif must be one of {', '.join(EXIF)}, got {files.shown(exif)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +52,12 @@ class Photograph:
 
 
 def read(
-    path: str, *, stated: Optional[Size] = None, max_pixels: int, exif: str = AUTO
+    path: str,
+    *,
+    stated: Optional[Size] = None,
+    max_pixels: int,
+    exif: str = AUTO,
+    whose: str = "",
 ) -> Photograph:
     """Reads a photograph.
 
@@ -55,35 +66,70 @@ def read(
       stated: (height, width) that its annotation states; None where it states none.
       max_pixels: limit of height times width.
       exif: one of `EXIF`, for pictures that EXIF data turn.
+      whose: the image's id, for the error message; optional.
 
     Raises:
       ValueError: no photograph, damaged, too large, of another size than stated, or turned by EXIF
         data where nothing says which frame the annotation is of; the message names the file.
     """
-    content = files.read_bytes(path, expected=EXPECTED)
-    is_kept = content.startswith((png.SIGNATURE, images.JPEG_SIGNATURE))
-    picture = None if is_kept else _open(content, path)
-    size = _header_size(content, path) if picture is None else (picture.height, picture.width)
+    opened = _open(path)
+    size, orientation = opened.size, opened.orientation
+    is_applied = orientation > 1 and _is_of_turned(path, size, stated, orientation, exif)
+    frame = size[::-1] if is_applied and orientation > 4 else size
+    if stated is not None and tuple(stated) != frame:
+        turned = f"; its EXIF orientation is {orientation}" if orientation > 1 else ""
+        raise ValueError(
+            f"{path}:{f' {whose}' if whose else ''} must be {stated[0]} x {stated[1]} (height x "
+            f"width of its annotation), got {size[0]} x {size[1]}{turned}."
+        )
     if size[0] * size[1] > max_pixels:
         raise ValueError(
             f"{path}: {size[0]} x {size[1]} (height x width) are more than {max_pixels:,} pixels. "
             "Raise --max_pixels if that is meant."
         )
-    orientation = images.orientation(content) if picture is None else _orientation(picture)
-    is_applied = orientation > 1 and _is_of_turned(path, size, stated, orientation, exif)
-    frame = size[::-1] if is_applied and orientation > 4 else size
-    if stated is not None and tuple(stated) != frame:
-        raise ValueError(
-            f"{path}: must be {stated[0]} x {stated[1]} (height x width of its annotation), got "
-            f"{size[0]} x {size[1]}."
-        )
     notes = [] if orientation == 1 else [APPLIED if is_applied else images.TURNED]
-    if is_kept and not is_applied:
-        checks.check_image(content, path, lambda _: None)
-        return Photograph(content, size, tuple(notes))
-    if not is_kept:
+    if opened.picture is None and not is_applied:
+        checks.check_image(opened.content, path, lambda _: None)
+        return Photograph(opened.content, size, tuple(notes))
+    if opened.picture is not None:
         notes.append(RECODED)
-    return Photograph(_as_png(picture or _open(content, path), path), frame, tuple(notes))
+    picture = opened.picture or _open_picture(opened.content, path)
+    return Photograph(_as_png(picture, path, is_applied), frame, tuple(notes))
+
+
+def size_and_orientation(path: str) -> Tuple[Size, int]:
+    """(height, width) of the stored pixels and the EXIF orientation; nothing is decoded.
+
+    Raises:
+      ValueError: no photograph; the message names the file.
+    """
+    opened = _open(path)
+    return opened.size, opened.orientation
+
+
+class _Opened(NamedTuple):
+    """A file whose header was read.
+
+    Attributes:
+      content: the file.
+      picture: what Pillow opened; None of JPEG and PNG, which are kept.
+      size: (height, width) of the stored pixels.
+      orientation: EXIF orientation.
+    """
+
+    content: bytes
+    picture: Optional[Image.Image]
+    size: Size
+    orientation: int
+
+
+def _open(path: str) -> _Opened:
+    content = files.read_bytes(path, expected=EXPECTED)
+    if content.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
+        return _Opened(content, None, _header_size(content, path), images.orientation(content))
+    picture = _open_picture(content, path)
+    size = (picture.height, picture.width)
+    return _Opened(content, picture, size, images.orientation_of(picture.getexif))
 
 
 def _is_of_turned(
@@ -108,27 +154,24 @@ def _header_size(content: bytes, path: str) -> Size:
         raise ValueError(f"{path}: cannot be decoded ({error}); expected {EXPECTED}.") from error
 
 
-def _open(content: bytes, path: str) -> Image.Image:
+def _open_picture(content: bytes, path: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(content))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: cannot be read; expected {EXPECTED}.") from error
+        raise ValueError(f"{path}: cannot be decoded; expected {EXPECTED}.") from error
 
 
-def _orientation(picture: Image.Image) -> int:
-    return images.orientation_of(picture.getexif)
-
-
-def _as_png(picture: Image.Image, path: str) -> bytes:
-    """The pixels, turned as EXIF says; only 8 bits a channel are lossless."""
+def _as_png(picture: Image.Image, path: str, is_turned: bool) -> bytes:
+    """The pixels, turned as EXIF says where that is wanted; only 8 bits a channel are lossless."""
     if picture.mode not in _EIGHT_BITS:
         raise ValueError(f"{path}: has pixels of mode {picture.mode!r}; expected 8 bits a channel.")
     try:
-        turned = ImageOps.exif_transpose(picture).convert("RGB")
+        pixels = (ImageOps.exif_transpose(picture) if is_turned else picture).convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); expected {EXPECTED}.") from error
     content = io.BytesIO()
-    turned.save(content, "PNG")
+    pixels.info.clear()  # What was not applied must not be applied later.
+    pixels.save(content, "PNG")
     return content.getvalue()

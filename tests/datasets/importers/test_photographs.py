@@ -81,6 +81,16 @@ def test_where_the_size_cannot_tell_somebody_must(tmp_path, orientation, stated)
     np.testing.assert_array_equal(decoded(turned), np.rot90(pixels(), rotations[orientation]))
 
 
+def test_others_are_turned_only_where_that_is_meant(tmp_path):
+    path = save(tmp_path / "a.webp", pixels(), "WEBP", 6, lossless=True)
+    stored = photographs.read(path, stated=(HEIGHT, WIDTH), max_pixels=LIMIT)
+    np.testing.assert_array_equal(decoded(stored), pixels())
+    assert stored.size == (HEIGHT, WIDTH) and images.orientation(stored.content) == 1
+    turned = photographs.read(path, stated=(WIDTH, HEIGHT), max_pixels=LIMIT)
+    np.testing.assert_array_equal(decoded(turned), np.rot90(pixels(), -1))
+    assert photographs.size_and_orientation(path) == ((HEIGHT, WIDTH), 6)
+
+
 def sixteen_bits(path):
     Image.fromarray(np.full([4, 4], 1000, np.uint16)).save(path, "TIFF")
 
@@ -94,8 +104,8 @@ def cut_off(path, image_format):
 @pytest.mark.parametrize(
     "write, message",
     [
-        (lambda path: path.write_bytes(b"no image"), "cannot be read; expected a photograph"),
-        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(b"no image"), "cannot be decoded; expected a photograph"),
+        (lambda path: path.write_bytes(b""), "cannot be decoded"),
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: None, "no such file"),
         (sixteen_bits, "mode 'I;16'.*8 bits a channel"),

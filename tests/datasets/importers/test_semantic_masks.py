@@ -443,7 +443,7 @@ WRONG_FILES = {
     unprintable_name: r"masks: has a file whose name cannot be printed, 'b\\n'",
     name_of_no_text: r"masks: has a file whose name cannot be printed, 'b\\udcff'",
     no_masks: r"masks: holds no file \.png; expected a folder of PNG masks",
-    wrong_photograph: r"images/b\.jpg: cannot be read; expected a photograph",
+    wrong_photograph: r"images/b\.jpg: cannot be decoded; expected a photograph",
     large_image: r"images/b\.jpg: must be 10 x 14 .*, got 30 x 20",
 }
 
