@@ -9,9 +9,10 @@ of the workload and prints JSON that ends its output: `{"seconds": {"files": ...
 "masks": ...}, "counts": {...}}`, the counts being those of `_counts`.
 
 files: everything between the files on the disk and the numbers, as `panoptic-tf score` does it in
-one process with `--crowd_rule=last`. ids: the same without decoding; the arrays of segment ids are
-at hand. masks: what an evaluation of a model costs, by `PanopticEvaluator` without AP, from arrays
-of categories and instances; mIoU included. Seconds are of all images together.
+one process with `--crowd_rule=last`. boundary: the same with `--boundary_ratio=0.02`. ids: files
+without decoding; the arrays of segment ids are at hand. masks: what an evaluation of a model costs,
+by `PanopticEvaluator` without AP, from arrays of categories and instances; mIoU included. Seconds
+are of all images together.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ Masks = Dict[str, np.ndarray]
 _IMAGES = flags.DEFINE_integer("images", 200, "How many.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", "runs/panoptic_quality", "Gets the images.")
 
-_ROWS = {name: (name,) for name in ("files", "ids", "masks")}
+_BOUNDARY_RATIO = 0.02
+_SPLITS = ("", "_things", "_stuff")
+_ROWS = {name: (name,) for name in ("files", "boundary", "ids", "masks")}
 
 
 def _build() -> speed.Workload:
@@ -53,7 +56,7 @@ def _measure(workload: speed.Workload) -> Dict[str, Any]:
         "panoptic_json": os.path.join(folder, "truth.json"),
         "predictions_json": os.path.join(folder, "found.json"),
     }
-    metrics = score.score_files(**files, crowd_rule="last")
+    metrics = score.score_files(**files, crowd_rule="last", boundary_ratio=_BOUNDARY_RATIO)
     info, truths = coco_format.read_panoptic_json(
         files["panoptic_json"], panoptic_dir=os.path.join(folder, "truth"), require_images=False
     )
@@ -71,9 +74,13 @@ def _measure(workload: speed.Workload) -> Dict[str, Any]:
         score.score_files(**files, crowd_rule="last")
         return ()
 
+    def score_boundaries() -> Tuple[()]:
+        score.score_files(**files, crowd_rule="last", boundary_ratio=_BOUNDARY_RATIO)
+        return ()
+
     def score_ids() -> Tuple[()]:
-        with mock.patch.object(coco_format, "read_id_map", id_maps.__getitem__):
-            score.score_pairs(info, pairs, "last")
+        with mock.patch.object(coco_format, "read_id_map", lambda path, **_: id_maps[path]):
+            score.score_pairs(pairs, info, "last", 0.0)
         return ()
 
     def evaluate_masks() -> Tuple[()]:
@@ -82,9 +89,14 @@ def _measure(workload: speed.Workload) -> Dict[str, Any]:
 
     if _counts(_evaluate(info, masks)) != _counts(metrics):
         raise ValueError("score and the evaluator do not agree.")
-    parts = {"files": score_files, "ids": score_ids, "masks": evaluate_masks}
+    parts = {
+        "files": score_files,
+        "boundary": score_boundaries,
+        "ids": score_ids,
+        "masks": evaluate_masks,
+    }
     seconds = {name: speed.cpu_seconds(function) for name, function in parts.items()}
-    return {"seconds": seconds, "counts": _counts(metrics)}
+    return {"seconds": seconds, "counts": {**_counts(metrics), **_counts(metrics, "_boundary")}}
 
 
 def _evaluate(info: DatasetInfo, masks: List[Sequence[Masks]]) -> Dict[str, Any]:
@@ -122,10 +134,12 @@ def _masks(
     return sides
 
 
-def _counts(metrics: Dict[str, Any]) -> Dict[str, Any]:
+def _counts(metrics: Dict[str, Any], kind: str = "") -> Dict[str, Any]:
     """What must be equal: the averages to 8 digits, and what was counted in all categories."""
-    names = [name + split for split in ("", "_things", "_stuff") for name in ("PQ", "SQ", "RQ")]
+    names = [name + kind + split for split in _SPLITS for name in ("PQ", "SQ", "RQ")]
     averages = {name: round(metrics[name], 8) for name in names}
+    if kind:
+        return averages
     counts = {n: [row[n] for row in metrics["per_category"]] for n in ("tp", "fp", "fn")}
     return {**averages, **{name: sum(values) for name, values in counts.items()}}
 

@@ -4,8 +4,9 @@ python experiments/score.py --panoptic_json=GT.json --panoptic_dir=GT/ \
     --predictions_json=P.json --predictions_dir=P/ --output_dir=runs/score
 
 writes metrics.json: panoptic quality and the IoU of the segments' categories in percent, the shares
-of void and things and the numbers of segments. Mask AP is null: a panoptic result orders its
-segments by no score. --crowd_rule=last gives the numbers of the COCO panoptic tools.
+of void and things, the numbers of segments and the kinds of errors (docs/metrics.md). Mask AP and
+calibration are null: a panoptic result orders its segments by no score. --crowd_rule=last gives the
+numbers of the COCO panoptic tools, --boundary_ratio=0.02 adds those of the Boundary IoU tools.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ _CROWD_RULE = flags.DEFINE_enum(
     "Crowds of its category that forgive an unmatched prediction: all of the image, or the last "
     "one, as the COCO panoptic tools do.",
 )
+_BOUNDARY_RATIO = flags.DEFINE_float(
+    "boundary_ratio",
+    0.0,
+    "Measure Boundary PQ at boundaries this wide, as a share of the image's diagonal: 0.02 is the "
+    "paper's, 0 leaves it out.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", os.cpu_count(), "Processes.", lower_bound=1)
 
 
@@ -52,6 +61,7 @@ def main(argv: Sequence[str]) -> None:
         panoptic_dir=_PANOPTIC_DIR.value,
         predictions_dir=_PREDICTIONS_DIR.value,
         crowd_rule=_CROWD_RULE.value,
+        boundary_ratio=_BOUNDARY_RATIO.value,
         num_processes=_NUM_PROCESSES.value,
         show_progress=True,
     )

@@ -4,7 +4,8 @@ python benchmarks/panoptic_quality.py --rounds=2 --reference_python=other/bin/py
 
 `other` is an environment with panopticapi from its repository; measured with 7bb4655, NumPy 1.26.4
 and Pillow 13.0.0, as ours. The time is of `pq_compute_single_core`. "ids" is without decoding: the
-function gets arrays of ids that are at hand, without a copy.
+function gets arrays of ids that are at hand, without a copy. "boundary" is the same function of
+boundary-iou-api (37d2558), where the environment has it, and OpenCV on one thread.
 """
 
 from __future__ import annotations
@@ -21,6 +22,12 @@ import measuring
 import numpy as np
 from panopticapi import evaluation, utils
 from PIL import Image
+
+try:
+    import cv2
+    from boundary_iou.coco_panoptic_api import evaluation as boundary_evaluation
+except ImportError:
+    boundary_evaluation = None
 
 Pairs = List[Tuple[Dict[str, Any], Dict[str, Any]]]
 _SPLITS = {"": None, "_things": True, "_stuff": False}
@@ -50,7 +57,16 @@ def main() -> None:
         for name, function in functions.items()
     }
     seconds["masks"] = seconds["ids"]  # It has no other way in.
-    measuring.print_result(seconds, _counts(truth, _compute(folder, truth, pairs)))
+    counts = _counts(truth, _compute(folder, truth, pairs))
+    if boundary_evaluation:
+        cv2.setNumThreads(arguments.threads)
+        seconds["boundary"] = measuring.cpu_seconds(
+            lambda: _compute_boundary(folder), arguments.repetitions
+        )
+        found = _counts(truth, _compute_boundary(folder))
+        for name in [name for name in found if name not in ("tp", "fp", "fn")]:
+            counts[name.replace("Q", "Q_boundary", 1)] = found[name]
+    measuring.print_result(seconds, counts)
 
 
 def _read(folder: str) -> Tuple[Dict[str, Any], Pairs]:
@@ -76,6 +92,16 @@ def _compute(folder: str, truth: Dict[str, Any], pairs: Pairs) -> evaluation.PQS
     folders = [os.path.join(folder, name) for name in ("truth", "found")]
     with contextlib.redirect_stdout(io.StringIO()):
         return evaluation.pq_compute_single_core(0, pairs, *folders, categories)
+
+
+def _compute_boundary(folder: str) -> evaluation.PQStat:
+    truth, pairs = _read(folder)  # it adds to the annotations
+    categories = {category["id"]: category for category in truth["categories"]}
+    folders = [os.path.join(folder, name) for name in ("truth", "found")]
+    with contextlib.redirect_stdout(io.StringIO()):
+        return boundary_evaluation.pq_compute_single_core(
+            0, pairs, *folders, categories, "boundary", 0.02
+        )
 
 
 class _NumpyWithoutCopy:

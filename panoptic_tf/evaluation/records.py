@@ -49,6 +49,7 @@ def evaluate_records(
     *,
     crowd_rule: str = "all",
     compute_ap: bool = True,
+    boundary_ratio: float = 0.0,
     with_instances: bool = False,
     max_examples: int = 0,
     allow_partial: bool = False,
@@ -61,6 +62,7 @@ def evaluate_records(
       input_path: file pattern of the records.
       crowd_rule: see `metrics.panoptic_quality`.
       compute_ap: whether to compute AP.
+      boundary_ratio: see `PanopticEvaluator`.
       with_instances: whether the ground truth of AP is the records' overlapping instances.
       max_examples: only the first so many; 0 is all.
       allow_partial: see `shards.find_shards`.
@@ -82,6 +84,7 @@ def evaluate_records(
         category_names=info.names,
         crowd_rule=crowd_rule,
         compute_ap=compute_ap,
+        boundary_ratio=boundary_ratio,
     )
     seconds: List[float] = []
     limit = SizeLimit(predictor.max_pixels)

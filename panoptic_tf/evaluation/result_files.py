@@ -29,6 +29,7 @@ def score_files(
     panoptic_dir: Optional[str] = None,
     predictions_dir: Optional[str] = None,
     crowd_rule: str = "all",
+    boundary_ratio: float = 0.0,
     num_processes: int = 1,
     show_progress: bool = False,
 ) -> Dict[str, Any]:
@@ -40,6 +41,7 @@ def score_files(
       panoptic_dir: PNGs of the ground truth; default the JSON file's path without `.json`.
       predictions_dir: PNGs of the predictions; default likewise.
       crowd_rule: `all` or `last`, see `PanopticQuality`.
+      boundary_ratio: see `PanopticEvaluator`.
       num_processes: 1 stays in this process.
       show_progress: whether to draw a progress bar.
 
@@ -62,9 +64,9 @@ def score_files(
         annotations=annotations,
     )
     pairs = list(zip(annotations, predictions))
-    evaluator = _evaluator(info, crowd_rule)
+    evaluator = _evaluator(info, crowd_rule, boundary_ratio)
     with tqdm(total=len(pairs), unit="image", desc="score", disable=not show_progress) as bar:
-        for part in _score_chunks(info, pairs, crowd_rule, num_processes):
+        for part in _score_chunks(pairs, num_processes, info, crowd_rule, boundary_ratio):
             evaluator.merge(part)
             bar.update(len(part.image_scores()))
     metrics = evaluator.result()
@@ -74,28 +76,30 @@ def score_files(
 
 
 def _score_chunks(
-    info: DatasetInfo, pairs: Sequence[Pair], crowd_rule: str, num_processes: int
+    pairs: Sequence[Pair], num_processes: int, *settings: Any
 ) -> Iterator[PanopticEvaluator]:
-    """Evaluators of consecutive parts, in order."""
+    """Evaluators of consecutive parts, in order; `settings` are those of `score_pairs`."""
     size = min(_MAX_CHUNK, -(-len(pairs) // max(num_processes, 1))) or 1
     chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     if num_processes <= 1 or len(chunks) <= 1:
-        yield from (score_pairs(info, chunk, crowd_rule) for chunk in chunks)
+        yield from (score_pairs(chunk, *settings) for chunk in chunks)
         return
     # A fork of a process with threads, TensorFlow's for example, may hang.
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(min(num_processes, len(chunks)), context)
     try:
-        parts = [pool.submit(score_pairs, info, chunk, crowd_rule) for chunk in chunks]
+        parts = [pool.submit(score_pairs, chunk, *settings) for chunk in chunks]
         for part in parts:
             yield part.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def score_pairs(info: DatasetInfo, pairs: Sequence[Pair], crowd_rule: str) -> PanopticEvaluator:
+def score_pairs(
+    pairs: Sequence[Pair], info: DatasetInfo, crowd_rule: str, boundary_ratio: float
+) -> PanopticEvaluator:
     """Scores the (ground truth, prediction) pairs of some images."""
-    evaluator = _evaluator(info, crowd_rule)
+    evaluator = _evaluator(info, crowd_rule, boundary_ratio)
     contiguous_ids = info.contiguous_ids()
     for annotation, prediction in pairs:
         ground_truth = _read_labels(annotation, contiguous_ids)
@@ -106,13 +110,14 @@ def score_pairs(info: DatasetInfo, pairs: Sequence[Pair], crowd_rule: str) -> Pa
     return evaluator
 
 
-def _evaluator(info: DatasetInfo, crowd_rule: str) -> PanopticEvaluator:
+def _evaluator(info: DatasetInfo, crowd_rule: str, boundary_ratio: float) -> PanopticEvaluator:
     return PanopticEvaluator(
         num_categories=info.num_categories,
         thing_ids=info.thing_ids,
         category_names=info.names,
         crowd_rule=crowd_rule,
         compute_ap=False,
+        boundary_ratio=boundary_ratio,
     )
 
 

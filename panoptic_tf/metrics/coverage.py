@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
-from panoptic_tf.metrics import segments
+from panoptic_tf.metrics import diagnosis, segments
 
 SHARE_NAMES = (
     "void_share",
@@ -85,12 +85,19 @@ class Coverage:
 
 
 def warnings_of(metrics: Mapping[str, Any]) -> List[str]:
-    """Why metrics may look better than the model is: sentences, each one line.
+    """What is to be read with the metrics: sentences, each one line.
+
+    Why they may look better than the model is, and where nothing is found, what is the matter
+    (`diagnosis.warnings_of`).
 
     Args:
       metrics: the content of a `metrics.json`; of annotations alone, `void_share` and
         `true_thing_share` will do.
     """
+    return [*_warnings_of_void(metrics), *diagnosis.warnings_of(metrics)]
+
+
+def _warnings_of_void(metrics: Mapping[str, Any]) -> List[str]:
     void, things = metrics.get("void_share"), metrics.get("true_thing_share")
     if void is None or things is None or void <= _LARGE or 1 - void - things >= _TINY:
         return []

@@ -4,11 +4,8 @@ Per category, over all images:
 
   SQ = sum of the IoU of matched pairs / TP      RQ = TP / (TP + FP / 2 + FN / 2)      PQ = SQ * RQ
 
-A predicted and a ground-truth segment of one category match when their IoU exceeds 0.5; the
-predicted segment's void pixels are taken out of the union. Crowd segments neither match nor count
-as missed. An unmatched prediction is forgiven when more than half of it lies on void or on crowd of
-its own category. Averages run over the categories with TP + FP + FN > 0; an average over none is
-None, never a division by zero.
+What matches is told in `matching`. Averages run over the categories with TP + FP + FN > 0; an
+average over none is None, never a division by zero.
 """
 
 from __future__ import annotations
@@ -17,9 +14,9 @@ from typing import Any, Dict, Optional, Sequence
 
 import numpy as np
 
-from panoptic_tf.metrics import segments
+from panoptic_tf.metrics import matching, segments
+from panoptic_tf.metrics.matching import CROWD_RULES
 
-CROWD_RULES = ("all", "last")
 IOU, TP, FP, FN = range(4)
 """Columns of a state."""
 
@@ -75,9 +72,14 @@ class PanopticQuality:
 
     def update_overlaps(self, overlaps: segments.Overlaps) -> np.ndarray:
         """Adds one image by the pixels its segments share; returns its state, [N + 1, 4]."""
-        image_state = match_segments(
+        matches = matching.match_segments(
             overlaps, num_categories=len(self._state) - 1, crowd_rule=self._crowd_rule
         )
+        return self.update_matches(overlaps, matches)
+
+    def update_matches(self, overlaps: segments.Overlaps, matches: matching.Matches) -> np.ndarray:
+        """Adds one image whose segments are matched already; returns its state, [N + 1, 4]."""
+        image_state = count_matches(overlaps, matches, num_categories=len(self._state) - 1)
         self._state += image_state
         return image_state
 
@@ -122,50 +124,16 @@ class PanopticQuality:
         return metrics
 
 
-def match_segments(
-    overlaps: segments.Overlaps, *, num_categories: int, crowd_rule: str = "all"
+def count_matches(
+    overlaps: segments.Overlaps, matches: matching.Matches, *, num_categories: int
 ) -> np.ndarray:
-    """Matches the segments of one image and counts the outcome.
-
-    Args:
-      overlaps: pixels shared by each pair of segments.
-      num_categories: N.
-      crowd_rule: `all` or `last`, see `PanopticQuality`.
-
-    Returns:
-      float64 [N + 1, 4] by category: sum of IoU, TP, FP, FN.
-
-    Raises:
-      ValueError: a category is not in 0..N.
-    """
-    rows, columns, pixels, gt_categories, gt_is_crowd, categories = overlaps
-    _check_categories(gt_categories, "ground-truth", num_categories)
-    _check_categories(categories, "predicted", num_categories)
-    num_truths, num_found = len(gt_categories), len(categories)
-    is_void = rows == 0
-    gt_areas = _sum_pixels(rows, pixels, num_truths)
-    areas = _sum_pixels(columns, pixels, num_found)
-    void_areas = _sum_pixels(columns[is_void], pixels[is_void], num_found)
-    same_category = gt_categories[rows] == categories[columns]  # [K]
-    is_counted = (gt_categories > 0) & ~gt_is_crowd  # [G + 1]
-    unions = gt_areas[rows] + areas[columns] - pixels - void_areas[columns]
-    ious = np.where(same_category & is_counted[rows], pixels / np.maximum(unions, 1), 0.0)
-    is_match = ious > 0.5
-    gt_rows, columns_matched = rows[is_match], columns[is_match]
-
-    crowds = _forgiving_crowds(gt_categories, gt_is_crowd, crowd_rule)
-    is_forgiven = same_category & crowds[rows]
-    forgiven = void_areas + _sum_pixels(columns[is_forgiven], pixels[is_forgiven], num_found)
-    is_missed = is_counted.copy()
-    is_missed[gt_rows] = False
-    is_wrong = (categories > 0) & (2 * forgiven <= areas)
-    is_wrong[columns_matched] = False
-
+    """Counts the outcome of one image: float64 [N + 1, 4] by category: sum of IoU, TP, FP, FN."""
+    matched = overlaps.gt_categories[overlaps.rows[matches.is_match]]
     state = np.zeros((num_categories + 1, 4))
-    np.add.at(state[:, IOU], gt_categories[gt_rows], ious[is_match])
-    np.add.at(state[:, TP], gt_categories[gt_rows], 1)
-    np.add.at(state[:, FP], categories[is_wrong], 1)
-    np.add.at(state[:, FN], gt_categories[is_missed], 1)
+    np.add.at(state[:, IOU], matched, matches.ious[matches.is_match])
+    np.add.at(state[:, TP], matched, 1)
+    np.add.at(state[:, FP], overlaps.categories[matches.is_wrong], 1)
+    np.add.at(state[:, FN], overlaps.gt_categories[matches.is_missed], 1)
     return state
 
 
@@ -184,27 +152,3 @@ def average_quality(state: np.ndarray) -> Dict[str, Optional[float]]:
         "SQ": 100 * float(np.mean(counted[:, IOU] / np.maximum(counted[:, TP], 1))),
         "RQ": 100 * float(np.mean(counted[:, TP] / denominators)),
     }
-
-
-def _forgiving_crowds(
-    gt_categories: np.ndarray, gt_is_crowd: np.ndarray, crowd_rule: str
-) -> np.ndarray:
-    """The crowd segments on which predictions are forgiven, bool [G + 1]."""
-    if crowd_rule == "all":
-        return gt_is_crowd
-    rows = np.flatnonzero(gt_is_crowd)
-    last_row = dict(zip(gt_categories[rows].tolist(), rows.tolist()))
-    is_last = np.zeros_like(gt_is_crowd)
-    is_last[list(last_row.values())] = True
-    return is_last
-
-
-def _sum_pixels(labels: np.ndarray, pixels: np.ndarray, length: int) -> np.ndarray:
-    """Sums pixels [K] by label [K]: int64 [length]."""
-    return np.bincount(labels, pixels, minlength=length).astype(np.int64)
-
-
-def _check_categories(categories: np.ndarray, kind: str, num_categories: int) -> None:
-    if categories.min() < 0 or categories.max() > num_categories:
-        wrong = sorted({int(c) for c in categories if not 0 <= c <= num_categories})
-        raise ValueError(f"{kind} categories must be 0..{num_categories}, got {wrong}.")

@@ -12,6 +12,8 @@ from typing import Callable, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from panoptic_tf.metrics import boundaries
+
 MAX_SEGMENT_ID = 256**3 - 1
 """Largest id a COCO panoptic PNG holds."""
 
@@ -29,11 +31,13 @@ class RunLabels(NamedTuple):
       labels: int64 [runs], 0..S.
       categories: int64 [S + 1], category id by label; entry 0 is 0.
       is_crowd: bool [S + 1]; entry 0 is False.
+      ids: int64 [S + 1], instance id, or that of the id map; entry 0 is 0.
     """
 
     labels: np.ndarray
     categories: np.ndarray
     is_crowd: np.ndarray
+    ids: np.ndarray
 
 
 class LabelMap:
@@ -53,6 +57,11 @@ class LabelMap:
     def find_runs(self) -> np.ndarray:
         """Where runs of equal pixels start: bool [H * W]."""
         return find_runs(*self._masks)
+
+    def find_boundary(self, distance: int) -> np.ndarray:
+        """The segments' boundaries (`boundaries.find_boundary`): bool [H * W]."""
+        masks = [mask.reshape(self.size) for mask in self._masks]
+        return boundaries.find_boundary(*masks, distance=distance).reshape(-1)
 
     def label_runs(self, starts: np.ndarray) -> RunLabels:
         """Labels runs of pixels.
@@ -75,6 +84,9 @@ class Overlaps(NamedTuple):
       gt_categories: int64 [G + 1].
       gt_is_crowd: bool [G + 1].
       categories: int64 [P + 1].
+      ids: int64 [P + 1], instance ids of the predicted segments, or those of their id map.
+      boundary_pixels: int64 [K, 3], how many of the pixels are of the boundary of both segments, of
+        the ground-truth one's, of the predicted one's; None where boundaries were not asked for.
     """
 
     rows: np.ndarray
@@ -83,6 +95,8 @@ class Overlaps(NamedTuple):
     gt_categories: np.ndarray
     gt_is_crowd: np.ndarray
     categories: np.ndarray
+    ids: np.ndarray
+    boundary_pixels: Optional[np.ndarray] = None
 
 
 def find_runs(*masks: np.ndarray) -> np.ndarray:
@@ -163,28 +177,55 @@ def label_id_map(
         position = np.searchsorted(table, values, sorter=order)
         labels = order.take(position, mode="clip")
         _check_labels(labels, values, table, source)
-        return RunLabels(labels, categories_by_label, np.append(False, crowds))
+        return RunLabels(labels, categories_by_label, np.append(False, crowds), table)
 
     return LabelMap([id_map], label)
 
 
-def count_overlaps(ground_truth: LabelMap, prediction: LabelMap) -> Overlaps:
+def count_overlaps(
+    ground_truth: LabelMap, prediction: LabelMap, *, boundary_ratio: float = 0.0
+) -> Overlaps:
     """Counts the pixels of every pair of segments.
+
+    Args:
+      ground_truth, prediction: of one image.
+      boundary_ratio: width of boundaries as a share of the image's diagonal; 0 leaves them out.
 
     Raises:
       ValueError: the two maps differ in size, or one cannot be labelled.
     """
-    if tuple(ground_truth.size) != tuple(prediction.size):
+    size = tuple(ground_truth.size)
+    if size != tuple(prediction.size):
         raise ValueError(
-            f"the prediction must have the ground truth's size {tuple(ground_truth.size)}, "
+            f"the prediction must have the ground truth's size {size}, "
             f"got {tuple(prediction.size)}."
         )
-    starts = np.flatnonzero(ground_truth.find_runs() | prediction.find_runs())
+    is_start = ground_truth.find_runs() | prediction.find_runs()
+    edges = []
+    if boundary_ratio:
+        distance = boundaries.boundary_distance(size, boundary_ratio)
+        edges = [side.find_boundary(distance) for side in (ground_truth, prediction)]
+        is_start |= find_runs(*edges)
+    starts = np.flatnonzero(is_start)
     truth, found = ground_truth.label_runs(starts), prediction.label_runs(starts)
-    pairs = truth.labels * found.categories.size + found.labels
-    pairs, pixels = count_pixels(pairs, starts=starts, end=int(np.prod(ground_truth.size)))
-    rows, columns = np.divmod(pairs, found.categories.size)
-    return Overlaps(rows, columns, pixels, truth.categories, truth.is_crowd, found.categories)
+    keys = truth.labels * found.categories.size + found.labels
+    for is_edge in edges:
+        keys = 2 * keys + is_edge.take(starts)
+    keys, pixels = count_pixels(keys, starts=starts, end=is_start.size)
+    boundary_pixels = None
+    if edges:
+        keys, pixels, boundary_pixels = _split_boundaries(keys, pixels)
+    rows, columns = np.divmod(keys, found.categories.size)
+    return Overlaps(
+        rows,
+        columns,
+        pixels,
+        truth.categories,
+        truth.is_crowd,
+        found.categories,
+        found.ids,
+        boundary_pixels,
+    )
 
 
 def count_pixels(
@@ -212,6 +253,21 @@ def count_pixels(
     return found, counts
 
 
+def _split_boundaries(
+    keys: np.ndarray, pixels: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sums pixels by pair; keys are 4 pair + 2 [ground-truth boundary] + [predicted boundary].
+
+    Returns:
+      The pairs, ascending, the pixels of each, [K], and its boundary pixels, see `Overlaps`.
+    """
+    pairs, positions = np.unique(keys // 4, return_inverse=True)
+    counts = np.zeros((pairs.size, 4), np.int64)
+    counts[positions.reshape(-1), keys % 4] = pixels
+    _, found, truth, both = counts.T
+    return pairs, counts.sum(axis=1), np.stack([both, truth + both, found + both], axis=1)
+
+
 def _check_sizes(masks: Sequence[np.ndarray]) -> None:
     names = ("category_mask", "instance_mask", "crowd_mask")
     sizes = {name: mask.shape for name, mask in zip(names, masks)}
@@ -226,14 +282,19 @@ def _label_triples(
     for name, values in (("category_mask", categories), ("instance_mask", instances)):
         if values.min(initial=0) < 0:
             raise ValueError(f"{name} must not be negative, got {int(values.min())}.")
+    ids = None
     if instances.max(initial=0) > _MAX_INSTANCE_ID:
-        instances = np.unique(instances, return_inverse=True)[1].reshape(-1)
+        ids, instances = np.unique(instances, return_inverse=True)
+        instances = instances.reshape(-1)
     num_instances = int(instances.max(initial=0)) + 1
     keys = (categories * num_instances + instances) * 2
     keys += 0 if crowds is None else crowds
     keys[categories == 0] = 0
     found, labels = _rank(keys)
-    return RunLabels(labels, found // (2 * num_instances), found % 2 == 1)
+    found_categories, found_instances = np.divmod(found // 2, num_instances)
+    if ids is not None:
+        found_instances = np.where(found_categories > 0, ids[found_instances], 0)
+    return RunLabels(labels, found_categories, found % 2 == 1, found_instances)
 
 
 def _check_labels(labels: np.ndarray, values: np.ndarray, table: np.ndarray, source: str) -> None:

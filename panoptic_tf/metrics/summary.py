@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, List, Mapping, Optional
 
 _SPLITS = (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
-_BOX_NAMES = ("AP_box", "AP50_box", "AP75_box")
+_OPTIONAL_NAMES = ("AP_box", "AP50_box", "AP75_box", "PQ_dagger", "ECE")
 
 
 def format_metrics(metrics: Mapping[str, Any]) -> str:
@@ -21,11 +21,24 @@ def format_metrics(metrics: Mapping[str, Any]) -> str:
     for split, suffix in _SPLITS:
         values = "".join(_cell(metrics[name + suffix]) for name in ("PQ", "SQ", "RQ"))
         lines.append(f"{split:<10}{values}{_num_counted(metrics, split):>12}")
+    if metrics.get("PQ_boundary") is not None:
+        values = "".join(_cell(metrics[f"{name}_boundary"]) for name in ("PQ", "SQ", "RQ"))
+        lines.append(f"{'boundary':<10}{values}{_num_counted(metrics, 'all'):>12}")
     others = ["mIoU", "fIoU", "AP", "AP50", "AP75"]
-    others += [name for name in _BOX_NAMES if metrics.get(name) is not None]
+    others += [name for name in _OPTIONAL_NAMES if metrics.get(name) is not None]
     lines.append("  ".join(f"{name} {_cell(metrics[name]).strip()}" for name in others))
+    lines.extend(_error_lines(metrics))
     lines.extend(_coverage_lines(metrics))
     return "\n".join(lines)
+
+
+def _error_lines(metrics: Mapping[str, Any]) -> List[str]:
+    costs = {row["kind"]: row["PQ_lost"] for row in metrics.get("errors", ()) if row["PQ_lost"]}
+    if not costs:
+        return []
+    costs = {"borders of matches": costs.pop("correct", 0.0), **costs}
+    listed = ", ".join(f"{kind.replace('_', ' ')} {cost:.1f}" for kind, cost in costs.items())
+    return [f"points of PQ lost: {listed}"]
 
 
 def _coverage_lines(metrics: Mapping[str, Any]) -> List[str]:

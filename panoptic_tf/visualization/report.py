@@ -7,18 +7,12 @@ browser. All text that came from data (names, image ids, titles) is escaped.
 
 from __future__ import annotations
 
-import base64
-import html
 import string
-from importlib import resources
-from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-import numpy as np
+from panoptic_tf.visualization import markup, report_details, report_numbers
+from panoptic_tf.visualization.markup import Color, text
 
-from panoptic_tf.visualization import images, report_numbers
-
-Color = Tuple[int, int, int]
-Picture = Union[bytes, np.ndarray]
 ColumnGroups = Sequence[Tuple[str, Sequence[Tuple[str, str]]]]
 """Headings, and the keys and headings of the columns under each."""
 
@@ -52,6 +46,22 @@ _COVERAGE_GROUPS = (
     ("% of void", (("void_predicted_as_things", "predicted things"),)),
     ("segments", (("true_segments", "annotated"), ("predicted_segments", "predicted"))),
     ("things", (("true_things", "annotated"), ("predicted_things", "predicted"))),
+)
+_BESIDE_GROUPS = (
+    ("PQ&dagger;", (("PQ_dagger", "all"), ("PQ_dagger_stuff", "stuff"))),
+    *(
+        (
+            f"boundary, {split}",
+            tuple((f"{name}_boundary{suffix}", name) for name in ("PQ", "SQ", "RQ")),
+        )
+        for split, suffix in (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
+    ),
+    ("calibration error", (("ECE", "all"), ("ECE_things", "things"), ("ECE_stuff", "stuff"))),
+)
+_CATEGORY_COLUMNS = (
+    *(("PQ", "PQ"), ("SQ", "SQ"), ("RQ", "RQ")),
+    ("PQ_boundary", "boundary PQ"),
+    ("IoU", "IoU"),
 )
 _GROUP_TITLES = {"worst": "Lowest PQ", "best": "Highest PQ"}
 
@@ -90,27 +100,27 @@ def render_report(
     forms = _named_forms(metrics)
     first = next(iter(forms.values()))
     categories = first.get("per_category") or ()
-    coverage = _forms_table(forms, _COVERAGE_GROUPS)
+    tables = (("Beside PQ", _BESIDE_GROUPS), ("What is covered", _COVERAGE_GROUPS))
+    others = ((heading, _forms_table(forms, groups)) for heading, groups in tables)
     sections = [
+        report_details.errors_section(first),
+        report_details.calibration_section(first),
         _categories_section(categories, colors),
         _gallery_section(gallery, categories, colors),
         *(_extra_section(heading, values) for heading, values in (extras or {}).items()),
     ]
-    return string.Template(_read("report.html")).substitute(
-        title=_text(title),
-        style=_read("report.css"),
-        subtitle=f'<p class="muted">{_text(subtitle)}</p>' if subtitle else "",
+    return string.Template(markup.read("report.html")).substitute(
+        title=text(title),
+        style=markup.read("report.css"),
+        subtitle=f'<p class="muted">{text(subtitle)}</p>' if subtitle else "",
         tiles=_tiles(first),
-        warnings="\n".join(f'<p class="card warning">{_text(text)}</p>' for text in warnings),
+        warnings="\n".join(
+            f'<p class="card warning">{text(sentence)}</p>' for sentence in warnings
+        ),
         metrics=_forms_table(forms, _COLUMN_GROUPS),
-        coverage=coverage and f"<h3>What is covered</h3>{coverage}",
+        others="".join(f"<h3>{heading}</h3>{table}" for heading, table in others if table),
         sections="\n".join(section for section in sections if section),
     )
-
-
-def _read(name: str) -> str:
-    """A file of this package."""
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _named_forms(metrics: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
@@ -155,9 +165,9 @@ def _forms_table(forms: Mapping[str, Mapping[str, Any]], column_groups: ColumnGr
         cells = [report_numbers.cell(key, form.get(key)) for key in keys]
         if "PQ" in keys and form is not first:
             cells[0] += report_numbers.delta(form.get("PQ"), first.get("PQ"))
-        name = _text(name)
+        name = text(name)
         rows.append(_row([f'<td class="name" title="{name}">{name}</td>'], cells))
-    return _table(head, rows, f"<th></th>{spans}")
+    return markup.table(head, rows, f"<th></th>{spans}")
 
 
 def _categories_section(
@@ -165,7 +175,12 @@ def _categories_section(
 ) -> str:
     if not categories:
         return ""
-    head = ["category", "", "PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN"]
+    percentages = [
+        column
+        for column in _CATEGORY_COLUMNS
+        if column[0] != "PQ_boundary" or any(c.get(column[0]) is not None for c in categories)
+    ]
+    head = ["category", "", *(name for _, name in percentages), "TP", "FP", "FN"]
     rows: List[str] = []
     seen = [
         c
@@ -177,16 +192,19 @@ def _categories_section(
         members.sort(key=lambda c: report_numbers.sort_key(c.get("PQ")), reverse=True)
         if members:
             rows.append(f'<tr class="group"><td colspan="{len(head)}">{group}</td></tr>')
-        rows.extend(_category_row(category, colors) for category in members)
+        keys = [key for key, _ in percentages]
+        rows.extend(_category_row(category, keys, colors) for category in members)
     others = len(categories) - len(seen)
     note = f'<p class="muted">{others} more: neither annotated nor predicted.</p>' if others else ""
-    return f"<section><h2>Categories</h2>{_table(head, rows)}{note}</section>"
+    return f"<section><h2>Categories</h2>{markup.table(head, rows)}{note}</section>"
 
 
-def _category_row(category: Mapping[str, Any], colors: Optional[Sequence[Color]]) -> str:
-    name = _text(category.get("name", ""))
+def _category_row(
+    category: Mapping[str, Any], keys: Sequence[str], colors: Optional[Sequence[Color]]
+) -> str:
+    name = text(category.get("name", ""))
     swatch = _swatch(category, colors)
-    cells = [report_numbers.percent(category.get(key), 1) for key in ("PQ", "SQ", "RQ", "IoU")]
+    cells = [report_numbers.percent(category.get(key), 1) for key in keys]
     cells += [report_numbers.count(category.get(key)) for key in ("tp", "fp", "fn")]
     leading = [
         f'<td class="name" title="{name}">{swatch}{name}</td>',
@@ -228,12 +246,12 @@ def _split_gallery(
 
 def _gallery_card(item: Mapping[str, Any], group: str) -> str:
     image_id = item.get("image_id", "")
-    note = f'<span class="note">{_text(item["note"])}</span>' if item.get("note") else ""
+    note = f'<span class="note">{text(item["note"])}</span>' if item.get("note") else ""
     pq = report_numbers.percent(item.get("pq"), 1)
     return (
         f'<figure class="card"><figcaption><span class="chip {group}">PQ {pq}</span>'
-        f'<span class="id">{_text(image_id)}</span>{note}'
-        f"</figcaption>{_image(item['panel'], f'image {image_id}')}</figure>"
+        f'<span class="id">{text(image_id)}</span>{note}'
+        f"</figcaption>{markup.image(item['panel'], f'image {image_id}')}</figure>"
     )
 
 
@@ -241,26 +259,16 @@ def _legend(categories: Sequence[Mapping[str, Any]], colors: Optional[Sequence[C
     if not colors or not categories:
         return ""
     seen = [c for c in categories if report_numbers.is_number(c.get("PQ"))]
-    entries = (f"<span>{_swatch(c, colors)}{_text(c.get('name', ''))}</span>" for c in seen)
+    entries = (f"<span>{_swatch(c, colors)}{text(c.get('name', ''))}</span>" for c in seen)
     return f'<div class="legend">{"".join(entries)}</div>'
 
 
 def _extra_section(heading: str, values: Mapping[str, Any]) -> str:
-    entries = "".join(f"<dt>{_text(k)}</dt><dd>{_text(v)}</dd>" for k, v in values.items())
-    return f'<section><h2>{_text(heading)}</h2><div class="card"><dl>{entries}</dl></div></section>'
+    entries = "".join(f"<dt>{text(k)}</dt><dd>{text(v)}</dd>" for k, v in values.items())
+    return f'<section><h2>{text(heading)}</h2><div class="card"><dl>{entries}</dl></div></section>'
 
 
 # Pieces
-
-
-def _table(head: Iterable[str], rows: Iterable[str], groups: str = "") -> str:
-    """Joins a table; `groups` is the markup of a row above the column names."""
-    groups = f'<tr class="spans">{groups}</tr>' if groups else ""
-    cells = "".join(f"<th>{_text(name)}</th>" for name in head)
-    return (
-        f'<div class="card scroll"><table><thead>{groups}<tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
 
 
 def _row(leading: Iterable[str], cells: Iterable[str]) -> str:
@@ -268,36 +276,11 @@ def _row(leading: Iterable[str], cells: Iterable[str]) -> str:
 
 
 def _bar(value: Any) -> str:
-    if not report_numbers.is_number(value):
-        return ""
-    width = min(max(float(value), 0.0), 100.0)
-    return (
-        '<svg class="bar" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">'
-        f'<rect width="{width:.2f}" height="10"/></svg>'
-    )
+    return markup.bar(float(value) / 100) if report_numbers.is_number(value) else ""
 
 
 def _swatch(category: Mapping[str, Any], colors: Optional[Sequence[Color]]) -> str:
     category_id = category.get("id")
     if not colors or not isinstance(category_id, int) or not 0 <= category_id < len(colors):
         return ""
-    red, green, blue = (int(channel) for channel in colors[category_id])
-    return f'<span class="swatch" style="background:rgb({red},{green},{blue})"></span>'
-
-
-def _image(picture: Picture, description: str) -> str:
-    if isinstance(picture, np.ndarray):
-        images.check_image(picture)
-        picture = images.encode_jpeg(picture)
-    if picture[:8] == b"\x89PNG\r\n\x1a\n":
-        kind = "png"
-    elif picture[:3] == b"\xff\xd8\xff":
-        kind = "jpeg"
-    else:
-        raise ValueError(f"{description}: the picture must be PNG or JPEG, got {picture[:8]!r}.")
-    data = base64.b64encode(picture).decode("ascii")
-    return f'<img loading="lazy" alt="{_text(description)}" src="data:image/{kind};base64,{data}">'
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value), quote=True)
+    return markup.swatch(colors[category_id])

@@ -1,10 +1,15 @@
 import json
+import pathlib
+import re
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 from coco_masks import encode_masks
+from drawn_masks import NUM_CATEGORIES, THINGS, masks_strategy
 
-from panoptic_tf.metrics import coverage, segments, summary
+from panoptic_tf.metrics import coverage, diagnosis, segments, summary
 from panoptic_tf.metrics import instances as instances_lib
 from panoptic_tf.metrics.evaluator import METRIC_NAMES, PanopticEvaluator
 from panoptic_tf.metrics.original_size import restore_original_size
@@ -46,16 +51,22 @@ def perfect_prediction():
 
 
 BOX_NAMES = ("AP_box", "AP50_box", "AP75_box")
-MASK_NAMES = tuple(name for name in METRIC_NAMES if name not in BOX_NAMES)
+ECE_NAMES = ("ECE", "ECE_things", "ECE_stuff")
+BOUNDARY_NAMES = tuple(name for name in METRIC_NAMES if "boundary" in name)
+MASK_NAMES = tuple(n for n in METRIC_NAMES if n not in (*BOX_NAMES, *ECE_NAMES, *BOUNDARY_NAMES))
 
 
 def test_perfect():
     metric = evaluator()
     metric.update(ground_truth(), perfect_prediction())
     result = metric.result()
-    assert list(result) == [*METRIC_NAMES, *coverage.NAMES, "per_category"]
+    lists = ["errors", "calibration", "per_category"]
+    assert list(result) == [*METRIC_NAMES, *coverage.NAMES, *diagnosis.NAMES, *lists]
     assert [result[name] for name in MASK_NAMES] == pytest.approx([100] * len(MASK_NAMES))
     assert [result[name] for name in BOX_NAMES] == [None] * 3  # nothing was detected
+    assert [result[name] for name in BOUNDARY_NAMES] == [None] * 9  # nor were boundaries asked for
+    # All are right, at scores of 0.9 and 0.8 (things) and 0.7.
+    assert [result[name] for name in ECE_NAMES] == pytest.approx([20, 15, 30])
     assert result["per_category"][0] == {
         "id": 1,
         "name": "cat",
@@ -63,6 +74,8 @@ def test_perfect():
         "PQ": 100.0,
         "SQ": 100.0,
         "RQ": 100.0,
+        "PQ_dagger": 100.0,
+        "PQ_boundary": None,
         "IoU": 100.0,
         "AP": pytest.approx(100),
         "tp": 1,
@@ -72,6 +85,47 @@ def test_perfect():
     assert result["per_category"][2]["AP"] is None
     assert metric.image_scores() == [("7", 100.0)]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_boundaries():
+    assert len(BOUNDARY_NAMES) == 9
+    shifted = perfect_prediction()
+    shifted["category_mask"] = np.roll(shifted["category_mask"], 1, axis=0)
+    shifted["instance_mask"] = np.roll(shifted["instance_mask"], 1, axis=0)
+    for prediction, expected in ((perfect_prediction(), 100), (shifted, None)):
+        metric = evaluator(boundary_ratio=0.02)
+        metric.update(ground_truth(), prediction)
+        result = metric.result()
+        for name in BOUNDARY_NAMES:
+            assert 0 <= result[name] <= result[name.replace("_boundary", "")]
+            assert expected is None or result[name] == expected
+        assert expected == 100 or result["PQ_boundary"] < result["PQ"]
+        rows = result["per_category"]
+        assert result["PQ_boundary"] == pytest.approx(np.mean([r["PQ_boundary"] for r in rows]))
+
+
+def test_segments_without_a_score_are_not_calibrated():
+    metric, prediction = evaluator(), perfect_prediction()
+    prediction["segment_category"] = np.array([1, 2, 0, 0])  # the row of the stuff is missing
+    metric.update(ground_truth(), prediction)
+    assert metric.result()["ECE"] == pytest.approx(15)
+    assert metric.result()["ECE_stuff"] is None
+    del prediction["segment_score"]
+    metric.update(ground_truth(), prediction)
+    assert sum(row["segments"] for row in metric.result()["calibration"]) == 2
+
+
+def test_every_key_is_documented():
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    metric, prediction = evaluator(), perfect_prediction()
+    prediction["category_mask"] = np.where(np.eye(8, 10) > 0, 0, prediction["category_mask"])
+    metric.update(ground_truth(), prediction)
+    result = metric.result()
+    tables = [value for value in result.values() if isinstance(value, list)]
+    assert all(tables)
+    for key in {*result, *(key for table in tables for key in table[0])}:
+        split = re.sub("_(things|stuff)$", "", key)
+        assert f"`{key}`" in text or f"`{split}`" in text, key
 
 
 def test_nothing_seen_is_none():
@@ -184,19 +238,64 @@ def test_merge_equals_all_at_once():
         return ground_truth(f'"image_{i}"'.encode()), prediction
 
     images = [draw(i) for i in range(5)]
-    whole, one, other = evaluator(), evaluator(), evaluator()
+    whole, one, other = (evaluator(boundary_ratio=0.1) for _ in range(3))
     for i, image in enumerate(images):
         whole.update(*image)
         (one if i < 2 else other).update(*image)
     one.merge(other)
     first, second = one.result(), whole.result()
-    for row, expected in zip(first.pop("per_category"), second.pop("per_category")):
-        assert row == {
-            k: v if isinstance(v, str) else pytest.approx(v) for k, v in expected.items()
-        }
+    assert 0 < first["PQ_boundary"] < 100 and first["ECE"] > 0
+    lists = [name for name, value in first.items() if isinstance(value, list)]
+    assert {"errors", "calibration", "per_category"} <= set(lists)
+    for name in lists:
+        rows, expected_rows = first.pop(name), second.pop(name)
+        assert len(rows) == len(expected_rows)
+        for row, expected in zip(rows, expected_rows):
+            assert row == {
+                k: v if isinstance(v, str) else pytest.approx(v) for k, v in expected.items()
+            }
     assert first == pytest.approx(second)
     assert one.image_scores() == whole.image_scores()
     assert [image_id for image_id, _ in one.image_scores()][3] == '"image_3"'
+
+
+def score_drawn(images, numbers):
+    """The result over drawn images whose instances are renumbered."""
+    metric = PanopticEvaluator(
+        num_categories=NUM_CATEGORIES,
+        thing_ids=THINGS,
+        category_names=("void", "1", "2", "3", "4"),
+        compute_ap=False,
+        boundary_ratio=0.06,
+    )
+    for masks in images:
+        found = np.unique(np.stack(masks[3:], axis=-1).reshape(-1, 2), axis=0)
+        truth = {"category_mask": masks[0], "instance_mask": numbers[masks[1]]}
+        prediction = {"category_mask": masks[3], "instance_mask": numbers[masks[4]]}
+        prediction["segment_category"] = found[:, 0]
+        prediction["segment_instance"] = numbers[found[:, 1]]
+        prediction["segment_score"] = np.linspace(0, 1, len(found))
+        metric.update({**truth, "crowd_mask": masks[2]}, prediction)
+    return metric.result()
+
+
+@hypothesis.given(st.lists(masks_strategy, min_size=1, max_size=3), st.permutations(range(1, 9)))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_numbers_of_instances_and_order_of_images_do_not_matter(images, permutation):
+    one = score_drawn(images, np.arange(9))
+    other = score_drawn(images[::-1], np.array([0, *permutation]))
+    for name, value in one.items():
+        rows = value if isinstance(value, list) else [{name: value}]
+        other_rows = other[name] if isinstance(value, list) else [{name: other[name]}]
+        for row, expected in zip(other_rows, rows):
+            texts = {key for key, entry in expected.items() if isinstance(entry, str)}
+            assert {k: v for k, v in row.items() if k not in texts} == {
+                key: entry if entry is None else pytest.approx(entry, abs=1e-9)
+                for key, entry in expected.items()
+                if key not in texts
+            }
+    for name in METRIC_NAMES:
+        assert one[name] is None or 0 <= one[name] <= 100 + 1e-9
 
 
 def test_void_image_has_no_score():
@@ -219,7 +318,8 @@ def test_labels_equal_masks():
         segments.label_masks(truth["category_mask"], truth["instance_mask"]),
         segments.label_masks(prediction["category_mask"], prediction["instance_mask"]),
     )
-    for name in METRIC_NAMES[: METRIC_NAMES.index("AP")]:
+    assert by_labels.result()["errors"] == by_masks.result()["errors"]
+    for name in METRIC_NAMES[: METRIC_NAMES.index("ECE")]:
         assert by_masks.result()[name] == by_labels.result()[name]
     assert by_masks.image_scores() == by_labels.image_scores()
 
@@ -232,6 +332,8 @@ def test_errors_name_the_image():
     prediction = {**perfect_prediction(), "image_size": np.array([9, 10])}
     with pytest.raises(ValueError, match=r"image 7: the valid size must be within .*got \(9, 10\)"):
         evaluator().update(ground_truth(), prediction)
+    with pytest.raises(ValueError, match=r"boundary_ratio must be within 0\.\.1, got 2"):
+        evaluator(boundary_ratio=2)
     with pytest.raises(ValueError, match="void and 3 categories, got 3 names"):
         PanopticEvaluator(num_categories=3, thing_ids=(), category_names=NAMES[1:])
 
@@ -262,5 +364,19 @@ def test_table():
     assert "AP75_box 12.50" in summary.format_metrics({**metric.result(), "AP75_box": 12.5})
     text = summary.format_metrics(metric.result())
     assert "segments: 3 annotated (2 things), 3 predicted (2 things)" in text
+    assert "PQ_dagger 100.00  ECE 20.00" in text
+    assert "boundary" not in text and "lost" not in text  # nothing is
     lines = text.splitlines()
     assert [line.split()[-1] for line in lines[1:4]] == ["3", "2", "1"]
+
+
+def test_table_of_boundaries_and_errors():
+    metric, prediction = evaluator(boundary_ratio=0.02), perfect_prediction()
+    prediction["category_mask"] = np.where(
+        prediction["instance_mask"] == 1, 2, prediction["category_mask"]
+    )
+    metric.update(ground_truth(), prediction)
+    lines = summary.format_metrics(metric.result()).splitlines()
+    assert lines[4].split() == ["boundary", "55.56", "66.67", "55.56", "3"]
+    # cat is missed and dog found twice: PQ 0, 2/3 and 1.
+    assert lines[6] == "points of PQ lost: borders of matches 0.0, wrong category 44.4"

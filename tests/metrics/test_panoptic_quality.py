@@ -1,34 +1,19 @@
 """Panoptic quality: drawn cases, plain loops, recorded values, properties."""
 
-import json
-import pathlib
-
 import hypothesis
 import hypothesis.extra.numpy as arrays
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from PIL import Image
+import recorded_pq
+from drawn_masks import NUM_CATEGORIES, THINGS, masks_strategy, random_masks, segments_of
 
 from panoptic_tf.metrics import segments
-from panoptic_tf.metrics.panoptic_quality import PanopticQuality, average_quality, match_segments
-
-CASES = pathlib.Path(__file__).parents[1] / "golden" / "pq_case"
-THINGS, NUM_CATEGORIES = (1, 2), 4  # 3 and 4 are stuff
+from panoptic_tf.metrics.panoptic_quality import PanopticQuality, average_quality
 
 
 def quality(crowd_rule="all"):
     return PanopticQuality(num_categories=NUM_CATEGORIES, thing_ids=THINGS, crowd_rule=crowd_rule)
-
-
-def segments_of(category_mask, instance_mask, crowd_mask):
-    """[(category, is_crowd, set of pixels)] in order of (category, instance); void is left out."""
-    pixels = {}
-    for y, x in np.ndindex(category_mask.shape):
-        if category_mask[y, x]:
-            key = (int(category_mask[y, x]), int(instance_mask[y, x]), bool(crowd_mask[y, x]))
-            pixels.setdefault(key, set()).add((y, x))
-    return [(key[0], key[2], pixels[key]) for key in sorted(pixels)]
 
 
 def match_in_loops(truths, found):
@@ -62,30 +47,6 @@ def state_in_loops(masks, crowd_rule):
         if j not in {pair[1] for pair in pairs} and forgiven / len(pixels) <= 0.5:
             state[category, 2] += 1
     return state
-
-
-def random_masks(rng, size=(12, 14)):
-    """A blocky ground truth with crowds and void, and a prediction that differs here and there."""
-
-    def draw(blocks):
-        instances = np.kron(rng.integers(0, 9, blocks), np.ones((4, 4), int))[: size[0], : size[1]]
-        categories = rng.integers(0, NUM_CATEGORIES + 1, 9)[instances]
-        return categories, np.where(np.isin(categories, THINGS), instances, 0)
-
-    category, instance = draw((3, 4))
-    crowd = np.isin(instance, [2, 3, 4]) & (instance > 0)
-    other_category, other_instance = draw((3, 4))
-    noise = rng.random(size) < 0.25
-    return (
-        category,
-        instance,
-        crowd,
-        np.where(noise, other_category, category),
-        np.where(noise, other_instance, instance),
-    )
-
-
-masks_strategy = st.integers(0, 2**32 - 1).map(lambda s: random_masks(np.random.default_rng(s)))
 
 
 def test_drawn():
@@ -262,51 +223,16 @@ def test_zero_things_or_zero_stuff(thing_ids, empty):
     assert result[f"PQ_{empty}"] is None
 
 
-@pytest.mark.parametrize("name", ["pq_synth_0", "pq_synth_1"])
+@pytest.mark.parametrize("name", ["synth_0", "synth_1"])
 @pytest.mark.reference
 def test_recorded_synthetic(golden, name):
-    check_recorded(CASES / name.replace("pq_", ""), golden(name))
+    recorded_pq.check(recorded_pq.CASES / name, golden(f"pq_{name}"))
 
 
 @pytest.mark.reference
 def test_recorded_sample(reference_data):
     folder = reference_data / "golden"
-    check_recorded(folder / "pq_case", np.load(folder / "pq_sample.npz"))
-
-
-def check_recorded(folder, recorded):
-    category_ids = recorded["cat_id"].tolist()
-    contiguous = {category: i for i, category in enumerate(category_ids, start=1)}
-    things = [i for i, is_thing in enumerate(recorded["isthing"], start=1) if is_thing]
-    truth, prediction = (
-        json.loads((folder / name).read_text()) for name in ("gt.json", "pred.json")
-    )
-    by_image = {a["image_id"]: a for a in prediction["annotations"]}
-    metric = PanopticQuality(num_categories=len(category_ids), thing_ids=things, crowd_rule="last")
-    for annotation in truth["annotations"]:
-        metric.update_overlaps(
-            segments.count_overlaps(
-                read_labels(folder / "gt", annotation, contiguous),
-                read_labels(folder / "pred", by_image[annotation["image_id"]], contiguous),
-            )
-        )
-    columns = np.stack([recorded[key] for key in ("iou", "tp", "fp", "fn")], axis=1)
-    np.testing.assert_allclose(metric.state()[1:], columns, rtol=1e-12)
-    result = metric.result()
-    for suffix, row in zip(("", "_things", "_stuff"), recorded["averages"]):
-        names = [result[name + suffix] for name in ("PQ", "SQ", "RQ")]
-        np.testing.assert_allclose(names, 100 * row[:3], rtol=1e-12)
-
-
-def read_labels(folder, annotation, contiguous):
-    rgb = np.asarray(Image.open(folder / annotation["file_name"]).convert("RGB"), np.int64)
-    listed = annotation["segments_info"]
-    return segments.label_id_map(
-        rgb @ [1, 256, 256**2],
-        ids=[s["id"] for s in listed],
-        categories=[contiguous[s["category_id"]] for s in listed],
-        is_crowd=[s.get("iscrowd", 0) for s in listed],
-    )
+    recorded_pq.check(folder / "pq_case", np.load(folder / "pq_sample.npz"))
 
 
 def test_masks_and_id_maps_agree():
@@ -314,7 +240,7 @@ def test_masks_and_id_maps_agree():
     overlaps = segments.count_overlaps(
         segments.label_masks(*masks[:3]), segments.label_masks(*masks[3:])
     )
-    state = match_segments(overlaps, num_categories=NUM_CATEGORIES)
+    state = quality().update_overlaps(overlaps)
     truth, found = (segments.label_masks(*part) for part in (masks[:3], masks[3:]))
     labelled = [part.label_runs(np.arange(masks[0].size)) for part in (truth, found)]
     id_maps = [1000 * part.labels.reshape(masks[0].shape) for part in labelled]
@@ -327,7 +253,7 @@ def test_masks_and_id_maps_agree():
         )
         for id_map, part in zip(id_maps, labelled)
     ]
-    from_ids = match_segments(segments.count_overlaps(*by_ids), num_categories=NUM_CATEGORIES)
+    from_ids = quality().update_overlaps(segments.count_overlaps(*by_ids))
     np.testing.assert_array_equal(from_ids, state)
     assert average_quality(state)["PQ"] is not None
 
