@@ -95,7 +95,7 @@ def decode_image(content: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> 
     if not content.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
         raise ValueError(
             f"{name} is not an image that can be read: expected JPEG or PNG, "
-            f"got {_describe(content)}."
+            f"got {describe(content)}."
         )
     try:
         height, width = header_size(tf.constant(content)).numpy().tolist()
@@ -119,7 +119,8 @@ def check_size(height: int, width: int, *, name: str, max_pixels: int) -> None:
         )
 
 
-def _describe(content: bytes) -> str:
+def describe(content: bytes) -> str:
+    """What a file that cannot be read begins like, for error messages."""
     if not content:
         return "an empty file"
     for start, magic, name in _OTHER_FORMATS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Mapping, Sequence
+from typing import Dict, Mapping, Optional, Sequence
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -14,14 +14,17 @@ _SCORE_THRESHOLD = 0.5
 
 
 def draw_detections(
-    arrays: Mapping[str, np.ndarray], image_size: Sequence[int]
+    arrays: Mapping[str, np.ndarray],
+    image_size: Sequence[int],
+    score_threshold: Optional[float] = None,
 ) -> Dict[str, np.ndarray]:
-    """Paints detections from a score of 0.5 on into one map, the best on top.
+    """Paints detections into one map, the best on top.
 
     Args:
       arrays: `Prediction.DETECTION_KEYS` or `Prediction.BIT_MASK_DETECTION_KEYS`, and the image
         size, unbatched.
       image_size: (height, width).
+      score_threshold: detections of a lower score are left out; default 0.5.
 
     Returns:
       `category_mask`, `instance_mask` int32 [H, W] and the segment table of `structures.Prediction`
@@ -29,7 +32,8 @@ def draw_detections(
     """
     found = detections.detected_instances(arrays, image_size)
     scores = np.asarray(found.scores, np.float32)
-    rows = np.flatnonzero(scores >= _SCORE_THRESHOLD)
+    threshold = _SCORE_THRESHOLD if score_threshold is None else score_threshold
+    rows = np.flatnonzero(scores >= threshold)
     instance = np.zeros(tuple(image_size), np.int32)
     for number, k in reversed(list(enumerate(rows, 1))):
         instance[coco_mask.decode(found.rles[k]) > 0] = number

@@ -1,23 +1,46 @@
-"""An image as a user hands it over: a path, the bytes of a file, an array, or Pillow's."""
+"""An image as a user hands it over: a path, the bytes of a file, an array, or Pillow's.
+
+JPEG and PNG are decoded as in training, everything else by Pillow.
+"""
 
 from __future__ import annotations
 
+import io
 import os
-from typing import Optional, Union
+import warnings
+from typing import List, Union
 
 import numpy as np
 from PIL import Image
 
-from panoptic_tf.datasets import files, images
-from panoptic_tf.datasets.notes import Notes
+from panoptic_tf.datasets import files, images, png
 from panoptic_tf.serving import decoding
 
 ImageSource = Union[str, "os.PathLike[str]", bytes, np.ndarray, Image.Image]
 
-TURNED = "images have an EXIF orientation, which is not applied: they are predicted as stored"
-"""A kind of `Notes`."""
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+"""Of the files that are looked for in folders."""
+
+EXPECTED = "a photograph (JPEG, PNG, WebP, TIFF, BMP, GIF or, where Pillow reads it, AVIF)"
+
+APPLY, IGNORE = EXIF = ("apply", "ignore")
+"""What is done with an EXIF orientation: the picture is turned as it says, or left as stored."""
+
+_PILLOW_FORMATS = ("WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
+"""HEIF is there when a plug-in has registered it. Pillow has readers that start other programs."""
 
 _MORE_THAN_8_BITS = ("I", "F")
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation (tag 0x0112)."""
 
 
 def read_image(
@@ -25,18 +48,18 @@ def read_image(
     *,
     name: str = "the image",
     max_pixels: int = decoding.MAX_PIXELS,
-    notes: Optional[Notes] = None,
+    exif: str = APPLY,
 ) -> np.ndarray:
     """Reads one image.
 
     Args:
-      image: path, JPEG or PNG bytes, uint8 [H, W, 3] RGB, or a Pillow image of 8 bits a channel.
+      image: path, bytes of a file, uint8 [H, W, 3] RGB, or a Pillow image of 8 bits a channel.
       name: of the image where it is no path, for messages.
       max_pixels: limit of height times width; a larger one is not decoded.
-      notes: takes `TURNED`.
+      exif: one of `EXIF`; arrays have no orientation.
 
     Returns:
-      uint8 [H, W, 3], RGB; alpha is dropped, an EXIF orientation is not applied.
+      uint8 [H, W, 3], RGB; alpha is dropped, of several frames the first is taken.
 
     Raises:
       ValueError: it cannot be read, or is too large; the message names it.
@@ -48,35 +71,54 @@ def read_image(
                 f"{list(image.shape)}."
             )
         return image
-    if isinstance(image, Image.Image):
-        pixels = _convert(image, name, max_pixels)
-        orientation = images.orientation_of(image.getexif)
-    else:
-        if isinstance(image, bytes):
-            content = image
-        elif isinstance(image, (str, os.PathLike)):
-            name = os.fsdecode(image)
-            content = files.read_bytes(name, expected=images.EXPECTED)
-        else:
-            raise ValueError(
-                f"{name} must be a path, bytes, a uint8 array or a Pillow image, "
-                f"got {type(image).__name__}."
-            )
-        pixels = decoding.decode_image(content, name=name, max_pixels=max_pixels)
-        orientation = images.orientation(content)
-    if orientation != 1 and notes is not None:
-        notes.add(TURNED, name)
-    return pixels
+    if isinstance(image, (str, os.PathLike)):
+        name = os.fsdecode(image)
+        image = files.read_bytes(name, expected=EXPECTED)
+    if isinstance(image, bytes):
+        if image.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
+            pixels = decoding.decode_image(image, name=name, max_pixels=max_pixels)
+            return _turn(pixels, images.orientation(image), exif)
+        image = _open(image, name)
+    if not isinstance(image, Image.Image):
+        raise ValueError(
+            f"{name} must be a path, bytes, a uint8 array or a Pillow image, "
+            f"got {type(image).__name__}."
+        )
+    pixels = _convert(image, name, max_pixels)
+    return _turn(pixels, images.orientation_of(image.getexif), exif)
+
+
+def _open(content: bytes, name: str) -> Image.Image:
+    """The header of a file that is neither JPEG nor PNG."""
+    Image.init()
+    formats: List[str] = [each for each in _PILLOW_FORMATS if each in Image.OPEN]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes, which are checked
+            return Image.open(io.BytesIO(content), formats=formats)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large: {error}") from error
+    except Exception as error:  # Pillow raises what it meets.
+        raise ValueError(
+            f"{name} is not an image that can be read: expected {EXPECTED}, "
+            f"got {decoding.describe(content)}."
+        ) from error
 
 
 def _convert(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
     if image.mode.startswith(_MORE_THAN_8_BITS):
         raise ValueError(
-            f"{name}: a Pillow image must have 8 bits a channel, got mode {image.mode!r}. "
+            f"{name}: an image must have 8 bits a channel, got mode {image.mode!r} of Pillow. "
             "Convert it to 'RGB'."
         )
     decoding.check_size(image.height, image.width, name=name, max_pixels=max_pixels)
     try:
         return np.array(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # The file is decoded only now.
+    except Exception as error:  # The file is decoded only now, and Pillow raises what it meets.
         raise ValueError(f"{name} is damaged or truncated: {error}") from error
+
+
+def _turn(pixels: np.ndarray, orientation: int, exif: str) -> np.ndarray:
+    if orientation == 1 or exif == IGNORE:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))

@@ -8,14 +8,12 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 
 from panoptic_tf.datasets import files
-from panoptic_tf.datasets.notes import Notes
 from panoptic_tf.inputs import geometry
 from panoptic_tf.metrics.original_size import restore_original_size
-from panoptic_tf.serving import decoding, tflite
-from panoptic_tf.serving.image_source import ImageSource, read_image
+from panoptic_tf.serving import decoding, image_source, tflite
+from panoptic_tf.serving.image_source import ImageSource
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
 from panoptic_tf.serving.result import PanopticResult, PredictedSegment
 from panoptic_tf.structures import Prediction
@@ -59,16 +57,20 @@ class Predictor:
         file.
       num_threads: of the TFLite interpreter.
       max_pixels: larger images are refused before they are decoded.
+      exif: what is done with an EXIF orientation: `apply` turns the picture as it says, and results
+        are of the turned picture; `ignore` predicts the pixels as they are stored.
+      score_threshold: 0..1; see `PanopticResult`.
 
     Attributes:
       dataset_info: the model's categories.
       input_size: (height, width) of the network's input.
       experiment: name of the experiment that made it.
-      max_pixels: see above.
+      max_pixels, exif, score_threshold: see above.
       last_seconds: time the model took for the last image, decoding not counted.
 
     Raises:
-      ValueError: no such path, or not a model of ours; the message says what was found.
+      ValueError: no such path, or not a model of ours; the message says what was found. Or an
+        argument is out of its range.
     """
 
     def __init__(
@@ -77,7 +79,13 @@ class Predictor:
         *,
         num_threads: Optional[int] = None,
         max_pixels: int = decoding.MAX_PIXELS,
+        exif: str = image_source.APPLY,
+        score_threshold: Optional[float] = None,
     ):
+        if exif not in image_source.EXIF:
+            raise ValueError(f"exif must be one of {', '.join(image_source.EXIF)}, got {exif!r}.")
+        if score_threshold is not None and not 0.0 <= score_threshold <= 1.0:
+            raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}.")
         path = os.fspath(path)
         if not os.path.exists(path):
             raise ValueError(
@@ -93,6 +101,8 @@ class Predictor:
         self.experiment = self._model.info.experiment
         self.last_seconds = 0.0
         self.max_pixels = max_pixels
+        self.exif = exif
+        self.score_threshold = score_threshold
 
     @overload
     def __call__(self, image: ImageSource) -> PanopticResult: ...
@@ -105,47 +115,36 @@ class Predictor:
     def __call__(self, image):
         """Predicts one image, or each of a list.
 
-        Where an image has an EXIF orientation, which is not applied, one line of the log says so.
-
         Args:
-          image: path, JPEG or PNG bytes, uint8 [H, W, 3] RGB, or a Pillow image; or a list or tuple
-            of such.
+          image: path, bytes of a file (JPEG, PNG, WebP, TIFF, BMP, GIF, or AVIF where Pillow reads
+            it; of several frames the first), uint8 [H, W, 3] RGB, or a Pillow image; or a list or
+            tuple of such.
 
         Raises:
           ValueError: an image cannot be read; the message names it.
           UnreadableImages: the same of a list, when all its images were tried.
         """
-        notes = Notes()
-        try:
-            if isinstance(image, (list, tuple)):
-                return self._predict_all(image, notes)
-            return self.predict(image, notes=notes)
-        finally:
-            for text in notes.texts():
-                logging.warning(text)
+        if isinstance(image, (list, tuple)):
+            return self._predict_all(image)
+        return self._predict(image, "the image")
 
-    def predict(
-        self, image: ImageSource, *, name: str = "the image", notes: Optional[Notes] = None
-    ) -> PanopticResult:
-        """Predicts one image and logs nothing.
+    def _predict(self, image: ImageSource, name: str) -> PanopticResult:
+        pixels = image_source.read_image(
+            image, name=name, max_pixels=self.max_pixels, exif=self.exif
+        )
+        return PanopticResult(
+            pixels,
+            self.predict_arrays(pixels),
+            self.dataset_info,
+            score_threshold=self.score_threshold,
+        )
 
-        Args:
-          image: see `__call__`.
-          name: of the image where it is no path, for messages.
-          notes: takes what is legal and worth a look.
-
-        Raises:
-          ValueError: the image cannot be read; the message names it.
-        """
-        pixels = read_image(image, name=name, max_pixels=self.max_pixels, notes=notes)
-        return PanopticResult(pixels, self.predict_arrays(pixels), self.dataset_info)
-
-    def _predict_all(self, images: Sequence[ImageSource], notes: Notes) -> List[PanopticResult]:
+    def _predict_all(self, images: Sequence[ImageSource]) -> List[PanopticResult]:
         results: List[PanopticResult] = []
         problems: Dict[int, str] = {}
         for position, image in enumerate(images):
             try:
-                results.append(self.predict(image, name=f"images[{position}]", notes=notes))
+                results.append(self._predict(image, f"images[{position}]"))
             except ValueError as error:
                 problems[position] = str(error)
         if not problems:

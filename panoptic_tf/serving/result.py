@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 from PIL import Image
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files, segments
-from panoptic_tf.serving import detections
-from panoptic_tf.structures import Prediction
+from panoptic_tf.serving import detections, other_packages
+from panoptic_tf.structures import VOID, Prediction
 from panoptic_tf.visualization import overlay
 
 
@@ -49,13 +49,17 @@ class PanopticResult:
       image: uint8 [H, W, 3], RGB.
       arrays: keys of `structures.Prediction`, unbatched, masks [H, W] of the image's size.
       dataset_info: the categories.
+      score_threshold: 0..1. Things of a lower score are left out: their pixels become void, since a
+        panoptic map has nothing below a segment. Stuff and what has no score stay. Of a model that
+        only detects, the detections that are drawn; default 0.5.
 
     Attributes:
       category_mask: int32 [H, W], contiguous category ids, 0 is void. The semantic mask where the
-        model has no instances, the detections from a score of 0.5 on where it has nothing else.
+        model has no instances, the detections where it has nothing else.
       instance_mask: int32 [H, W], unique in the image, 0 on stuff and void.
       id_map: int32 [H, W], `PredictedSegment.id`, 0 is void.
       segments: tuple of `PredictedSegment`, by category, then instance.
+      scores: score by (contiguous category id, instance id), of the model's segment table.
       image_size: (height, width).
     """
 
@@ -64,21 +68,25 @@ class PanopticResult:
         image: np.ndarray,
         arrays: Mapping[str, np.ndarray],
         dataset_info: dataset_info_lib.DatasetInfo,
+        *,
+        score_threshold: Optional[float] = None,
     ):
         masks = {Prediction.CATEGORY_MASK, Prediction.SEMANTIC_MASK} & set(arrays)
         if not masks:
-            arrays = detections.draw_detections(arrays, image.shape[:2])
+            arrays = detections.draw_detections(arrays, image.shape[:2], score_threshold)
         key = Prediction.SEMANTIC_MASK
         if Prediction.CATEGORY_MASK in arrays:
             key = Prediction.CATEGORY_MASK
         self.category_mask = arrays[key]
         blank = np.zeros_like(self.category_mask)
         self.instance_mask = arrays.get(Prediction.INSTANCE_MASK, blank)
+        self.scores = segment_scores(arrays)
+        if score_threshold is not None:
+            self._leave_out(score_threshold)
         self.image_size = image.shape[:2]
         self.id_map, categories, instances = segments.masks_to_rows(
             self.category_mask, self.instance_mask
         )
-        self.scores = segment_scores(arrays)
         self._image = image
         self._info = dataset_info
         self.segments = self._describe(categories, instances)
@@ -115,6 +123,43 @@ class PanopticResult:
             described.append(item)
         return {"segments_info": described, "id_map": self.id_map.astype(np.uint32)}
 
+    def to_dicts(self) -> List[Dict[str, Any]]:
+        """One dictionary of plain values for each segment, as for `pandas.DataFrame`.
+
+        The attributes of `PredictedSegment`, with x, y, width and height in place of bbox.
+        """
+        described = []
+        for segment in self.segments:
+            item = dataclasses.asdict(segment)
+            item.update(zip(("x", "y", "width", "height"), item.pop("bbox")))
+            described.append(item)
+        return described
+
+    def to_supervision(self) -> Any:
+        """The segments, stuff too, as `supervision.Detections`.
+
+        Returns:
+          xyxy [S, 4], the outer edges in pixels; mask bool [S, H, W]; confidence [S], None where a
+          segment has no score; class_id [S], contiguous category ids; data: `class_name` and
+          `is_thing`.
+
+        Raises:
+          ImportError: supervision is not installed.
+        """
+        return other_packages.to_supervision(self)
+
+    def to_fiftyone(self) -> Dict[str, Any]:
+        """The labels of a `fiftyone.Sample`.
+
+        Returns:
+          `instances`, `fiftyone.Detections` of the things, each with the mask of its box;
+          `segmentation`, a `fiftyone.Segmentation` of contiguous category ids, 0 is void.
+
+        Raises:
+          ImportError: fiftyone is not installed.
+        """
+        return other_packages.to_fiftyone(self)
+
     def save_png(self, path: str) -> None:
         """Writes the id map as RGB PNG, id = R + 256 G + 65536 B, atomically."""
         with files.atomic_path(path) as temporary:
@@ -124,6 +169,17 @@ class PanopticResult:
         height, width = self.image_size
         names = ", ".join(segment.name for segment in self.segments)
         return f"PanopticResult({height} x {width}: {names})"
+
+    def _leave_out(self, score_threshold: float) -> None:
+        """Makes the things of a lower score void."""
+        low = [key for key, score in self.scores.items() if key[1] and score < score_threshold]
+        if not low:
+            return
+        for key in low:
+            del self.scores[key]
+        is_low = np.isin(self.instance_mask, [instance for _, instance in low])
+        self.category_mask = np.where(is_low, VOID, self.category_mask)
+        self.instance_mask = np.where(is_low, 0, self.instance_mask)
 
     def _describe(self, categories, instances) -> Tuple[PredictedSegment, ...]:
         areas, boxes = segments.areas_and_boxes(self.id_map, len(categories))

@@ -44,9 +44,10 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return mask[rows.astype(int)[:, np.newaxis], columns.astype(int)]
 
 
-def to_gray(image: np.ndarray, brightness: float = 1.0) -> np.ndarray:
-    """Returns the luminance of uint8 [H, W, 3] as float64 [H, W, 1], 0..255 x `brightness`."""
-    return (image @ np.array([0.299, 0.587, 0.114]) * brightness)[..., np.newaxis]
+def to_gray(image: np.ndarray) -> np.ndarray:
+    """Returns the luminance of uint8 [H, W, 3] (ITU-R BT.601) as float32 [H, W, 1], 0..255."""
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    return (image.astype(np.float32) @ weights)[..., np.newaxis]
 
 
 def check_image(image: np.ndarray) -> None:

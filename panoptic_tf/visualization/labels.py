@@ -6,12 +6,14 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
 
 Box = Tuple[float, float, float, float]  # left, top, right, bottom
 
 _BACKGROUND = (0, 0, 0, 160)
 _MIN_FONT_SIZE = 12
 _MAX_NAME = 28
+_GRID_SIZE = 1024  # pixels of the longer side of what places are sought on
 
 
 def draw_labels(image: np.ndarray, numbers: np.ndarray, texts: Sequence[str]) -> np.ndarray:
@@ -29,15 +31,20 @@ def draw_labels(image: np.ndarray, numbers: np.ndarray, texts: Sequence[str]) ->
     draw = ImageDraw.Draw(picture, "RGBA")
     font = load_font(max(_MIN_FONT_SIZE, max(image.shape) // 48))
     areas = np.bincount(numbers.ravel(), minlength=len(texts))
-    depths = _depths(numbers)
+    grid = _Grid(numbers)
     taken: List[Box] = []
     for row in np.argsort(-areas, kind="stable"):
-        box = _place(draw, font, numbers == row, depths, texts[row]) if texts[row] else None
+        if not texts[row]:
+            continue
+        text = shorten(texts[row])
+        left, top, right, bottom = draw.textbbox((0, 0), text, font, anchor="lt")
+        width, height = right - left + 6, bottom - top + 6
+        box = grid.place(row, width, height) if areas[row] >= width * height else None
         if box is not None and not any(_overlap(box, other) for other in taken):
             taken.append(box)
             draw.rounded_rectangle(box, radius=3, fill=_BACKGROUND)
             middle = ((box[0] + box[2]) / 2.0, (box[1] + box[3]) / 2.0)
-            draw.text(middle, shorten(texts[row]), "white", font, anchor="mm")
+            draw.text(middle, text, "white", font, anchor="mm")
     return np.asarray(picture)
 
 
@@ -52,16 +59,25 @@ def shorten(text: str) -> str:
     return text if len(text) <= _MAX_NAME else text[: _MAX_NAME - 1] + "…"
 
 
-def _place(draw, font, mask: np.ndarray, depths: np.ndarray, text: str) -> Optional[Box]:
-    """Returns the box of the text inside the image, or None where the segment is too small."""
-    y, x = np.unravel_index(np.argmax(np.where(mask, depths, 0)), mask.shape)
-    left, top, right, bottom = draw.textbbox((0, 0), shorten(text), font, anchor="lt")
-    width, height = right - left + 6, bottom - top + 6
-    if depths[y, x] * 2 < height or np.count_nonzero(mask) < width * height:
-        return None
-    left = min(max(x - width / 2.0, 0.0), max(mask.shape[1] - width - 1.0, 0.0))
-    top = min(max(y - height / 2.0, 0.0), max(mask.shape[0] - height - 1.0, 0.0))
-    return left, top, left + width, top + height
+class _Grid:
+    """Every n-th pixel of a map of segments, and how deep in its segment each of them lies."""
+
+    def __init__(self, numbers: np.ndarray):
+        self._size = numbers.shape
+        self._step = -(-max(numbers.shape) // _GRID_SIZE)
+        self._numbers = numbers[:: self._step, :: self._step]
+        self._depths = _depths(self._numbers)
+
+    def place(self, row: int, width: float, height: float) -> Optional[Box]:
+        """Returns a text's box inside the image, or None where the segment is too thin for it."""
+        depths = np.where(self._numbers == row, self._depths, 0)
+        y, x = np.unravel_index(np.argmax(depths), depths.shape)
+        if depths[y, x] * self._step * 2 < height:
+            return None
+        y, x = y * self._step, x * self._step
+        left = min(max(x - width / 2.0, 0.0), max(self._size[1] - width - 1.0, 0.0))
+        top = min(max(y - height / 2.0, 0.0), max(self._size[0] - height - 1.0, 0.0))
+        return left, top, left + width, top + height
 
 
 def _overlap(a: Box, b: Box) -> bool:
@@ -69,16 +85,16 @@ def _overlap(a: Box, b: Box) -> bool:
 
 
 def _depths(numbers: np.ndarray) -> np.ndarray:
-    """Returns how far each pixel is from leaving its segment along a row or column, int [H, W]."""
-    horizontal = np.minimum(_run_lengths(numbers), _run_lengths(numbers[:, ::-1])[:, ::-1])
-    vertical = np.minimum(_run_lengths(numbers.T).T, _run_lengths(numbers[::-1].T).T[::-1])
-    return np.minimum(horizontal, vertical)
+    """Returns half the side of the largest square around each pixel that is its segment's: [H, W].
 
-
-def _run_lengths(numbers: np.ndarray) -> np.ndarray:
-    """Returns how many equal numbers end at each pixel of a row, itself counted, int [H, W]."""
-    columns = np.arange(numbers.shape[1])
-    is_start = np.ones(numbers.shape, bool)
-    is_start[:, 1:] = numbers[:, 1:] != numbers[:, :-1]
-    starts = np.maximum.accumulate(np.where(is_start, columns, 0), axis=1)
-    return columns - starts + 1
+    The chessboard distance to the segment's outermost pixels, which have 1.
+    """
+    is_outermost = np.ones(numbers.shape, bool)
+    is_outermost[1:-1, 1:-1] = False
+    across = numbers[:, 1:] != numbers[:, :-1]
+    down = numbers[1:] != numbers[:-1]
+    is_outermost[:, 1:] |= across
+    is_outermost[:, :-1] |= across
+    is_outermost[1:] |= down
+    is_outermost[:-1] |= down
+    return ndimage.distance_transform_cdt(~is_outermost, "chessboard") + 1

@@ -218,9 +218,7 @@ def test_a_bad_image_is_named_and_the_others_are_done(predictor, photos, tmp_pat
             assert overlay.size[::-1] == sizes[name]
 
 
-def test_one_line_for_each_file_that_cannot_be_predicted(
-    make_image, encode, tflite_path, tmp_path, caplog
-):
+def test_one_line_for_each_file_that_cannot_be_predicted(make_image, encode, tflite_path, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     good, large = encode(make_image(6, 9)), encode(make_image(20, 30))
@@ -238,26 +236,23 @@ def test_one_line_for_each_file_that_cannot_be_predicted(
     (folder / "w.webp").write_bytes(encode(make_image(6, 9), "WebP"))
     output = tmp_path / "out"
     small = Predictor(tflite_path, max_pixels=100)
-    with caplog.at_level("WARNING"):
-        failures = predict_files(small, find_images([str(folder / "*")]), str(output))
+    failures = predict_files(small, find_images([str(folder / "*")]), str(output))
     messages = {
         "big.png": "has 20 x 30 pixels (height x width); the limit is 100 pixels",
         "empty.jpg": "got an empty file",
         "fifo.png": "is a pipe or a device, not a file",
         r"new\nline.png": "not printable UTF-8",
         r"not\udcffutf.png": "not printable UTF-8",
-        "w.webp": "expected JPEG or PNG, got WebP",
-        "x" * 255: "longer than 251 bytes",
+        "x" * 255: "longer than 250 bytes",
     }
     assert len(failures) == len(messages)
     for name, message in messages.items():
         (text,) = [failure for failure in failures if name in failure]
         assert message in text and "\n" not in text
     content = json.loads((output / "predictions.json").read_text())
-    assert [a["image_id"] for a in content["annotations"]] == ["a", "turned"]
-    (text,) = caplog.messages
-    assert "1 images have an EXIF orientation, which is not applied" in text
-    assert text.endswith("turned.jpg.")
+    assert [a["image_id"] for a in content["annotations"]] == ["a", "turned", "w"]
+    # The results of a picture that EXIF data turn are of the turned picture.
+    assert [(i["height"], i["width"]) for i in content["images"]] == [(6, 9), (9, 6), (6, 9)]
 
 
 @pytest.mark.slow
@@ -268,11 +263,17 @@ def test_predict_exits_with_1_after_a_bad_image(saved_model_dir, photos, tmp_pat
         f"--input={photos / '*'}",
         f"--output_dir={tmp_path / 'out'}",
         "--overlay_format=png",
+        "--write=overlays,labelme",
+        "--score_threshold=1",
+        "--exif=ignore",
     )
     assert done.returncode == 1
     assert f"{photos / 'b.jpg'} is not an image" in done.stderr
     assert done.stderr.rstrip().endswith("1 of 3 images could not be read.")
     assert sorted(os.listdir(tmp_path / "out" / "overlays")) == ["a.png", "c.png"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["labelme", "overlays"]
+    shapes = json.loads((tmp_path / "out" / "labelme" / "a.json").read_text())["shapes"]
+    assert {shape["label"] for shape in shapes} == {"green"}  # the others are things
 
 
 def test_find_images(tmp_path):
@@ -290,11 +291,12 @@ def test_find_images(tmp_path):
 
 
 def test_a_folder_stands_for_its_images(tmp_path):
-    for name in ("b.JPG", "a.png", "c.jpeg", "notes.txt", "more/d.png"):
+    for name in ("b.JPG", "a.png", "c.webp", "notes.txt", "._a.png", "more/d.png", "more/e.md"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.png").mkdir()
-    found = [str(tmp_path / name) for name in ("a.png", "b.JPG", "c.jpeg")]
+    found = [str(tmp_path / name) for name in ("a.png", "b.JPG", "c.webp")]
     assert find_images([str(tmp_path), f"{tmp_path}/a.png"]) == found
+    assert find_images([f"{tmp_path}/**"]) == [*found, f"{tmp_path}/more/d.png"]
     with pytest.raises(ValueError, match=r"folder .*folder.png' holds no file .*\.jpg"):
         find_images([str(tmp_path / "folder.png")])

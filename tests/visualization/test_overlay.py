@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,77 @@ def test_label_point_lies_inside_a_ring():
     depths = np.where(numbers == 1, labels._depths(numbers), 0)
     y, x = np.unravel_index(np.argmax(depths), depths.shape)
     assert numbers[y, x] == 1 and depths[y, x] >= 5
+
+
+def drawn_by_loops(image, category_mask, instance_mask, crowd_mask, alpha):
+    """What the module says, pixel by pixel in float64."""
+    height, width = category_mask.shape
+    first, ranks = {}, {}
+    for y in range(height):
+        for x in range(width):
+            key = (category_mask[y, x], instance_mask[y, x] if category_mask[y, x] else 0)
+            if key not in first:
+                first[key] = len(first)
+                ranks[key] = sum(k[0] == key[0] for k in first) - 1
+    reach = max(1, round(max(height, width) / 500))
+    period = max(4, max(height, width) // 48)
+    drawn = np.zeros((height, width, 3))
+    for y in range(height):
+        for x in range(width):
+            category = category_mask[y, x]
+            key = (category, instance_mask[y, x] if category else 0)
+            gray = image[y, x] @ [0.299, 0.587, 0.114]
+            paint = np.array(overlay.instance_color(COLORS[category], ranks[key]), float)
+            if crowd_mask[y, x] and (y + x) % period < period // 2:
+                paint *= 0.6
+            value = (image[y, x] * 0.3 + gray * 0.7) * (1 - alpha) + paint * alpha
+            if category == 0:
+                value = np.full(3, gray * 0.45)
+            others = [(y - d, x) for d in range(1, reach + 1) if y >= d]
+            others += [(y, x - d) for d in range(1, reach + 1) if x >= d]
+            keys = {(category_mask[p], instance_mask[p] if category_mask[p] else 0) for p in others}
+            if keys - {key}:
+                value = value * 0.15 + 255 * 0.85
+            drawn[y, x] = value
+    return drawn
+
+
+@pytest.mark.parametrize("size", [(30, 41), (70, 9), (3, 1300)])
+def test_equals_plain_loops(size):
+    rng = np.random.default_rng(size[0])
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    cells = rng.integers(0, 3, (2, -(-size[0] // 7), -(-size[1] // 7)))
+    category_mask, instance_mask = np.kron(cells, np.ones((7, 7), int))[:, : size[0], : size[1]]
+    crowd_mask = (category_mask == 1) & (instance_mask == 2)
+    drawn = _draw(image, category_mask, instance_mask, crowd_mask=crowd_mask, alpha=0.6)
+    expected = drawn_by_loops(image, category_mask, instance_mask, crowd_mask, 0.6)
+    np.testing.assert_allclose(drawn, expected, atol=0.501)  # rounded
+
+
+def test_names_on_a_large_image_stand_where_they_stand_on_a_small_one():
+    category_mask = np.full((300, 400), 2)
+    category_mask[40:160, 30:230] = 1
+    instance_mask = (category_mask == 1).astype(int)
+    places = []
+    for scale in (2, 4):  # 800 and 1600 pixels, of which places are sought on every second
+        masks = [np.kron(m, np.ones((scale, scale), int)) for m in (category_mask, instance_mask)]
+        image = np.zeros((*masks[0].shape, 3), np.uint8)
+        written = np.any(_draw(image, *masks) != _draw(image, *masks, names=NAMES), axis=-1)
+        rows, columns = np.nonzero(written)
+        of_person = columns < 230 * scale
+        places.append([v[of_person].mean() / scale for v in (rows, columns)])
+    np.testing.assert_allclose(places[0], places[1], atol=4)
+    assert 90 < places[0][0] < 110
+
+
+def test_memory_is_a_few_bytes_a_pixel():
+    masks = np.kron(np.arange(2400).reshape(40, 60) % 3, np.ones((25, 25), np.int32))
+    image = np.zeros((*masks.shape, 3), np.uint8)
+    tracemalloc.start()
+    _draw(image, masks, masks, names=NAMES)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak / masks.size < 30  # the result, the segment of each pixel, the borders: 3 + 4 + 4
 
 
 def test_long_and_broken_names_become_one_short_line():

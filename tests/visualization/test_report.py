@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from panoptic_tf.visualization import images, report
+from panoptic_tf.visualization import images, markup, report
 
 EVIL = "<script>alert('x')</script>\"&"
 PANEL = np.full((8, 24, 3), 200, np.uint8)
@@ -29,6 +29,7 @@ class _Page(html.parser.HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append(tag)
+        self.attributes.extend((tag, *attr) for attr in attrs)
 
     def handle_endtag(self, tag):
         assert self._open.pop() == tag
@@ -119,6 +120,53 @@ def test_coverage_is_a_table_of_its_own_and_warnings_are_escaped():
     assert "What is covered" not in page.texts
 
 
+ERRORS = [
+    {"kind": "correct", "PQ_lost": 10.25, "PQ_lost_things": 5.0, "PQ_lost_stuff": None},
+    {"kind": "missed", "PQ_lost": 18.5, "PQ_lost_things": 7.0, "PQ_lost_stuff": None},
+]
+COUNTS = {
+    **{"annotated_things": 1234, "predicted_things": None},
+    **{"annotated_stuff": 0, "predicted_stuff": None},
+}
+BINS = [
+    {"score_min": 0.2, "score_max": 0.4, "mean_score": 0.3, "precision": 0.5, "segments": 10},
+    {"score_min": 0.8, "score_max": 1.0, "mean_score": 0.9, "precision": 0.75, "segments": 40},
+]
+
+
+def test_errors_are_a_table_whose_costs_add_up():
+    metrics = {**_metrics(), "errors": [{**row, **COUNTS} for row in ERRORS]}
+    page = _Page(report.render_report(title="t", metrics=metrics))
+    start = page.texts.index("What PQ lacks")
+    assert page.texts[start:].count("stuff") == 1  # its counts; PQ of stuff there is none
+    row = page.texts[page.texts.index("missed") :][:8]
+    assert row == ["missed", row[1], "1,234", "–", "0", "–", "18.5", "7.0"]
+    total = page.texts[page.texts.index("100 − PQ") :][:3]
+    assert total == ["100 − PQ", "28.8", "12.0"]
+    without = _Page(report.render_report(title="t", metrics={**_metrics(), "errors": []}))
+    assert "What PQ lacks" not in without.texts
+
+
+def test_calibration_is_a_plot_and_a_table():
+    page = _Page(report.render_report(title="t", metrics={**_metrics(), "calibration": BINS}))
+    row = page.texts[page.texts.index("0.80 to 1.00") :][:4]
+    assert row == ["0.80 to 1.00", "40", "0.90", "0.75"]
+    bars = [value for tag, key, value in page.attributes if tag == "rect" and key == "class"]
+    assert bars == ["right", "count"] * 2
+    heights = [float(v) for tag, key, v in page.attributes if tag == "rect" and key == "height"]
+    assert heights[:4] == [120.0, 8.5, 180.0, 34.0]  # 240 x precision, 34 x share of the most
+    assert "Calibration" not in _Page(_render()).texts
+
+
+def test_boundary_quality_of_categories_only_where_it_was_measured():
+    assert "boundary PQ" not in _Page(_render()).texts
+    metrics = _metrics()
+    metrics["per_category"][2]["PQ_boundary"] = 44.4
+    page = _Page(report.render_report(title="t", metrics={**metrics, "PQ_boundary": 33.3}))
+    for text in ("boundary PQ", "44.4", "boundary, all", "33.3"):
+        assert text in page.texts, text
+
+
 def test_gallery_shows_the_worst_first_and_the_unscored_last():
     gallery = [
         {"image_id": name, "pq": pq, "panel": PANEL}
@@ -144,11 +192,11 @@ def test_categories_that_nothing_is_known_of_take_one_line():
 
 
 def test_pictures_are_arrays_or_known_bytes():
-    assert "data:image/png;base64," in report._image(images.encode_png(PANEL), "p")
-    assert "data:image/jpeg;base64," in report._image(images.encode_jpeg(PANEL), "p")
-    assert "data:image/jpeg;base64," in report._image(PANEL, "p")
+    assert "data:image/png;base64," in markup.image(images.encode_png(PANEL), "p")
+    assert "data:image/jpeg;base64," in markup.image(images.encode_jpeg(PANEL), "p")
+    assert "data:image/jpeg;base64," in markup.image(PANEL, "p")
     with pytest.raises(ValueError, match="image 3: the picture must be PNG or JPEG, got b'GIF"):
-        report._image(b"GIF89a..", "image 3")
+        markup.image(b"GIF89a..", "image 3")
 
 
 def test_resized_masks_keep_their_values():
