@@ -157,12 +157,15 @@ ROWS = (
 # Shrunk to where only the shapes of activations differ, not those of variables.
 SNAPSHOTS: Dict[str, Dict[str, Any]] = {
     "panoptic_deeplab_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "panoptic_deeplab_small": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "panoptic_deeplab_resnet52_coco": {
         "model": {"train_size": [64, 64], "input_size": [64, 64], "aspp_pool_size": [4, 4]}
     },
     "panoptic_fpn_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "panoptic_fpn_small": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "panoptic_fpn_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "panoptic_fcn_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "panoptic_fcn_small": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "panoptic_fcn_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
 }
 

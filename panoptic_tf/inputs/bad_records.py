@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -88,17 +88,14 @@ class BadRecords:
     ) -> tf.data.Dataset:
         """As `decode`, but slower, and the error of one bad record too many names it."""
 
-        def attempt(position: tf.Tensor, serialized: tf.Tensor, *rest: tf.Tensor):
-            one = tf.data.Dataset.from_tensors(serialized).map(lambda x: (True, function(x)))
-            blank = tf.nest.map_structure(_blank, one.element_spec[1])
-            instead = tf.data.Dataset.from_tensors((False, blank))
-            is_good, example = one.ignore_errors().concatenate(instead).take(1).get_single_element()
+        def decode_one(position: tf.Tensor, serialized: tf.Tensor, *rest: tf.Tensor):
+            is_good, example = attempt(serialized, function)
             is_good = tf.cond(
                 is_good, lambda: True, lambda: self._report(position, serialized, function)
             )
             return is_good, (example, *rest)
 
-        decoded = dataset.map(attempt, num_parallel_calls=tf.data.AUTOTUNE)
+        decoded = dataset.map(decode_one, num_parallel_calls=tf.data.AUTOTUNE)
         return decoded.filter(lambda is_good, _: is_good).map(lambda _, element: element)
 
     def _report(
@@ -129,6 +126,28 @@ class BadRecords:
             logging.warning("%s. Skipped: %d of %d.", text, len(self._found), self._max)
 
 
+def attempt(serialized: tf.Tensor, function: Callable[[tf.Tensor], Any]) -> Tuple[tf.Tensor, Any]:
+    """What a function makes of a record, or blank tensors where it fails.
+
+    Args:
+      serialized: string [].
+      function: of that.
+
+    Returns:
+      Whether it did not fail, bool [], and its result.
+    """
+    one = tf.data.Dataset.from_tensors(serialized).map(lambda x: (True, function(x)))
+    instead = tf.data.Dataset.from_tensors((False, blank(one.element_spec[1])))
+    return one.ignore_errors().concatenate(instead).take(1).get_single_element()
+
+
+def blank(specification: Any) -> Any:
+    """Tensors of a structure of `tf.TensorSpec`: zeros, of length 0 where that is not known."""
+    return tf.nest.map_structure(
+        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype), specification
+    )
+
+
 def find_bad_record(
     dataset: tf.data.Dataset,
     function: Callable[[tf.Tensor], Tensors],
@@ -149,10 +168,6 @@ def find_bad_record(
     except tf.errors.OpError as error:
         return reported_by(error)
     return None
-
-
-def _blank(spec: tf.TensorSpec) -> tf.Tensor:
-    return tf.zeros([size or 0 for size in spec.shape], spec.dtype)
 
 
 def _image(content: bytes) -> List[str]:

@@ -1,19 +1,31 @@
 """The input pipeline of every system: records in, batches of (features, labels) out.
 
-train:    read -> decode -> random geometry -> photometric -> normalise -> targets -> batch
+train:    read -> decode -> random geometry -> photometric -> copy-paste -> normalise -> targets
+          -> batch
 evaluate: read -> decode -> fit and pad -> normalise; labels are the annotation in its own frame
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Callable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Optional, Sequence, Tuple
 
+import numpy as np
 import tensorflow as tf
 
-from panoptic_tf import addons
 from panoptic_tf.datasets.size_limit import SizeLimit
-from panoptic_tf.inputs import geometry, lookup, normalize, photometric, reading, samples
+from panoptic_tf.inputs import (
+    bad_records,
+    category_counts,
+    copy_paste,
+    geometry,
+    lookup,
+    normalize,
+    reading,
+    repeat_factors,
+    samples,
+)
+from panoptic_tf.inputs.augmentation import Augmentation, augment
 from panoptic_tf.inputs.bad_records import BadRecords
 from panoptic_tf.inputs.data_service import DataService
 from panoptic_tf.inputs.shards import Shards, find_shards
@@ -21,40 +33,6 @@ from panoptic_tf.structures import GroundTruth, PanopticSample, Tensors
 
 TargetGenerator = Callable[[PanopticSample], Tuple[Tensors, Tensors]]
 """Maps a sample in the network's frame to (additional features, labels) of static shapes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """What training does to an image; the defaults leave it alone but for fitting it in.
-
-    Attributes:
-      scale_min, scale_max: range of the scale, 1 being the one that just fits the image.
-      flip_horizontally, flip_vertically: whether to flip half of the images.
-      brightness, contrast, saturation, hue: see `photometric.jitter_colors`.
-      policy: `core`, or `addons`: `addons.augment_sample` between geometry and colours.
-      addons: keyword arguments of that.
-
-    Raises:
-      ValueError: an unknown policy.
-      ImportError: the policy `addons` without tensorflow-addons.
-    """
-
-    scale_min: float = 1.0
-    scale_max: float = 1.0
-    flip_horizontally: bool = False
-    flip_vertically: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    policy: str = "core"
-    addons: Mapping[str, float] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        if self.policy not in ("core", "addons"):
-            raise ValueError(f"augmentation.policy must be core or addons, got {self.policy!r}.")
-        if self.policy == "addons":
-            addons.require("augmentation.policy 'addons'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +62,7 @@ def build_training_dataset(
     allow_partial: bool = False,
     max_bad_records: int = 0,
     settings: str = "",
+    factors: Optional[np.ndarray] = None,
     service: Optional[DataService] = None,
     input_context: Optional[tf.distribute.InputContext] = None,
 ) -> tf.data.Dataset:
@@ -109,6 +88,8 @@ def build_training_dataset(
       max_bad_records: how many records that cannot be decoded are skipped; every worker counts its
         own. One more ends the iteration, see `bad_records`.
       settings: what the names of `input_path` and the like begin with in messages.
+      factors: by category id, how often images of the category come in a pass; see
+        `repeat_factors`. None: each image comes once.
       service: makes the batches in other processes, each of which reads all records in an order of
         its own; `cache` is one of each. It goes with neither `seed` nor `max_bad_records`.
       input_context: this worker's share under tf.distribute; with `service` there are none.
@@ -118,11 +99,17 @@ def build_training_dataset(
       float32 [B, 4, 2] beside what the target generator adds.
 
     Raises:
-      ValueError: the files are no whole data set; see `shards.find_shards`.
+      ValueError: the files are no whole data set, see `shards.find_shards`, or things are to be
+        pasted and there are none.
     """
+    if augmentation.pastes and not thing_ids:
+        raise ValueError(
+            f"{settings}augmentation.copy_paste pastes things, and no category of the data set is "
+            "one. Set its probability to 0."
+        )
     share = input_context if seed is None and service is None else None
     shards = find_shards(input_path, name=f"{settings}input_path", allow_partial=allow_partial)
-    bad_records = _build_bad_records(shards, max_bad_records, max_examples, settings)
+    bad = _build_bad_records(shards, max_bad_records, max_examples, settings)
     # Where none is skipped, run lengths are checked when the masks are decoded.
     check_rles = with_instances and max_bad_records > 0
     decode = samples.build_decoder(num_categories=num_categories, check_rles=check_rles)
@@ -134,23 +121,41 @@ def build_training_dataset(
         input_context=share,
     )
     if cache:
-        examples = bad_records.decode(examples, decode).cache()
+        examples = bad.decode(examples, decode).cache()
+    if factors is not None:
+        examples = repeat_factors.repeat_elements(
+            examples, factors, _categories_of(cache, skips_bad=max_bad_records > 0), seed=seed
+        )
+    examples = examples.shuffle(shuffle_buffer_size, seed=seed).repeat()
+    if augmentation.pastes:
+        examples = copy_paste.with_next(examples)
     numbered = reading.number_records(
-        examples.shuffle(shuffle_buffer_size, seed=seed).repeat(),
+        examples,
         batch_size=batch_size,
         input_context=None if seed is None else input_context,
     )
     if not cache:  # The buffer holds records as they are stored, not pixels.
-        numbered = bad_records.decode(numbered, decode)
+        numbered = bad.decode(numbered, decode)
 
-    def prepare(example: Tensors, index: tf.Tensor) -> Tuple[Tensors, Tensors]:
-        sample = _augment(
+    def decode_other(other: Any, example: Tensors) -> Tensors:
+        """The record to paste from, or the image's own where that one cannot be decoded."""
+        if cache:
+            return other
+        if not max_bad_records:
+            return decode(other)
+        is_good, decoded = bad_records.attempt(other, decode)
+        return tf.cond(is_good, lambda: decoded, lambda: example)
+
+    def prepare(example: Tensors, *rest: Any) -> Tuple[Tensors, Tensors]:
+        *others, index = rest
+        sample = augment(
             example,
-            thing_ids,
             seed=_random_seed() if seed is None else tf.stack([tf.constant(seed, tf.int64), index]),
+            thing_ids=thing_ids,
             network_size=network_size,
             augmentation=augmentation,
             with_instances=with_instances,
+            other=(lambda: decode_other(others[0], example)) if others else None,
         )
         features = _features(sample.image, sample.image_info, normalization)
         additional, labels = target_generator(sample)
@@ -190,7 +195,7 @@ def build_evaluation_dataset(
       only `with_instances`: the masks of the record as they are stored.
     """
     shards = find_shards(input_path, name=f"{settings}input_path", allow_partial=allow_partial)
-    bad_records = _build_bad_records(shards, max_bad_records, max_examples, settings)
+    bad = _build_bad_records(shards, max_bad_records, max_examples, settings)
     decode = samples.build_decoder(num_categories=num_categories, check_rles=with_instances)
     records = reading.read_records(
         shards.paths, max_examples=max_examples, input_context=input_context
@@ -212,7 +217,7 @@ def build_evaluation_dataset(
             labels.update(samples.instance_labels(example))
         return _features(image, image_info, normalization), labels
 
-    prepared = bad_records.decode(records, decode).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
+    prepared = bad.decode(records, decode).map(prepare, num_parallel_calls=tf.data.AUTOTUNE)
     return _finish(prepared.padded_batch(batch_size), deterministic=True)
 
 
@@ -232,6 +237,16 @@ def sample_from_example(
     return sample._replace(image=tf.cast(sample.image, tf.float32))
 
 
+def _categories_of(is_decoded: bool, *, skips_bad: bool) -> Callable[..., tf.Tensor]:
+    """Maps what is read, a position and a record or a decoded record, to category ids."""
+    if is_decoded:
+        return lambda example: tf.cast(example["segment_categories"], tf.int64)
+    read = category_counts.segment_categories
+    if not skips_bad:
+        return lambda _, serialized: read(serialized)
+    return lambda _, serialized: bad_records.attempt(serialized, read)[1]
+
+
 def _build_bad_records(
     shards: Shards, max_bad_records: int, max_examples: int, settings: str
 ) -> BadRecords:
@@ -242,57 +257,6 @@ def _build_bad_records(
         num_records=min(count, max_examples) if count and max_examples else count,
         name=f"{settings}max_bad_records",
     )
-
-
-def _augment(
-    example: Tensors,
-    thing_ids: Sequence[int],
-    *,
-    seed: tf.Tensor,
-    network_size: geometry.Size,
-    augmentation: Augmentation,
-    with_instances: bool,
-) -> PanopticSample:
-    """A decoded record in the network's frame, by draws that depend on the seed, int64 [2], alone.
-
-    What is looked up by pixel comes after the crop.
-    """
-    seeds = tf.random.experimental.stateless_split(seed, 3)
-    where = geometry.random_geometry(
-        tf.shape(example["image"])[:2],
-        network_size,
-        seed=seeds[0],
-        scale_min=augmentation.scale_min,
-        scale_max=augmentation.scale_max,
-        flip_horizontally=augmentation.flip_horizontally,
-        flip_vertically=augmentation.flip_vertically,
-    )
-    image, image_info = geometry.transform_image(example["image"], where, network_size)
-    id_map = geometry.transform_masks(example["id_map"][tf.newaxis], where, network_size)[0]
-    sample = samples.to_sample(
-        {**example, "image": image, "id_map": id_map},
-        thing_ids,
-        with_instances=with_instances,
-        in_network_frame=True,
-        move=lambda masks: geometry.transform_masks(masks, where, network_size, transposed=True),
-    )
-    sample = sample._replace(image_info=image_info)
-    if augmentation.policy == "addons":
-        sample = addons.augment_sample(
-            sample,
-            size=geometry.valid_size(sample.image_info),
-            seed=tf.random.experimental.stateless_fold_in(seed, 3),
-            **augmentation.addons,
-        )
-    image = photometric.jitter_colors(
-        sample.image,
-        seed=seeds[1],
-        brightness=augmentation.brightness,
-        contrast=augmentation.contrast,
-        saturation=augmentation.saturation,
-        hue=augmentation.hue,
-    )
-    return sample._replace(image=image, seed=seeds[2])
 
 
 def _features(image: tf.Tensor, image_info: tf.Tensor, normalization: Normalization) -> Tensors:

@@ -75,6 +75,14 @@ class AddonsAugmentation(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class CopyPaste(hyperparams.Config):
+    """Arguments of `inputs.copy_paste.CopyPaste`, which documents them."""
+
+    probability: float = 0.0
+    max_instances: int = 20
+
+
+@dataclasses.dataclass
 class Augmentation(hyperparams.Config):
     """Fields of `inputs.pipeline.Augmentation`, which documents them."""
 
@@ -88,6 +96,7 @@ class Augmentation(hyperparams.Config):
     hue: float = 0.0
     policy: str = "core"
     addons: AddonsAugmentation = dataclasses.field(default_factory=AddonsAugmentation)
+    copy_paste: CopyPaste = dataclasses.field(default_factory=CopyPaste)
 
 
 @dataclasses.dataclass
@@ -102,6 +111,8 @@ class DataConfig(cfg.DataConfig):
       max_bad_records: skip up to so many records that cannot be decoded, each with a warning.
       with_instances: use the records' overlapping instances, as the published numbers do: in
         training for what a system learns of instances, in evaluation as the ground truth of AP.
+      repeat_factor_threshold: in training, images with a category that a smaller share of the
+        images has come more often; 0 is off. See `inputs.repeat_factors`.
       augmentation: of training; evaluation fits the whole image in.
     """
 
@@ -113,6 +124,7 @@ class DataConfig(cfg.DataConfig):
     allow_partial: bool = False
     max_bad_records: int = 0
     with_instances: bool = False
+    repeat_factor_threshold: float = 0.0
     augmentation: Augmentation = dataclasses.field(default_factory=Augmentation)
 
 
@@ -124,11 +136,14 @@ class Evaluation(hyperparams.Config):
       crowd_rule: `all` crowds of a category forgive a prediction, or only the `last` (panopticapi).
       report_mask_ap: measure mask AP, which takes longer than the rest together, and box AP where
         boxes are detected.
+      boundary_ratio: measure Boundary PQ at boundaries this wide, as a share of the image's
+        diagonal: 0.02 is the paper's, 0 leaves it out.
       max_pixels: limit of height times width of an image; larger ones are left out and counted.
     """
 
     crowd_rule: str = "all"
     report_mask_ap: bool = True
+    boundary_ratio: float = 0.0
     max_pixels: int = images.MAX_PIXELS
 
 
@@ -150,6 +165,28 @@ class Model(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class ClassWeights(hyperparams.Config):
+    """How much the pixels of each category count in the semantic loss; see `class_weights`.
+
+    Attributes:
+      rule: `none`, as published; `list`, what `values` says; or `frequency`: by the number of
+        pixels that each category has in the training records.
+      values: of the rule `list`, one for each category in the order of `dataset_info`.
+      statistics: of the rule `frequency`, a file that `doctor --output_json` wrote about the
+        training records; empty: the records are read when a training starts.
+      power: of the rule `frequency`: 1 is median frequency balancing, 0.5 its square root.
+      smallest, largest: range that the weights of the rule `frequency` are clipped to.
+    """
+
+    rule: str = "none"
+    values: List[float] = dataclasses.field(default_factory=list)
+    statistics: str = ""
+    power: float = 1.0
+    smallest: float = 0.1
+    largest: float = 10.0
+
+
+@dataclasses.dataclass
 class Task(cfg.TaskConfig):
     """What the task of every system has.
 
@@ -168,6 +205,39 @@ class Task(cfg.TaskConfig):
     weight_decay: float = 0.0
     normalization: Normalization = dataclasses.field(default_factory=Normalization)
     evaluation: Evaluation = dataclasses.field(default_factory=Evaluation)
+
+
+@dataclasses.dataclass
+class EarlyStopping(hyperparams.Config):
+    """When a training ends before its last step, since its evaluations get no better.
+
+    Attributes:
+      patience: how many evaluations in a row may be no better than the best one before; 0: never
+        stop early.
+      min_delta: by how much a better one has to be better, in the unit of the metric.
+      metric: a key of `metrics.json` that holds a number.
+      metric_comp: `higher` or `lower`: what is better.
+    """
+
+    patience: int = 0
+    min_delta: float = 0.0
+    metric: str = "PQ"
+    metric_comp: str = "higher"
+
+
+@dataclasses.dataclass
+class TrainerConfig(cfg.TrainerConfig):
+    """The Model Garden's trainer, and when it stops.
+
+    Attributes:
+      best_checkpoint_export_subdir: folder in the run's that keeps the checkpoint of the best
+        evaluation; empty: none.
+      best_checkpoint_eval_metric: by which key of `metrics.json`.
+      early_stopping: see `EarlyStopping`.
+    """
+
+    best_checkpoint_eval_metric: str = "PQ"
+    early_stopping: EarlyStopping = dataclasses.field(default_factory=EarlyStopping)
 
 
 def build_backbone(config: Backbone, input_size: List[int]):

@@ -8,12 +8,12 @@ import functools
 from typing import Any, Dict, List, Optional
 
 import tensorflow as tf
-from official.core import config_definitions as cfg
 from official.modeling import optimization
 from official.modeling.optimization import ema_optimizer, optimizer_factory
 from official.modeling.optimization.configs import optimization_config, optimizer_config
 
 from panoptic_tf import addons
+from panoptic_tf.systems.config import TrainerConfig
 
 _PREFIX = "addons/"
 
@@ -124,7 +124,7 @@ def trainer_config(
     steps_per_loop: int = 100,
     checkpoint_interval: int = 1000,
     validation_interval: int = 10000,
-) -> cfg.TrainerConfig:
+) -> TrainerConfig:
     """A trainer config with one optimiser and one schedule of `official.modeling.optimization`.
 
     Args:
@@ -154,7 +154,7 @@ def trainer_config(
         del settings["warmup"]
     if ema is not None:
         settings["ema"] = ema
-    return cfg.TrainerConfig(
+    return TrainerConfig(
         train_steps=train_steps,
         steps_per_loop=steps_per_loop,
         summary_interval=steps_per_loop,

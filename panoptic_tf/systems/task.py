@@ -22,6 +22,7 @@ from panoptic_tf.ops import forms
 from panoptic_tf.structures import Tensors
 from panoptic_tf.systems import config as base_config
 from panoptic_tf.systems import optimization, scoring, task_records, weight_settings
+from panoptic_tf.systems.class_weights import ClassWeights
 from panoptic_tf.systems.model import PanopticModel
 
 Loss = Callable[[Tensors, Tensors], Tensors]
@@ -37,6 +38,7 @@ class PanopticTask(base_task.Task):
       image_listeners: called with (ground truth, prediction, PQ) of every evaluated image, from a
         thread.
       form: of the operations of its steps; the trainer sets what its devices want.
+      class_weights: of the semantic loss.
       xla: whether XLA compiles the network, the losses and the gradients of a training step.
       gather: an object of every process that evaluates, in their order; the trainer sets it where
         there are several.
@@ -45,6 +47,7 @@ class PanopticTask(base_task.Task):
     def __init__(self, params, logging_dir: Optional[str] = None, name: Optional[str] = None):
         super().__init__(params, logging_dir=logging_dir, name=name)
         self._dataset_info = DatasetInfo.load(params.dataset_info)
+        self.class_weights = ClassWeights(params.losses.class_weights, self._dataset_info)
         self._loss = self.build_loss()
         self._size_limit = SizeLimit(params.evaluation.max_pixels)
         self.form = forms.Form.ACCELERATOR
@@ -214,8 +217,11 @@ class PanopticTask(base_task.Task):
             return pipeline.build_evaluation_dataset(
                 network_size=tuple(model.input_size), size_limit=self._size_limit, **shared
             )
+        factors = task_records.learn_counts(params, self.dataset_info, self.class_weights)
+        self._loss = self.build_loss()  # Class weights may come from the records.
         return pipeline.build_training_dataset(
             network_size=tuple(model.train_size),
+            factors=factors,
             augmentation=pipeline.Augmentation(**params.augmentation.as_dict()),
             target_generator=self.build_target_generator(),
             shuffle_buffer_size=params.shuffle_buffer_size,
@@ -233,6 +239,7 @@ class PanopticTask(base_task.Task):
         """
         task_records.check(params, self.dataset_info, self.task_config.dataset_info)
         if params.is_training:
+            self.class_weights.check_statistics()
             task_records.log_void(params, self.dataset_info)
 
     def explain_failure(self, error: Exception, params: base_config.DataConfig) -> Optional[str]:
@@ -251,6 +258,7 @@ class PanopticTask(base_task.Task):
 
         Losses are normalised over all replicas, so gradients are summed over replicas.
         """
+        self.class_weights.check_known()
         features, labels = inputs
         losses, gradients = self._compiled(self._losses_and_gradients)(
             features, labels, model, optimizer
@@ -362,12 +370,15 @@ class PanopticTask(base_task.Task):
 
     def build_evaluator(self) -> PanopticEvaluator:
         """An empty evaluator for this data set."""
+        postprocessor = getattr(self.task_config.model, "postprocessor", None)
         return PanopticEvaluator(
             num_categories=self.dataset_info.num_categories,
             thing_ids=self.dataset_info.thing_ids,
             category_names=self.dataset_info.names,
             crowd_rule=self.task_config.evaluation.crowd_rule,
             compute_ap=self.task_config.evaluation.report_mask_ap,
+            boundary_ratio=self.task_config.evaluation.boundary_ratio,
+            stuff_area=getattr(postprocessor, "stuff_area", 0),
         )
 
 

@@ -9,10 +9,13 @@ import tensorflow as tf
 from absl import logging
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo, check_beside
-from panoptic_tf.inputs import reading
+from panoptic_tf.inputs import reading, repeat_factors
+from panoptic_tf.inputs.augmentation import Augmentation
+from panoptic_tf.inputs.category_counts import CategoryCounts, count_categories
 from panoptic_tf.inputs.data_service import DataService
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.metrics import coverage
+from panoptic_tf.systems.class_weights import ClassWeights
 from panoptic_tf.systems.config import DataConfig
 
 _LOOKED_AT = 32  # records
@@ -69,9 +72,15 @@ def check(data: DataConfig, info: DatasetInfo, source: str) -> None:
       source: what `task.dataset_info` says.
 
     Raises:
-      ValueError: the files are no whole data set (see `shards.find_shards`), or the categories
-        differ.
+      ValueError: the files are no whole data set (see `shards.find_shards`), the categories differ,
+        or a number of the augmentation or `repeat_factor_threshold` is out of its range.
     """
+    Augmentation(**data.augmentation.as_dict())
+    if not 0.0 <= data.repeat_factor_threshold <= 1.0:
+        raise ValueError(
+            f"{_settings(data)}repeat_factor_threshold must be in 0..1, got "
+            f"{data.repeat_factor_threshold}; 0 is off."
+        )
     check_beside(
         data.input_path,
         info,
@@ -80,6 +89,53 @@ def check(data: DataConfig, info: DatasetInfo, source: str) -> None:
     find_shards(
         data.input_path, name=f"{_settings(data)}input_path", allow_partial=data.allow_partial
     )
+
+
+def learn_counts(
+    data: DataConfig, info: DatasetInfo, class_weights: ClassWeights
+) -> Optional[np.ndarray]:
+    """Counts the categories of the training records, if class weights or sampling ask for it.
+
+    Args:
+      data: names the records.
+      info: the categories of the model.
+      class_weights: takes the counts.
+
+    Returns:
+      Repeat factors by category id, float32 [N + 1], or None where images are not repeated.
+    """
+    threshold = data.repeat_factor_threshold
+    counts = _count(data, info) if threshold or class_weights.wants_counts else None
+    class_weights.learn(counts)
+    return _repeat_factors(data, info, counts) if threshold and counts else None
+
+
+def _count(data: DataConfig, info: DatasetInfo) -> CategoryCounts:
+    paths = find_shards(
+        data.input_path, name=f"{_settings(data)}input_path", allow_partial=data.allow_partial
+    ).paths
+    return count_categories(
+        paths,
+        num_categories=info.num_categories,
+        max_examples=data.max_examples,
+        skip_bad_records=data.max_bad_records > 0,
+    )
+
+
+def _repeat_factors(data: DataConfig, info: DatasetInfo, counts: CategoryCounts) -> np.ndarray:
+    """The factors of `inputs.repeat_factors`, logged."""
+    found = repeat_factors.repeat_factors(counts, data.repeat_factor_threshold)
+    most = int(np.argmax(found))
+    logging.info(
+        "%d of %d categories are in fewer than %g of the training images, which come more often; "
+        "the largest repeat factor is %.2f (%s).",
+        int((found > 1).sum()),
+        info.num_categories,
+        data.repeat_factor_threshold,
+        found[most],
+        info.names[most],
+    )
+    return found
 
 
 def log_void(data: DataConfig, info: DatasetInfo) -> None:

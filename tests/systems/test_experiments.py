@@ -41,7 +41,8 @@ EXPERIMENTS = (
         )
     ]
     + [
-        f"{name}_shapes"
+        f"{name}_{kind}"
+        for kind in ("shapes", "small")
         for name in (
             "panoptic_deeplab",
             "panoptic_fpn",
@@ -108,6 +109,7 @@ def parse(*arguments):
 
     if "experiment" not in flags.FLAGS:
         common.define_experiment_flags()
+        common.define_device_flags()
     # Other binaries that were imported here require flags of their own, so nothing is parsed whole.
     with flagsaver.flagsaver():
         flags.FLAGS.mark_as_parsed()
@@ -115,7 +117,7 @@ def parse(*arguments):
             name, text = argument.lstrip("-").split("=", 1)
             flags.FLAGS[name].using_default_value = False
             flags.FLAGS[name].parse(text)
-        return common.parse_experiment()
+        return common.parse_experiment().params
 
 
 def test_overrides_from_flags(tmp_path):

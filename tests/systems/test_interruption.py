@@ -68,8 +68,8 @@ class Run:
         return last_step(self.model_dir)
 
     def steps_shown(self):
-        """The steps of the progress bar so far."""
-        return [int(n) for n in re.findall(r"\b(\d+)/\d+ \[.*?loss", self.log.read_text())]
+        """The steps of the lines of progress so far."""
+        return [int(n) for n in re.findall(r"^step (\d+)/\d+: loss", self.log.read_text(), re.M)]
 
 
 def last_step(model_dir: pathlib.Path) -> int:

@@ -96,6 +96,7 @@ class Losses(hyperparams.Config):
     offset_weight: float = 0.01
     top_k_fraction: float = 0.2
     rank_over: str = "image"
+    class_weights: config.ClassWeights = dataclasses.field(default_factory=config.ClassWeights)
 
 
 @dataclasses.dataclass

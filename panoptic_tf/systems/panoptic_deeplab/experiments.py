@@ -15,7 +15,7 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import optimization, shapes_experiment
+from panoptic_tf.systems import optimization, shapes_experiment, small_experiment
 from panoptic_tf.systems.panoptic_deeplab import config
 
 # The reference's R-52: deep stem, stride in the 3x3, dilations 2, 4, 8 in the last stage.
@@ -171,6 +171,30 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
     return shapes_experiment.build_experiment(task, train_steps=9_000, validation_interval=3000)
 
 
+def panoptic_deeplab_small() -> cfg.ExperimentConfig:
+    """Panoptic-DeepLab with ResNet-18 for data of one's own, on one GPU or a CPU.
+
+    `panoptic-tf train --experiment=panoptic_deeplab_small --model_dir=...
+    --params_override=task.dataset_info=data/dataset_info.json,...`
+
+    10,000 steps of 8 images of 512x512, from random weights or a backbone's. There is no published
+    PQ; `panoptic-tf init` fits sizes, schedule and thresholds to a data set.
+    """
+    size = list(small_experiment.SIZE)
+    model = config.Model(
+        train_size=size,
+        input_size=size,
+        backbone=small_experiment.build_backbone_config(output_stride=16),
+        norm="sync_batch",
+        aspp_dropout=0.0,
+        semantic=config.Branch(aspp_channels=128, decoder_channels=128, head_channels=128),
+        instance=config.Branch(aspp_channels=128, decoder_channels=64, head_channels=32),
+        postprocessor=config.PostProcessor(top_k=100),
+    )
+    task = config.PanopticDeepLabTaskConfig(model=model, losses=config.Losses(offset_weight=0.1))
+    return small_experiment.build_experiment(task)
+
+
 for _name in _BACKBONES:
     for _dataset, _panoptic in (
         ("coco", panoptic_deeplab_coco),
@@ -183,3 +207,4 @@ for _name in _BACKBONES:
             functools.partial(deeplabv3plus, _panoptic, _name)
         )
 exp_factory.register_config_factory("panoptic_deeplab_shapes")(panoptic_deeplab_shapes)
+exp_factory.register_config_factory("panoptic_deeplab_small")(panoptic_deeplab_small)

@@ -6,9 +6,12 @@ upsampled to the network's resolution.
 
 from __future__ import annotations
 
+from typing import Optional, Sequence
+
 import tensorflow as tf
 
 from panoptic_tf.layers.resize import resize_bilinear
+from panoptic_tf.losses.class_weights import weigh_pixels
 from panoptic_tf.losses.cross_entropy import WeightedBootstrappedCrossEntropy
 from panoptic_tf.losses.reduction import reduce_loss
 from panoptic_tf.losses.regression import WeightedAbsoluteError, WeightedMeanSquaredError
@@ -27,6 +30,7 @@ class PanopticDeepLabLoss:
         top_k_fraction: float = 0.2,
         rank_over: str = "image",
         align_corners: bool = False,
+        class_weights: Optional[Sequence[float]] = None,
     ):
         """See the class.
 
@@ -34,8 +38,11 @@ class PanopticDeepLabLoss:
           semantic_weight, center_weight, offset_weight: the lambdas.
           top_k_fraction, rank_over: see `WeightedBootstrappedCrossEntropy`.
           align_corners: of the upsampling of the outputs; see `resize_bilinear`.
+          class_weights: factors of the semantic pixel weights, by channel of the logits; pixels are
+            ranked with them. None: 1.
         """
         self._align_corners = align_corners
+        self._class_weights = class_weights
         self._weights = (semantic_weight, center_weight, offset_weight)
         self._cross_entropy = WeightedBootstrappedCrossEntropy(
             top_k_fraction=top_k_fraction, rank_over=rank_over, align_corners=align_corners
@@ -62,7 +69,7 @@ class PanopticDeepLabLoss:
                 *self._cross_entropy(
                     outputs["semantic_logits"],
                     labels["category_mask"],
-                    labels["semantic_weights"],
+                    self._pixel_weights(labels),
                 )
             )
         }
@@ -82,6 +89,12 @@ class PanopticDeepLabLoss:
                 )
             )
         return {"loss": tf.add_n(list(losses.values())), **losses}
+
+    def _pixel_weights(self, labels: Tensors) -> tf.Tensor:
+        weights = labels["semantic_weights"]
+        if self._class_weights is None:
+            return weights
+        return weights * weigh_pixels(labels["category_mask"], self._class_weights)
 
     def _upsample(self, x: tf.Tensor, size: tf.TensorShape) -> tf.Tensor:
         return resize_bilinear(x, size, align_corners=self._align_corners)

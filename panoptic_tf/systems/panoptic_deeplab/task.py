@@ -24,9 +24,11 @@ class PanopticDeepLabTask(task.PanopticTask):
 
     def build_loss(self) -> task.Loss:
         """See base class."""
+        options = self.task_config.losses.as_dict()
+        channels = range(self.dataset_info.num_categories + 1)
+        options["class_weights"] = self.class_weights.of_channels(channels)
         return losses.PanopticDeepLabLoss(
-            align_corners=self.task_config.model.align_corners,
-            **self.task_config.losses.as_dict(),
+            align_corners=self.task_config.model.align_corners, **options
         )
 
     def build_target_generator(self) -> pipeline.TargetGenerator:

@@ -169,6 +169,7 @@ class Losses(hyperparams.Config):
     segment_weight: float = 3.0
     alpha: float = 0.25
     gamma: float = 2.0
+    class_weights: config.ClassWeights = dataclasses.field(default_factory=config.ClassWeights)
 
 
 @dataclasses.dataclass

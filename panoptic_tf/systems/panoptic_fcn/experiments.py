@@ -14,7 +14,7 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import optimization, shapes_experiment
+from panoptic_tf.systems import optimization, shapes_experiment, small_experiment
 from panoptic_tf.systems.panoptic_fcn import config
 
 _BACKBONES: Dict[str, Tuple[str, Dict[str, Any]]] = {
@@ -154,6 +154,28 @@ def panoptic_fcn_shapes() -> cfg.ExperimentConfig:
     return shapes_experiment.build_experiment(task, train_steps=8_000, validation_interval=4000)
 
 
+def panoptic_fcn_small() -> cfg.ExperimentConfig:
+    """Panoptic FCN with ResNet-18 for data of one's own, on one GPU or a CPU.
+
+    `panoptic-tf train --experiment=panoptic_fcn_small --model_dir=...
+    --params_override=task.dataset_info=data/dataset_info.json,...`
+
+    10,000 steps of 8 images of 512x512, from random weights or a backbone's. There is no published
+    PQ; `panoptic-tf init` fits sizes, schedule and thresholds to a data set.
+    """
+    size = list(small_experiment.SIZE)
+    model = config.Model(
+        train_size=size,
+        input_size=size,
+        backbone=small_experiment.build_backbone_config(output_stride=32),
+        fpn=config.FeaturePyramid(filters=128, norm="sync_batch"),
+        position_head=config.PositionHead(num_convs=2, filters=128, deformable=False),
+        kernel_head=config.KernelHead(num_convs=2, filters=128),
+        encoder=config.FeatureEncoder(semantic_filters=128, norm="sync_batch"),
+    )
+    return small_experiment.build_experiment(config.PanopticFCNTaskConfig(model=model))
+
+
 def _task(
     backbone: str, dataset: str, *, train_size: List[int], input_size: List[int], enhanced: bool
 ) -> config.PanopticFCNTaskConfig:
@@ -223,3 +245,4 @@ for _name in _BACKBONES:
         functools.partial(_cityscapes, enhanced=True)
     )
 _register("panoptic_fcn_shapes")(panoptic_fcn_shapes)
+_register("panoptic_fcn_small")(panoptic_fcn_small)

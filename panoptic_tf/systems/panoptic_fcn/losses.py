@@ -6,7 +6,7 @@ normaliser, taken over the global batch.
 
 from __future__ import annotations
 
-from typing import Mapping
+from typing import Mapping, Optional, Sequence
 
 import tensorflow as tf
 
@@ -38,6 +38,7 @@ class PanopticFCNLoss:
         segment_weight: float = 3.0,
         alpha: float = 0.25,
         gamma: float = 2.0,
+        class_weights: Optional[Sequence[float]] = None,
     ):
         """See the class.
 
@@ -45,6 +46,9 @@ class PanopticFCNLoss:
           position_weight: lambda_pos.
           segment_weight: lambda_seg.
           alpha, gamma: see `sigmoid_focal_loss`.
+          class_weights: factors of the stuff channels in `loss/position_stuff`, S; None: 1. Centers
+            are one cell for each instance, whatever its pixels, and a dice loss does not depend on
+            how many pixels there are, so neither has weights.
 
         Raises:
           ValueError: `alpha` is not in 0..1 or `gamma` is negative.
@@ -55,6 +59,7 @@ class PanopticFCNLoss:
             )
         self._position_weight = position_weight
         self._segment_weight = segment_weight
+        self._class_weights = class_weights
         self._focal = {"alpha": alpha, "gamma": gamma}
 
     def __call__(self, labels: Tensors, outputs: Tensors) -> Tensors:
@@ -87,7 +92,7 @@ class PanopticFCNLoss:
         return tf.reduce_sum(total * is_annotated) * tf.where(scale > 0.0, scale, 1.0)
 
     def _regions(self, labels: Tensors, logits: Tensors) -> tf.Tensor:
-        sums = self._sums(labels, logits, "stuff_scores")
+        sums = self._sums(labels, logits, "stuff_scores", self._class_weights)
         means = [
             tf.math.divide_no_nan(total, tf.reduce_sum(labels[f"valid_{level}"], axis=[1, 2]))
             for level, total in sums.items()
@@ -96,12 +101,18 @@ class PanopticFCNLoss:
         return reduce_loss(tf.add_n(means) * is_annotated, is_annotated)
 
     def _sums(
-        self, labels: Tensors, logits: Mapping[str, tf.Tensor], targets: str
+        self,
+        labels: Tensors,
+        logits: Mapping[str, tf.Tensor],
+        targets: str,
+        class_weights: Optional[Sequence[float]] = None,
     ) -> Mapping[str, tf.Tensor]:
         """Focal loss of each image, summed over classes and valid cells: {level: [B]}."""
         sums = {}
         for level, x in logits.items():
             cells = sigmoid_focal_loss(x, labels[f"{targets}_{level}"], **self._focal)
+            if class_weights is not None:
+                cells *= tf.constant(class_weights, tf.float32)
             cells = tf.reduce_sum(cells, axis=-1) * labels[f"valid_{level}"]  # [B, h, w]
             sums[level] = tf.reduce_sum(cells, axis=[1, 2])
         return sums

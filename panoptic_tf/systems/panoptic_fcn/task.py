@@ -28,7 +28,10 @@ class PanopticFCNTask(task.PanopticTask):
 
     def build_loss(self) -> task.Loss:
         """See base class."""
-        return losses.PanopticFCNLoss(**self.task_config.losses.as_dict())
+        options = self.task_config.losses.as_dict()
+        channels = network.channel_of_category(self.task_config.model, self.dataset_info)
+        options["class_weights"] = self.class_weights.of_channels(channels)
+        return losses.PanopticFCNLoss(**options)
 
     def build_target_generator(self) -> pipeline.TargetGenerator:
         """See base class."""

@@ -158,6 +158,7 @@ class Losses(hyperparams.Config):
     instance_weight: float = 1.0
     semantic_weight: float = 0.5
     updates: str = "combined"
+    class_weights: config.ClassWeights = dataclasses.field(default_factory=config.ClassWeights)
 
 
 @dataclasses.dataclass

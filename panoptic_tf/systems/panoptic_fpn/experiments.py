@@ -14,7 +14,7 @@ from official.core import config_definitions as cfg
 from official.core import exp_factory
 
 from panoptic_tf.systems import config as base_config
-from panoptic_tf.systems import optimization, shapes_experiment
+from panoptic_tf.systems import optimization, shapes_experiment, small_experiment
 from panoptic_tf.systems.panoptic_fpn import config
 
 # Weights of ResNet-50 and 101 stride in the first 1x1 convolution and take BGR that is centered
@@ -113,6 +113,39 @@ def panoptic_fpn_shapes() -> cfg.ExperimentConfig:
     return shapes_experiment.build_experiment(task, train_steps=7_000, validation_interval=3500)
 
 
+def panoptic_fpn_small() -> cfg.ExperimentConfig:
+    """Panoptic FPN with ResNet-18 for data of one's own, on one GPU or a CPU.
+
+    `panoptic-tf train --experiment=panoptic_fpn_small --model_dir=...
+    --params_override=task.dataset_info=data/dataset_info.json,...`
+
+    10,000 steps of 8 images of 512x512, from random weights or a backbone's. There is no published
+    PQ; `panoptic-tf init` fits sizes, schedule and thresholds to a data set.
+    """
+    size = list(small_experiment.SIZE)
+    model = config.Model(
+        train_size=size,
+        input_size=size,
+        backbone=small_experiment.build_backbone_config(output_stride=32),
+        fpn=config.FeaturePyramid(filters=128, norm="sync_batch"),
+        rpn=config.RegionProposal(
+            pre_nms_top_k_train=500,
+            pre_nms_top_k=300,
+            post_nms_top_k_train=500,
+            post_nms_top_k=300,
+        ),
+        roi=config.RegionHeads(
+            sampling_ratio=2,
+            box_fc_dims=[512, 512],
+            mask_filters=[128, 128],
+            sampler=config.Sampler(count=128),
+        ),
+        semantic=config.SemanticBranch(thing_classes="all"),
+    )
+    task = config.PanopticFPNTaskConfig(model=model, losses=config.Losses(semantic_weight=1.0))
+    return small_experiment.build_experiment(task)
+
+
 def mask_rcnn(panoptic: Callable[[], cfg.ExperimentConfig]) -> cfg.ExperimentConfig:
     """The instance half alone of a Panoptic FPN experiment (Mask R-CNN, arXiv:1703.06870).
 
@@ -197,3 +230,4 @@ for _name in _BACKBONES:
     _register(f"{_name}_coco_3x", functools.partial(panoptic_fpn_coco, _name, "3x"))
     _register(f"{_name}_cityscapes", functools.partial(panoptic_fpn_cityscapes, _name))
 _register("shapes", panoptic_fpn_shapes)
+_register("small", panoptic_fpn_small)

@@ -6,10 +6,11 @@ its published normaliser, taken over the global batch.
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Optional, Sequence
 
 import tensorflow as tf
 
+from panoptic_tf.losses.class_weights import weigh_pixels
 from panoptic_tf.losses.cross_entropy import pixel_cross_entropy
 from panoptic_tf.losses.reduction import reduce_loss
 from panoptic_tf.structures import Tensors
@@ -28,8 +29,21 @@ class PanopticFPNLoss:
     resolution. Box losses are L1.
     """
 
-    def __init__(self, *, instance_weight: float = 1.0, semantic_weight: float = 0.5):
-        """See the class; the arguments are lambda_i and lambda_s."""
+    def __init__(
+        self,
+        *,
+        instance_weight: float = 1.0,
+        semantic_weight: float = 0.5,
+        class_weights: Optional[Sequence[float]] = None,
+    ):
+        """See the class.
+
+        Args:
+          instance_weight, semantic_weight: lambda_i and lambda_s.
+          class_weights: by channel of the semantic logits; the semantic loss is then
+            sum w CE / sum w. None: 1.
+        """
+        self._class_weights = class_weights
         self._instance_weight = instance_weight
         self._semantic_weight = semantic_weight
 
@@ -49,7 +63,9 @@ class PanopticFPNLoss:
             instance["loss/mask"] = _mask_loss(outputs)
             losses.update({k: self._instance_weight * v for k, v in instance.items()})
         if "semantic_logits" in outputs:
-            loss = _semantic_loss(outputs["semantic_logits"], labels["semantic_mask"])
+            loss = _semantic_loss(
+                outputs["semantic_logits"], labels["semantic_mask"], self._class_weights
+            )
             losses["loss/semantic"] = self._semantic_weight * loss
         return {"loss": tf.add_n(list(losses.values())), **losses}
 
@@ -89,8 +105,13 @@ def _mask_loss(outputs: Tensors) -> tf.Tensor:
     return _reduce(tf.reduce_mean(entropy, axis=[2, 3]) * weights, weights)
 
 
-def _semantic_loss(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+def _semantic_loss(
+    logits: tf.Tensor, mask: tf.Tensor, class_weights: Optional[Sequence[float]]
+) -> tf.Tensor:
     losses = pixel_cross_entropy(logits, mask)
+    if class_weights is not None:
+        weights = weigh_pixels(mask, class_weights)
+        return _reduce(losses * weights, weights)
     return _reduce(losses, tf.cast(tf.cast(mask, tf.bool), tf.float32))
 
 

@@ -36,6 +36,8 @@ class PanopticFPNTask(task.PanopticTask):
             raise ValueError(
                 f"task.losses.updates must be one of {', '.join(_UPDATES)}, got {updates!r}."
             )
+        channels = network.channel_of_category(self.task_config.model, self.dataset_info)
+        options["class_weights"] = self.class_weights.of_channels(channels)
         return losses.PanopticFPNLoss(**options)
 
     def build_target_generator(self) -> pipeline.TargetGenerator:
