@@ -1,65 +1,20 @@
-"""What happens between two training loops: the progress bar, the check of the loss, the signal."""
+"""What happens between two training loops: the check of the loss, the signal."""
 
 from __future__ import annotations
 
 import math
 import signal
-import sys
-import time
-from typing import Any, Mapping, Optional
+import threading
+from typing import Any, Mapping
 
 import orbit
 import tensorflow as tf
-from tqdm import tqdm
+from absl import logging
 
-from panoptic_tf.training import workers
+from panoptic_tf.training import progress, workers
 
 STOPPED_BY_SIGNAL = 143
 """Exit code after SIGTERM, the shell's own (128 + 15)."""
-
-
-class ProgressBar(orbit.Action):
-    """A bar with loss, images per second and time left."""
-
-    def __init__(self, *, global_step: tf.Variable, train_steps: int, batch_size: int):
-        """The bar appears with `start`.
-
-        Args:
-          global_step: the trainer's.
-          train_steps: of the whole run.
-          batch_size: images of a global batch.
-        """
-        self._global_step = global_step
-        self._train_steps = train_steps
-        self._batch_size = batch_size
-        self._bar: Optional[tqdm] = None
-
-    def start(self) -> None:
-        """Shows the bar, at the step that the run resumes from."""
-        self._step = int(self._global_step.numpy())
-        self._time = time.monotonic()
-        self._bar = tqdm(
-            total=self._train_steps,
-            initial=self._step,
-            unit="step",
-            desc="train",
-            file=sys.stdout,
-        )
-
-    def __call__(self, output: Mapping[str, Any]) -> None:
-        """Moves the bar; called after every training loop."""
-        step, now = int(self._global_step.numpy()), time.monotonic()
-        images = (step - self._step) * self._batch_size / max(now - self._time, 1e-9)
-        self._bar.set_postfix_str(
-            f"loss {float(output['training_loss']):.4f}, {images:.1f} images/s", refresh=False
-        )
-        self._bar.update(step - self._step)
-        self._step, self._time = step, now
-
-    def close(self) -> None:
-        """Ends the bar's line."""
-        if self._bar is not None:
-            self._bar.close()
 
 
 class FiniteLoss(orbit.Action):
@@ -84,6 +39,32 @@ class FiniteLoss(orbit.Action):
             )
 
 
+class StarvationWarning(orbit.Action):
+    """Warns once where accelerators wait for batches in several loops one after another."""
+
+    _NUM_LOOPS = 3
+    _SHARE = 0.2
+
+    def __init__(self):
+        """See the class."""
+        self._num_loops = -1  # The first waits for the pipeline to fill.
+        self._is_told = False
+
+    def __call__(self, output: Mapping[str, Any]) -> None:
+        """Looks at the logs of a training loop."""
+        share = float(output.get(progress.DATA_SHARE, 0.0))
+        is_waiting = share > self._SHARE or self._num_loops < 0
+        self._num_loops = self._num_loops + 1 if is_waiting else 0
+        if self._num_loops >= self._NUM_LOOPS and not self._is_told:
+            self._is_told = True
+            logging.warning(
+                "the accelerators wait for batches %.0f%% of the time. Keep decoded images in "
+                "memory (task.train_data.cache), give this machine more CPU cores, or let others "
+                "make the batches (task.train_data.enable_tf_data_service).",
+                100 * share,
+            )
+
+
 class EvaluationStopped(Exception):
     """SIGTERM came in an evaluation."""
 
@@ -102,7 +83,7 @@ class SaveOnSignal(orbit.Action):
         *,
         num_workers: int = 1,
     ):
-        """Installs the handler.
+        """Installs the handler; in another thread than the main one nothing hears the signal.
 
         Args:
           checkpoint_manager: saves.
@@ -113,7 +94,8 @@ class SaveOnSignal(orbit.Action):
         self._num_workers = num_workers
         self._global_step = global_step
         self._received = False
-        signal.signal(signal.SIGTERM, self._receive)
+        if threading.current_thread() is threading.main_thread():  # Others cannot.
+            signal.signal(signal.SIGTERM, self._receive)
 
     def _receive(self, signum: int, frame: Any) -> None:
         del signum, frame

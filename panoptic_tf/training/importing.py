@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional
 
 import tensorflow as tf
 from absl import logging
@@ -14,7 +14,7 @@ from official.core import config_definitions as cfg
 
 from panoptic_tf import checkpoints
 from panoptic_tf.systems import weight_settings
-from panoptic_tf.training import runner
+from panoptic_tf.training import run_folder, runner
 
 
 def configure(
@@ -42,7 +42,12 @@ def configure(
 
 
 def import_checkpoint(
-    params: cfg.ExperimentConfig, *, source: str, output_dir: str, modules: str = "all"
+    params: cfg.ExperimentConfig,
+    *,
+    source: str,
+    output_dir: str,
+    modules: str = "all",
+    experiment: Optional[str] = None,
 ) -> checkpoints.Loaded:
     """Writes a checkpoint and its `params.yaml`; all or nothing.
 
@@ -51,6 +56,7 @@ def import_checkpoint(
       source: the weights; see `checkpoints.load_weights`.
       output_dir: a new folder.
       modules: see `checkpoints.load_weights`.
+      experiment: its name, which `params.yaml` then holds.
 
     Returns:
       What was loaded.
@@ -78,18 +84,23 @@ def import_checkpoint(
             is_partial = params.trainer.optimizer_config.ema.trainable_weights_only
             for variable in model.trainable_variables if is_partial else model.weights:
                 optimizer.get_slot(variable, "average").assign(variable)
-    _write(params, trainer.checkpoint, output_dir)
+    _write(params, trainer.checkpoint, output_dir, experiment)
     return loaded
 
 
-def _write(params: cfg.ExperimentConfig, checkpoint: tf.train.Checkpoint, output_dir: str) -> None:
+def _write(
+    params: cfg.ExperimentConfig,
+    checkpoint: tf.train.Checkpoint,
+    output_dir: str,
+    experiment: Optional[str],
+) -> None:
     folder = os.path.abspath(output_dir)
     os.makedirs(os.path.dirname(folder), exist_ok=True)
     unfinished = tempfile.mkdtemp(prefix=".import_", dir=os.path.dirname(folder))
     try:
         manager = tf.train.CheckpointManager(checkpoint, unfinished, max_to_keep=1)
         manager.save(checkpoint_number=0)
-        train_utils.serialize_config(params, unfinished)
+        run_folder.write_params(params, unfinished, experiment)
         if os.path.isdir(folder):
             os.rmdir(folder)
         os.chmod(unfinished, 0o755)

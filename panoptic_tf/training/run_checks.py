@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, FrozenSet, Optional
+from typing import Any, FrozenSet, Optional, Tuple
 
 import tensorflow as tf
 from absl import logging
 from official.core import config_definitions as cfg
 
+from panoptic_tf.metrics import coverage, evaluator
+from panoptic_tf.metrics.matching import CROWD_RULES
 from panoptic_tf.systems import task_records
 from panoptic_tf.systems.task import PanopticTask
+from panoptic_tf.training import best
 from panoptic_tf.training.cluster import Cluster
 
 _POSITIVE = ("train_steps", "steps_per_loop", "checkpoint_interval")
@@ -54,6 +57,7 @@ def check_run(
     """
     if "train" in mode:
         _check_training(params.trainer, params.runtime)
+        _check_comparisons(params, mode)
         if params.runtime.enable_xla and cluster is not None:
             raise ValueError(
                 "runtime.enable_xla compiles what the devices of one process exchange, not what "
@@ -85,7 +89,17 @@ def check_evaluation(params: cfg.ExperimentConfig) -> None:
     if steps != -1:
         _check_at_least(1, steps, "trainer.validation_steps", "or -1 for all records")
     _check_data(params.task.validation_data, "task.validation_data")
-    _check_at_least(1, params.task.evaluation.max_pixels, "task.evaluation.max_pixels")
+    measured = params.task.evaluation
+    _check_at_least(1, measured.max_pixels, "task.evaluation.max_pixels")
+    if measured.crowd_rule not in CROWD_RULES:
+        raise ValueError(
+            f"task.evaluation.crowd_rule must be one of {CROWD_RULES}, got {measured.crowd_rule!r}."
+        )
+    if not 0 <= measured.boundary_ratio <= 1:
+        raise ValueError(
+            "task.evaluation.boundary_ratio must be within 0..1, a share of the image's diagonal, "
+            f"got {measured.boundary_ratio}."
+        )
 
 
 def _check_training(trainer: cfg.TrainerConfig, runtime: cfg.RuntimeConfig) -> None:
@@ -103,11 +117,50 @@ def _check_training(trainer: cfg.TrainerConfig, runtime: cfg.RuntimeConfig) -> N
             "trainer.summary_interval must be a multiple of trainer.steps_per_loop "
             f"({trainer.steps_per_loop}), got {trainer.summary_interval}."
         )
-    if trainer.optimizer_config.ema is not None and trainer.best_checkpoint_export_subdir:
+
+
+def _check_comparisons(params: cfg.ExperimentConfig, mode: str) -> None:
+    """Checks what the best checkpoint and early stopping compare."""
+    trainer, stopping = params.trainer, params.trainer.early_stopping
+    names = "trainer.best_checkpoint_eval_metric", "trainer.best_checkpoint_metric_comp"
+    values = trainer.best_checkpoint_eval_metric, trainer.best_checkpoint_metric_comp
+    if trainer.best_checkpoint_export_subdir:
+        _check_comparison(params, names, values)
+        _check_evaluates(mode, "trainer.best_checkpoint_export_subdir", "empty")
+    name = "trainer.early_stopping"
+    _check_at_least(0, stopping.patience, f"{name}.patience", "0 never stops early")
+    if not stopping.patience:
+        return
+    _check_comparison(
+        params, (f"{name}.metric", f"{name}.metric_comp"), (stopping.metric, stopping.metric_comp)
+    )
+    if stopping.min_delta < 0:
+        raise ValueError(f"{name}.min_delta must be at least 0, got {stopping.min_delta}.")
+    _check_evaluates(mode, f"{name}.patience", "0")
+
+
+def _check_evaluates(mode: str, name: str, off: str) -> None:
+    if mode != "train_and_eval":
         raise ValueError(
-            "trainer.best_checkpoint_export_subdir would keep averaged weights as raw ones. "
-            "Leave it empty, or set trainer.optimizer_config.ema to null."
+            f"{name} is set, but --mode={mode} does not evaluate on the way. Take "
+            f"--mode=train_and_eval, or leave it {off}."
         )
+
+
+def _check_comparison(
+    params: cfg.ExperimentConfig, names: Tuple[str, str], values: Tuple[str, str]
+) -> None:
+    known = (*evaluator.METRIC_NAMES, *coverage.NAMES)
+    if values[0] not in known:
+        raise ValueError(f"{names[0]} must be one of {', '.join(known)}, got {values[0]!r}.")
+    if values[0].startswith("AP") and not params.task.evaluation.report_mask_ap:
+        raise ValueError(
+            f"{names[0]} is {values[0]}, which task.evaluation.report_mask_ap=false leaves out."
+        )
+    if "_boundary" in values[0] and not params.task.evaluation.boundary_ratio:
+        raise ValueError(f"{names[0]} is {values[0]}, which wants task.evaluation.boundary_ratio.")
+    if values[1] not in best.COMPARISONS:
+        raise ValueError(f"{names[1]} must be higher or lower, got {values[1]!r}.")
 
 
 def _check_data(data: Any, name: str) -> None:

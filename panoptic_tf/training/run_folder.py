@@ -11,14 +11,50 @@ import socket
 from typing import Any, Dict, Iterator, Optional, Set
 
 import tensorflow as tf
+import yaml
+from official.core import config_definitions as cfg
+
+from panoptic_tf.datasets import files
 
 METRICS_FILE = "metrics.json"
+PARAMS_FILE = "params.yaml"
+EVALUATIONS_FILE = "early_stopping.json"
 _LOCK_FILE = ".lock"
 _PART = re.compile(r"(ckpt-\d+)\.(?:index|data-\d{5}-of-(\d{5}))")
 _TEMPORARY = re.compile(
     r"ckpt-\d+_temp|ckpt-\d+\.\S+\.tempstate\d+|checkpoint\.tmp[0-9a-f]{32}"
-    rf"|\.{re.escape(METRICS_FILE)}\w{{8}}\.tmp"
+    rf"|\.(?:{re.escape(METRICS_FILE)}|{re.escape(EVALUATIONS_FILE)}|{re.escape(PARAMS_FILE)})"
+    r"\w{8}\.tmp"
 )
+
+
+class _Dumper(yaml.Dumper):
+    """Writes a list in one line."""
+
+
+_Dumper.add_representer(
+    list,
+    lambda dumper, value: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", value, flow_style=True
+    ),
+)
+
+
+def write_params(
+    params: cfg.ExperimentConfig, model_dir: str, experiment: Optional[str] = None
+) -> None:
+    """Writes `params.yaml`: the name of the experiment, if it is given, and all of its values.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = os.path.join(model_dir, PARAMS_FILE)
+    head = "" if experiment is None else yaml.dump({"experiment": experiment})
+    text = head + yaml.dump(params.as_dict(), Dumper=_Dumper, default_flow_style=False)
+    if "://" not in model_dir:
+        return files.write_bytes(path, text.encode())
+    with tf.io.gfile.GFile(path, "w") as file:
+        file.write(text)
 
 
 @contextlib.contextmanager
@@ -155,12 +191,16 @@ def _is_whole(checkpoint: str, names: Set[str]) -> bool:
 
 def evaluated_step(model_dir: str) -> Optional[int]:
     """The step of the last evaluation, as `metrics.json` says; None without one."""
-    path = os.path.join(model_dir, METRICS_FILE)
-    try:
-        step = _read_object(path).get("step")
-    except (OSError, ValueError):
-        return None
+    step = read_or_empty(model_dir, METRICS_FILE).get("step")
     return step if isinstance(step, int) else None
+
+
+def read_or_empty(folder: str, name: str) -> Dict[str, Any]:
+    """The JSON object of a file, empty where the file is not there or holds none."""
+    try:
+        return _read_object(os.path.join(folder, name))
+    except (OSError, ValueError):
+        return {}
 
 
 def _read_object(path: str) -> Dict[str, Any]:

@@ -15,7 +15,7 @@ from official.core import config_definitions as cfg
 from panoptic_tf.ops import forms
 from panoptic_tf.systems.model import PanopticModel
 from panoptic_tf.systems.task import PanopticTask
-from panoptic_tf.training import run_checks, run_folder, workers
+from panoptic_tf.training import progress, run_checks, run_folder, workers
 from panoptic_tf.training.cluster import Cluster
 from panoptic_tf.training.run import Run
 
@@ -107,7 +107,13 @@ def build_task(params: cfg.ExperimentConfig, model_dir: str = "") -> PanopticTas
 
 
 def train(
-    params: cfg.ExperimentConfig, *, mode: str, model_dir: str, cluster: Optional[Cluster] = None
+    params: cfg.ExperimentConfig,
+    *,
+    mode: str,
+    model_dir: str,
+    experiment: Optional[str] = None,
+    cluster: Optional[Cluster] = None,
+    log: str = "auto",
 ) -> PanopticTask:
     """Trains, evaluates on the way, resumes from the last checkpoint in `model_dir`.
 
@@ -116,8 +122,11 @@ def train(
       mode: `train`, `train_and_eval`, `eval` or `continuous_eval`.
       model_dir: gets checkpoints, summaries with image panels, `params.yaml`, and after every
         evaluation `metrics.json`; of several workers the first one writes them, all read them.
+      experiment: name of the experiment, which `params.yaml` then holds.
       cluster: the processes that train together, of which this is one. Where one of them fails, all
         end: with exit code `workers.LOST_WORKER` those that did not fail themselves.
+      log: of `progress.STYLES`: how the run shows where it is; `auto`: a bar on a terminal, else
+        lines.
 
     Returns:
       The task, whose `last_result` holds the last evaluation.
@@ -131,15 +140,15 @@ def train(
     strategy = build_strategy(params.runtime, cluster)
     run_checks.log_devices(strategy)
     with contextlib.ExitStack() as stack:
+        terminal = stack.enter_context(progress.clean_terminal(log))
         own_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_tf_worker_"))
         stack.enter_context(workers.ending_together(cluster, model_dir, own_dir))
         task = build_task(params, model_dir)
         run_checks.check_inputs(params, task, mode)
         if "train" in mode and tf.train.latest_checkpoint(model_dir) is None:
             task.check_start()
-        stack.enter_context(_naming_bad_records(params, task, mode))
-        task.form = form_of(strategy)
-        task.xla = _uses_xla(params.runtime, strategy)
+        stack.enter_context(naming_bad_records(params, task, mode))
+        fit_to_devices(task, params.runtime, strategy)
         task.gather = functools.partial(workers.gather, strategy=strategy)
         if strategy.extended.should_checkpoint:
             own_dir = model_dir
@@ -147,11 +156,23 @@ def train(
                 tf.io.gfile.makedirs(model_dir)
                 stack.enter_context(run_folder.lock(model_dir))
                 run_folder.remove_leftovers(model_dir)
-                train_utils.serialize_config(params, model_dir)
+                run_folder.write_params(params, model_dir, experiment)
         # What XLA compiles, the task knows; the trainer would add the optimiser on GPUs.
         params = params.replace(runtime={"enable_xla": False})
-        Run(task, strategy, params, mode, model_dir, own_dir).run()
+        Run(task, strategy, params, mode, model_dir, own_dir, terminal).run()
     return task
+
+
+def fit_to_devices(
+    task: PanopticTask, runtime: cfg.RuntimeConfig, strategy: tf.distribute.Strategy
+) -> None:
+    """Tells a task which form its operations have in training, and whether XLA compiles its step.
+
+    Raises:
+      ValueError: XLA is asked for where it cannot.
+    """
+    task.form = form_of(strategy)
+    task.xla = _uses_xla(runtime, strategy)
 
 
 def form_of(strategy: tf.distribute.Strategy) -> forms.Form:
@@ -202,7 +223,7 @@ def evaluate(
     with strategy.scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=True)
         _restore(trainer, checkpoint_path)
-        with _naming_bad_records(params, task, "eval"):
+        with naming_bad_records(params, task, "eval"):
             trainer.evaluate(tf.constant(params.trainer.validation_steps, tf.int32))
     task.check_evaluated()
     return task.last_result
@@ -252,7 +273,7 @@ _OF_DATA = (
 
 
 @contextlib.contextmanager
-def _naming_bad_records(
+def naming_bad_records(
     params: cfg.ExperimentConfig, task: PanopticTask, mode: str
 ) -> Iterator[None]:
     """Turns an error of the input into one that names the file, the record and what to do."""

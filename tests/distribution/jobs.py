@@ -155,8 +155,8 @@ class Job:
             time.sleep(0.05)
 
     def first_step(self) -> int:
-        """The step of the first line of the progress bar that shows a loss."""
-        return int(re.findall(r"\b(\d+)/\d+ \[.*?loss", self.text())[0])
+        """The step of the first line of progress."""
+        return int(re.findall(r"^step (\d+)/\d+: loss", self.text(), re.M)[0])
 
 
 def free_ports(count: int) -> List[int]:

@@ -27,7 +27,7 @@ for command, environment in json.loads(sys.argv[1]):
         flags.FLAGS[name].unparse()
     assert flags.FLAGS(command) == command[:1], command
     flags.FLAGS.config_file = None  # Is on another machine.
-    params = common.parse_experiment()
+    params = common.parse_experiment().params
     found = cluster.resolve_cluster(
         resolver=train._RESOLVER.value,
         worker_hosts=train._HOSTS.value,

@@ -87,6 +87,23 @@ def test_one_worker_writes_and_none_leaves_anything_behind(two_workers):
     assert not [name for name in found if "temp" in name]
 
 
+def test_workers_stop_early_together(records, tmp_path):
+    model_dir = tmp_path / "model"
+    overrides = override(records, train_steps=TRAIN_STEPS, interval=TRAIN_STEPS)
+    overrides["trainer"].update(
+        validation_interval=2,
+        best_checkpoint_export_subdir="best",
+        early_stopping={"patience": 1, "min_delta": 100.0},  # The second is never better.
+    )
+    with Job(model_dir, overrides, num_workers=2) as job:
+        job.wait(expected=[0, 0])
+        assert "stopped early at step 4: PQ is best at step 2" in job.text(0)
+        assert "step 4/" in job.text(0)
+        assert "stopped early" not in job.text(1) and "step 4/" not in job.text(1)
+    assert last_step(model_dir) == 4 and last_step(model_dir / "best") in (2, 4)
+    assert (model_dir / "best" / "metrics.json").exists()
+
+
 def test_loss_of_a_worker_ends_the_others_and_the_same_command_goes_on(records, two_workers):
     def start():
         overrides = override(records, train_steps=ENDLESS, interval=INTERVAL)

@@ -45,15 +45,3 @@ def test_signal_stops_an_evaluation(tmp_path):
             action.stop_evaluation({}, {}, None)
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def test_progress_bar_counts_from_where_the_run_resumes(capsys):
-    step = tf.Variable(10, dtype=tf.int64)
-    bar = actions.ProgressBar(global_step=step, train_steps=20, batch_size=4)
-    bar.start()
-    step.assign(15)
-    bar({"training_loss": 0.25})
-    bar.close()
-    printed = capsys.readouterr()
-    assert "15/20" in printed.out + printed.err
-    assert "loss 0.2500" in printed.out + printed.err

@@ -138,3 +138,71 @@ def test_a_bad_record_ends_a_training_or_is_skipped(records, tmp_path, evaluated
     params.task.validation_data.max_bad_records = 1
     runner.train(params, mode="train_and_eval", model_dir=str(tmp_path / "model"))
     assert evaluated == [3]
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """What the next evaluations measure; and the steps of those that came."""
+    values, seen = [], []
+    reduce = PanopticTask.reduce_aggregated_logs
+
+    def script(self, aggregated_logs, global_step=None):
+        logs = reduce(self, aggregated_logs, global_step)
+        self.last_result["PQ"] = logs["PQ"] = values.pop(0)
+        seen.append(self.last_result["step"])
+        return logs
+
+    monkeypatch.setattr(PanopticTask, "reduce_aggregated_logs", script)
+    return values, seen
+
+
+def test_the_best_averages_are_kept_and_training_stops(records, tmp_path, scripted, monkeypatch):
+    (values, seen), model_dir = scripted, tmp_path / "model"
+    averages, models = {}, []
+    build, add = PanopticTask.build_model, PanopticTask.aggregate_logs
+
+    def keep(self):
+        models.append(build(self))
+        return models[-1]
+
+    def note(self, state=None, step_outputs=None):
+        averages[len(seen) + 1] = [v.numpy() for v in models[-1].trainable_variables]
+        return add(self, state, step_outputs)
+
+    monkeypatch.setattr(PanopticTask, "build_model", keep)
+    monkeypatch.setattr(PanopticTask, "aggregate_logs", note)
+
+    def train(script, patience, train_steps=9):
+        values[:], seen[:] = script, []
+        params = experiment(records, train_steps=train_steps, interval=1)
+        params.override(
+            {
+                "trainer": {
+                    "best_checkpoint_export_subdir": "best",
+                    "early_stopping": {"patience": patience},
+                    "optimizer_config": {"ema": {"average_decay": 0.5}},
+                }
+            }
+        )
+        runner.train(params, mode="train_and_eval", model_dir=str(model_dir), log="plain")
+        return list(seen)
+
+    assert train([10.0, 30.0, 20.0, 30.0], patience=2) == [1, 2, 3, 4]
+    assert last_step(model_dir) == 4 and last_step(model_dir / "best") == 2
+    assert json.loads((model_dir / "best" / "metrics.json").read_text())["PQ"] == 30.0
+    assert not (model_dir / ".lock").exists()
+    # The best checkpoint evaluates to what was measured: its averages.
+    params = experiment(records, train_steps=9, interval=1)
+    params.override({"trainer": {"optimizer_config": {"ema": {"average_decay": 0.5}}}})
+    model = runner.load_model(
+        params, runner.build_task(params), checkpoint_path=str(model_dir / "best")
+    )
+    for value, variable in zip(averages[2], model.trainable_variables):
+        np.testing.assert_array_equal(value, variable.numpy())
+    assert not np.array_equal(averages[2][0], averages[4][0])
+    assert (model_dir / "best" / "params.yaml").exists()
+    # It has stopped; more patience goes on, and the best is still known.
+    assert train([], patience=2) == []
+    assert last_step(model_dir) == 4
+    assert train([29.0, 31.0], patience=4, train_steps=6) == [5, 6]
+    assert last_step(model_dir / "best") == 6

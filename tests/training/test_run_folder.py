@@ -102,6 +102,7 @@ LEFT_BEHIND = (
     "ckpt-95.data-00000-of-00001.tempstate123",
     "checkpoint.tmp0123456789abcdef0123456789abcdef",
     ".metrics.jsonabcd_123.tmp",
+    ".params.yamlabcd_123.tmp",
 )
 OTHERS = (
     "ckpt-70.data-00000-of-00001",

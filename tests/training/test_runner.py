@@ -60,11 +60,53 @@ def test_xla_is_the_task_s_alone(tmp_path, monkeypatch):
     assert "enable_xla: true" in (tmp_path / "model" / "params.yaml").read_text()
 
 
-def test_best_checkpoint_of_averaged_weights_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        (
+            {"best_checkpoint_eval_metric": "QP"},
+            "best_checkpoint_eval_metric must be one of PQ, .*",
+        ),
+        (
+            {"best_checkpoint_metric_comp": "max"},
+            "best_checkpoint_metric_comp must be higher or lo",
+        ),
+        ({"early_stopping": {"patience": -1}}, "early_stopping.patience must be at least 0 "),
+        (
+            {"early_stopping": {"patience": 2, "metric": "loss"}},
+            "early_stopping.metric must be one ",
+        ),
+        (
+            {"early_stopping": {"patience": 2, "metric_comp": ""}},
+            "early_stopping.metric_comp must ",
+        ),
+        (
+            {"early_stopping": {"patience": 2, "min_delta": -1.0}},
+            "early_stopping.min_delta must be",
+        ),
+        (
+            {"early_stopping": {"patience": 2, "metric": "AP"}},
+            "early_stopping.metric is AP, which ",
+        ),
+    ],
+)
+def test_comparisons_that_cannot_be_made_are_refused(tmp_path, values, message):
     params = shapes_experiment()
-    params.trainer.best_checkpoint_export_subdir = "best"
-    with pytest.raises(ValueError, match="best_checkpoint_export_subdir"):
+    params.override({"trainer": {"best_checkpoint_export_subdir": "best", **values}})
+    params.task.evaluation.report_mask_ap = False
+    with pytest.raises(ValueError, match=f"^trainer.{message}"):
         runner.train(params, mode="train_and_eval", model_dir=str(tmp_path / "model"))
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "values", [{"early_stopping": {"patience": 3}}, {"best_checkpoint_export_subdir": "best"}]
+)
+def test_what_compares_evaluations_wants_some(tmp_path, values):
+    params = shapes_experiment()
+    params.override({"trainer": values})
+    with pytest.raises(ValueError, match="is set, but --mode=train does not eval.*train_and_eval"):
+        runner.train(params, mode="train", model_dir=str(tmp_path / "model"))
 
 
 def test_evaluation_on_a_tpu_is_refused(tmp_path):

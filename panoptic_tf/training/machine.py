@@ -1,0 +1,84 @@
+"""What this machine has to train with."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import subprocess
+from typing import Optional
+
+import tensorflow as tf
+
+_DEFAULT_GPU_MEMORY = 8 << 30
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """A machine, as a recipe sees it.
+
+    Attributes:
+      num_gpus: GPUs that TensorFlow sees.
+      memory_bytes: memory of its smallest GPU; without GPUs that of the machine, or of the
+        container that this process runs in.
+      has_bfloat16: whether it multiplies bfloat16 faster than float32.
+    """
+
+    num_gpus: int
+    memory_bytes: int
+    has_bfloat16: bool
+
+    @property
+    def description(self) -> str:
+        """A few words."""
+        gigabytes = f"{self.memory_bytes / 2**30:.0f} GiB"
+        if not self.num_gpus:
+            return f"the CPU, {gigabytes}"
+        return f"{self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''} of {gigabytes}"
+
+
+def find_machine() -> Machine:
+    """Looks at the machine that this process runs on."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return Machine(0, _machine_memory(), bool(_BFLOAT16_FLAGS & _cpu_flags()))
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    capabilities = [d.get("compute_capability", (0, 0)) for d in details]
+    return Machine(
+        len(gpus), _gpu_memory() or _DEFAULT_GPU_MEMORY, has_bfloat16=min(capabilities) >= (8, 0)
+    )
+
+
+def _machine_memory() -> int:
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _LIMITS:
+        try:
+            with open(path, encoding="ascii") as file:
+                limits.append(int(file.read()))
+        except (OSError, ValueError):  # No such limit; "max".
+            continue
+    return min(limits)
+
+
+def _gpu_memory() -> Optional[int]:
+    """Of the smallest; TensorFlow itself tells only by taking it."""
+    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    try:
+        text = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    megabytes = [int(number) for number in re.findall(r"\d+", text)]
+    return min(megabytes) << 20 if megabytes else None
+
+
+def _cpu_flags() -> set:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            found = re.search(r"^flags\s*:(.*)$", file.read(), re.MULTILINE)
+    except OSError:
+        return set()
+    return set(found[1].split()) if found else set()
