@@ -20,7 +20,7 @@ endif
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
-TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints evaluation)
+TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints evaluation api)
 EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=

@@ -2,7 +2,7 @@
 
 panoptic-tf analyze --experiment=panoptic_deeplab_resnet52_coco --input_image_size=800,1333
 
-Nothing is trained, loaded or executed. Counted is:
+Nothing is trained, loaded or executed. What is counted is printed below the table.
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ from typing import Any, Dict, Optional, Tuple
 from absl import app, flags
 
 from panoptic_tf.datasets import files
-from panoptic_tf.evaluation import analysis
 from panoptic_tf.experiments import cli, common, outputs
 
-__doc__ += "\n" + analysis.COUNTING_RULE
-
-common.define_experiment_flags()
-flags.mark_flag_as_required("experiment")
+common.define_experiment_flags(folder="Folder of a run, whose params.yaml is read.")
 _INPUT_IMAGE_SIZE = flags.DEFINE_list(
     "input_image_size",
     None,
@@ -29,6 +25,7 @@ _SIZE_DIVISOR = flags.DEFINE_integer(
     "size_divisor", 32, "See --input_image_size; 1 takes the size as it is.", lower_bound=1
 )
 _OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Where to write the counts; optional.")
+common.define_device_flags()
 
 
 def main(argv) -> None:
@@ -44,11 +41,14 @@ def main(argv) -> None:
 
 
 def _analyze() -> Dict[str, Any]:
-    params = common.parse_experiment()
+    from panoptic_tf.api import settings
+    from panoptic_tf.evaluation import analysis
+
+    found = settings.configure(saved_dir=flags.FLAGS.model_dir, **common.experiment_options())
     image_size = common.parse_size(_INPUT_IMAGE_SIZE.value)
-    result = analysis.analyze(params, _padded(image_size))
+    result = analysis.analyze(found.params, _padded(image_size))
     return {
-        "experiment": flags.FLAGS.experiment,
+        "experiment": found.experiment,
         "image_size": list(image_size or result.input_size),
         **result.as_dict(),
     }

@@ -1,8 +1,9 @@
 """The console command: `panoptic-tf <command> [flags]`.
 
-A command is a module of experiments/ or export/ that defines `main(argv)`; its name has - where the
-module's has _, and the first line of the module's docstring describes it. Only the module of the
-command that was asked for is imported.
+A command is a module of experiments/ or export/ that defines `main(argv)`. Its name has - where the
+module's has _; a _ at the end, which keeps a module apart from Python's own, is dropped. The first
+line of the module's docstring describes it. Only the module of the command that was asked for is
+imported.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import importlib
 import inspect
 import os
 import pathlib
+import re
 import sys
+import textwrap
 import warnings
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
@@ -46,9 +49,12 @@ def find_commands() -> Dict[str, Command]:
         for path in sorted(folder.glob("*.py")):
             summary = None if path.stem == "cli" else _read_summary(path)
             if summary is not None:
-                name = path.stem.replace("_", "-")
-                commands[name] = Command(f"{package}.{path.stem}", summary)
+                commands[_name_of(path)] = Command(f"{package}.{path.stem}", summary)
     return commands
+
+
+def _name_of(path: pathlib.Path) -> str:
+    return path.stem.rstrip("_").replace("_", "-")
 
 
 def _read_summary(path: pathlib.Path) -> Optional[str]:
@@ -118,7 +124,7 @@ def run_script(path: str, main: Callable[[Sequence[str]], None]) -> None:
       path: of the file.
       main: its function.
     """
-    _run_main(pathlib.Path(path).stem.replace("_", "-"), main, sys.argv[1:])
+    _run_main(_name_of(pathlib.Path(path)), main, sys.argv[1:])
 
 
 def _run_main(name: str, main: Callable[[Sequence[str]], None], arguments: Sequence[str]) -> None:
@@ -161,14 +167,23 @@ def _help(name: str, module) -> str:
     """Docstring of a command and the flags it takes."""
     from absl import flags
 
-    # Flags of the module itself first, then those it shares with others.
-    defining = [flags.FLAGS.find_module_defining_flag(flag) for flag in flags.FLAGS]
-    shared = {source for source in defining if source.startswith(("panoptic_tf.", "official."))}
-    sources = [module.__name__, *sorted(shared - {module.__name__}, reverse=True)]
     parts = [inspect.cleandoc(module.__doc__ or name)]
-    for source in sources:
-        parts.append(flags.FLAGS.module_help(source).strip("\n"))
-    return "\n\n".join(part for part in parts if part)
+    for flag in flags.FLAGS:  # In the order of their definition.
+        if flags.FLAGS.find_module_defining_flag(flag).startswith("panoptic_tf."):
+            parts.append(_describe(flags.FLAGS[flag]))
+    return "\n".join([parts[0], "", *parts[1:]])
+
+
+def _describe(flag) -> str:
+    """Name, values, default and meaning of a flag, in lines of a terminal."""
+    values = "" if flag.boolean else f"={'|'.join(getattr(flag.parser, 'enum_values', ['...']))}"
+    default = "" if flag.default in (None, [], "") else f" Default {flag.default_as_str[1:-1]}."
+    # absl puts the values before the help and a remark on repetition behind it.
+    meaning = re.sub(r"^<\S*>: |;\s+repeat this option.*", "", flag.help, flags=re.DOTALL)
+    text = textwrap.fill(
+        f"{meaning}{default}", 96, initial_indent=" " * 6, subsequent_indent=" " * 6
+    )
+    return f"  --{'[no]' if flag.boolean else ''}{flag.name}{values}\n{text}"
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def main(argv) -> None:
     )
     stages.run("doctor", lambda: _examine(paths))
     params = _experiment(paths)
-    stages.run("train", lambda: runner.train(params, mode="train", model_dir=paths.model))
+    stages.run("train", lambda: _train(params, paths))
     task = runner.build_task(params)
     collector = results.ResultCollector(task.dataset_info, paths.root)
     forms = {"keras": stages.run("evaluate", lambda: _evaluate(params, task, collector, paths))}
@@ -140,6 +140,10 @@ def _experiment(paths: _Paths) -> cfg.ExperimentConfig:
         params.trainer.train_steps = _TRAIN_STEPS.value
         params.trainer.optimizer_config.learning_rate.cosine.decay_steps = _TRAIN_STEPS.value
     return params
+
+
+def _train(params: cfg.ExperimentConfig, paths: _Paths) -> None:
+    runner.train(params, mode="train", model_dir=paths.model, experiment=_EXPERIMENT)
 
 
 def _evaluate(params, task, collector: results.ResultCollector, paths: _Paths) -> Dict[str, Any]:

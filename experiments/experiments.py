@@ -5,13 +5,11 @@ panoptic-tf experiments [--like=cityscapes]
 
 from __future__ import annotations
 
-import inspect
-from typing import List, Tuple
+from typing import Tuple
 
 from absl import app, flags
-from official.core import exp_factory
 
-from panoptic_tf.experiments import cli, configuration
+from panoptic_tf.experiments import cli
 
 _LIKE = flags.DEFINE_string("like", "", "Only those with this text in their name.")
 
@@ -20,6 +18,8 @@ def main(argv) -> None:
     """Prints a table."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    from panoptic_tf.api import configuration
+
     names = [name for name in configuration.experiment_names() if _LIKE.value in name]
     if not names:
         raise app.UsageError(f"--like={_LIKE.value}: no experiment has that in its name.")
@@ -30,7 +30,9 @@ def main(argv) -> None:
 
 
 def _describe(name: str) -> Tuple[str, ...]:
-    params = exp_factory.get_exp_config(name)
+    from panoptic_tf.api import configuration
+
+    params = configuration.find_experiment(name)
     height, width = params.task.model.input_size
     steps, batch = params.trainer.train_steps, params.task.train_data.global_batch_size
     return (
@@ -38,16 +40,8 @@ def _describe(name: str) -> Tuple[str, ...]:
         params.task.model.backbone.name,
         f"{height}x{width}",
         f"{steps:,} x {batch}",
-        _purpose(name),
+        configuration.describe_experiment(name),
     )
-
-
-def _purpose(name: str) -> str:
-    """The first line of what defines the experiment."""
-    function = exp_factory._REGISTERED_CONFIGS[name]
-    function = getattr(function, "func", function)  # A partial has the docstring of its class.
-    lines: List[str] = (inspect.getdoc(function) or "").splitlines()
-    return lines[0].rstrip(".") if lines else ""
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ import os
 
 from absl import app, flags
 
-from panoptic_tf import checkpoints
 from panoptic_tf.experiments import cli, common, outputs
-from panoptic_tf.training import importing
 
-common.define_experiment_flags()
 _SOURCE = flags.DEFINE_string(
     "source",
     None,
@@ -21,27 +18,39 @@ _SOURCE = flags.DEFINE_string(
     required=True,
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "A new folder.", required=True)
+common.define_experiment_flags(folder=None)
 _MODULES = flags.DEFINE_enum(
     "modules",
     "all",
-    checkpoints.MODULES,
+    ["all", "backbone", "matching"],
     "all of the file; its backbone; matching: what fits, the rest stays random.",
 )
+common.define_device_flags()
 
 
 def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    from panoptic_tf import checkpoints
+    from panoptic_tf.api import settings
+    from panoptic_tf.training import importing
+
     outputs.check_can_write("output_dir", os.path.join(_OUTPUT_DIR.value, "params.yaml"))
     source = _SOURCE.value
     title, description = checkpoints.describe(source)
     print(f"{source} is {title}.")
-    experiment = flags.FLAGS.experiment or _choose_experiment(source, description.experiments)
-    flags.FLAGS.experiment = experiment
-    params = importing.configure(common.parse_experiment(), experiment, description.settings)
+    options = common.experiment_options()
+    if not options["experiment"] and not options["config_file"]:
+        options["experiment"] = _choose_experiment(source, description.experiments)
+    found = settings.configure(**options)
+    params = importing.configure(found.params, found.experiment, description.settings)
     loaded = importing.import_checkpoint(
-        params, source=source, output_dir=_OUTPUT_DIR.value, modules=_MODULES.value
+        params,
+        source=source,
+        output_dir=_OUTPUT_DIR.value,
+        modules=_MODULES.value,
+        experiment=found.experiment,
     )
     if not loaded.match.is_whole:
         print(loaded.match.differences())
@@ -49,7 +58,7 @@ def main(argv) -> None:
         print(f"It says nothing of {', '.join(loaded.anew)}: random, to be trained.")
     print(
         f"{len(loaded.match.values)} arrays. Score them with: panoptic-tf evaluate "
-        f"--experiment={experiment} --model_dir={_OUTPUT_DIR.value} --output_dir=..."
+        f"--model_dir={_OUTPUT_DIR.value} --output_dir=..."
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from absl import flags
 
-from panoptic_tf.datasets import images
+MAX_PIXELS = 50_000_000
+"""`datasets.images.MAX_PIXELS`, without its imports."""
 
 
 def define_max_pixels(consequence: str) -> flags.FlagHolder[int]:
@@ -15,7 +16,7 @@ def define_max_pixels(consequence: str) -> flags.FlagHolder[int]:
     """
     return flags.DEFINE_integer(
         "max_pixels",
-        images.MAX_PIXELS,
+        MAX_PIXELS,
         f"Limit of height times width of an image; {consequence}.",
         lower_bound=1,
     )

@@ -1,24 +1,47 @@
 """Trains an experiment, and evaluates it on the way.
 
-panoptic-tf train --experiment=panoptic_deeplab_shapes --mode=train_and_eval --model_dir=runs/shapes
+panoptic-tf train --experiment=panoptic_deeplab_shapes --model_dir=runs/shapes
+panoptic-tf train --config_file=mydata/train.yaml      whose first lines name both
+panoptic-tf train --model_dir=runs/shapes              goes on as its params.yaml says
 """
 
 from __future__ import annotations
 
 import os
 
-import tensorflow as tf
 from absl import app, flags
 
-from panoptic_tf.experiments import cli, common, outputs
-from panoptic_tf.training import cluster as cluster_lib
-from panoptic_tf.training import runner
+from panoptic_tf.experiments import cli, common
 
-common.define_experiment_flags()
+common.define_experiment_flags(folder="Folder of the run; may be in --config_file.")
+flags.DEFINE_enum(
+    "mode",
+    None,
+    ["train", "train_and_eval", "eval", "continuous_eval"],
+    "What to run; default what --config_file names, else train_and_eval.",
+)
+_LOGICAL_CPUS = flags.DEFINE_integer(
+    "logical_cpus",
+    None,
+    "Devices to make of the CPU, for trying out --distribution_strategy=mirrored without GPUs.",
+    lower_bound=1,
+)
+_LOG = flags.DEFINE_enum(
+    "log",
+    "auto",
+    ["auto", "bar", "plain"],
+    "Progress as a bar or as plain lines; auto: a bar on a terminal.",
+)
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Take one batch through everything, print shapes, parameters, memory and time, and write "
+    "pictures of what the network sees to <model_dir>/dry_run; no checkpoint.",
+)
 _RESOLVER = flags.DEFINE_enum(
     "cluster_resolver",
     None,
-    cluster_lib.RESOLVERS,
+    ["tf_config", "slurm"],
     "multi_worker_mirrored: read the processes from the variable TF_CONFIG or from those of Slurm.",
 )
 _HOSTS = flags.DEFINE_list(
@@ -38,26 +61,17 @@ _TIMEOUT_SECONDS = flags.DEFINE_float(
     30.0,
     "After how long without a sign of life a process is lost, and all others end.",
 )
-_LOGICAL_CPUS = flags.DEFINE_integer(
-    "logical_cpus",
-    None,
-    "Devices to make of the CPU, for trying out --distribution_strategy=mirrored without GPUs.",
-    lower_bound=1,
-)
-flags.mark_flags_as_required(["experiment", "mode", "model_dir"])
+common.define_device_flags()
 
 
 def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    mode, model_dir = flags.FLAGS.mode, flags.FLAGS.model_dir
-    # What only evaluates takes the configuration that the run was trained with.
-    params = common.parse_experiment(None if "train" in mode else model_dir)
-    outputs.check_can_write("model_dir", os.path.join(model_dir, "params.yaml"))
-    if "train" in mode and tf.train.latest_checkpoint(model_dir) is None:
-        common.check_init_checkpoint(params)
-    cluster = cluster_lib.resolve_cluster(
+    from panoptic_tf.api import training
+    from panoptic_tf.training import cluster, runner
+
+    processes = cluster.resolve_cluster(
         resolver=_RESOLVER.value,
         worker_hosts=_HOSTS.value,
         task_index=_TASK_INDEX.value,
@@ -68,7 +82,14 @@ def main(argv) -> None:
     )
     if _LOGICAL_CPUS.value:
         runner.split_cpu(_LOGICAL_CPUS.value)
-    runner.train(params, mode=mode, model_dir=model_dir, cluster=cluster)
+    training.train(
+        model_dir=flags.FLAGS.model_dir,
+        mode=flags.FLAGS.mode,
+        cluster=processes,
+        log=_LOG.value,
+        dry_run=_DRY_RUN.value,
+        **common.experiment_options(),
+    )
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ def _unknown(name: str) -> str:
 
 def _is_of_command(flag: str) -> bool:
     module = flags.FLAGS.find_module_defining_flag(flag) or ""
-    return module.startswith(("panoptic_tf.", "official.")) or module.endswith(".py")
+    return module.startswith("panoptic_tf.") or module.endswith(".py")
 
 
 def _explain(message: str) -> List[str]:

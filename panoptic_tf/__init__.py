@@ -1,19 +1,49 @@
 """panoptic_tf: panoptic segmentation in TensorFlow, from annotations to a served model.
 
-Importing the package is light: TensorFlow starts when something of it is used.
+Importing the package is light: TensorFlow starts when something of it is used. docs/python.md shows
+what `convert`, `train`, `evaluate`, `export` and `Predictor` do.
 """
+
+import importlib
+from typing import TYPE_CHECKING
 
 from panoptic_tf import _keras2
 
+if TYPE_CHECKING:
+    from panoptic_tf.api.converting import convert
+    from panoptic_tf.api.evaluation import EvaluationResult, evaluate
+    from panoptic_tf.api.exporting import export
+    from panoptic_tf.api.training import TrainResult, train
+    from panoptic_tf.serving.predictor import PanopticResult, Predictor
+
 __version__ = "0.1.0"
-__all__ = ["PanopticResult", "Predictor", "__version__"]
+__all__ = [
+    "EvaluationResult",
+    "PanopticResult",
+    "Predictor",
+    "TrainResult",
+    "__version__",
+    "convert",
+    "evaluate",
+    "export",
+    "train",
+]
 
 _keras2.use_keras_2()
 
+_MODULES = {
+    "EvaluationResult": "api.evaluation",
+    "PanopticResult": "serving.predictor",
+    "Predictor": "serving.predictor",
+    "TrainResult": "api.training",
+    "convert": "api.converting",
+    "evaluate": "api.evaluation",
+    "export": "api.exporting",
+    "train": "api.training",
+}
+
 
 def __getattr__(name: str):
-    if name in ("Predictor", "PanopticResult"):
-        from panoptic_tf.serving import predictor
-
-        return getattr(predictor, name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'panoptic_tf' has no attribute {name!r}")

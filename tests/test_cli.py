@@ -1,6 +1,7 @@
 """The console command, in processes of its own: flags are global."""
 
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -17,7 +18,10 @@ COMMANDS = {
     "evaluate": "experiments",
     "experiments": "experiments",
     "import-checkpoint": "experiments",
+    "init": "experiments",
+    "inspect": "experiments",
     "predict": "experiments",
+    "report": "experiments",
     "score": "experiments",
     "shapes": "experiments",
     "train": "experiments",
@@ -36,7 +40,8 @@ def run(*arguments, program=("-m", "panoptic_tf.experiments.cli")):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_is_a_module_with_main_and_a_summary(name):
     command = cli.find_commands()[name]
-    assert command.module == f"panoptic_tf.{COMMANDS[name]}.{name.replace('-', '_')}"
+    module = {"inspect": "inspect_"}.get(name, name.replace("-", "_"))
+    assert command.module == f"panoptic_tf.{COMMANDS[name]}.{module}"
     assert command.summary.endswith(".")
 
 
@@ -121,13 +126,29 @@ def test_help_of_a_command_shows_its_flags():
     assert "--num_images" in result.stdout
 
 
-@pytest.mark.slow
-def test_help_of_training_shows_the_shared_flags():
+def test_help_of_training_starts_with_what_is_used_most():
     result = run("train", "--help")
     assert result.returncode == 0, result.stderr
-    for flag in ("--experiment", "--params_override", "--mixed_precision", "--model_dir"):
-        assert flag in result.stdout
-    assert "tensorflow/core" not in result.stderr
+    shown = re.findall(r"^  --(?:\[no\])?(\w+)", result.stdout, re.MULTILINE)
+    first = ["experiment", "model_dir", "config_file", "params_override", "mode"]
+    assert shown[:5] == first and "mixed_precision" in shown
+    assert "gin_file" not in shown and "tpu_platform" not in shown
+    assert "--mode=train|train_and_eval|eval|continuous_eval\n      What to run;" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+SLOW_HELP = {"demo"}  # It is one module, which imports all of the package.
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - SLOW_HELP))
+def test_help_of_a_command_waits_for_no_tensorflow(name):
+    code = (
+        "import sys; from panoptic_tf.experiments import cli; "
+        f"cli.main([{name!r}, '--help']); assert 'tensorflow' not in sys.modules"
+    )
+    result = run(program=("-c", code))
+    assert result.returncode == 0, result.stderr[-500:]
+    assert "  --" in result.stdout
 
 
 def test_informational_messages_wait_for_the_flag(tmp_path):

@@ -32,13 +32,14 @@ ALLOWED["systems"] = set(ALLOWED) - {"_keras2"}
 ALLOWED["serving"] = ALLOWED["systems"] - {"addons", "backbones", "losses", "checkpoints"}
 ALLOWED["evaluation"] = ALLOWED["systems"] | {"systems", "serving"}
 ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}
-ALLOWED["experiments"] = ALLOWED["training"] | {"training"}
+ALLOWED["api"] = ALLOWED["training"] | {"training"}
+ALLOWED["experiments"] = ALLOWED["api"] | {"api"}
 ALLOWED["export"] = ALLOWED["experiments"] | {"experiments"}
 # The package itself only hands out names.
-ALLOWED[""] = {"_keras2", "serving"}
+ALLOWED[""] = {"_keras2", "serving", "api"}
 
 BINARIES = ("experiments", "export")
-WITH_MODEL_GARDEN = ("backbones", "systems", "evaluation", "training", *BINARIES)
+WITH_MODEL_GARDEN = ("backbones", "systems", "evaluation", "training", "api", *BINARIES)
 WITHOUT_TENSORFLOW = ("structures", "visualization", "_keras2", "")
 
 

@@ -99,6 +99,6 @@ def test_wheel_holds_every_module_and_data_file(tmp_path):
     suffixes = (".py", ".json", ".yaml", ".html", ".css")
     expected = {_installed_name(path) for path in files if path.suffix in suffixes}
     assert expected <= names, f"not in the wheel: {sorted(expected - names)}"
-    assert "panoptic_tf/datasets/categories/coco_panoptic.json" in names
+    assert {"panoptic_tf/py.typed", "panoptic_tf/datasets/categories/coco_panoptic.json"} <= names
     outside = [name for name in names if not name.startswith(("panoptic_tf/", "panoptic_tf-"))]
     assert not outside

@@ -13,18 +13,19 @@ from panoptic_tf.datasets import converter, shapes_writer
 DRIVER = pathlib.Path(__file__).parent / "driver.py"
 
 
-def _write_run(folder, experiment, shape=(2,)):
+def _write_run(folder, experiment, named=None):
     """A checkpoint of a single variable beside the `params.yaml` of an experiment."""
     import tensorflow as tf
-    from official.core import exp_factory, train_utils
+    from official.core import exp_factory
 
     from panoptic_tf import systems  # noqa: F401
+    from panoptic_tf.training import run_folder
 
     folder.mkdir()
     tf.train.CheckpointManager(
-        tf.train.Checkpoint(variable=tf.Variable(tf.zeros(shape))), str(folder), max_to_keep=1
+        tf.train.Checkpoint(variable=tf.Variable(tf.zeros(2))), str(folder), max_to_keep=1
     ).save(checkpoint_number=1)
-    train_utils.serialize_config(exp_factory.get_exp_config(experiment), str(folder))
+    run_folder.write_params(exp_factory.get_exp_config(experiment), str(folder), named)
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +46,7 @@ def files(tmp_path_factory):
         num_processes=1,
     )
     _write_run(folder / "deeplab_run", "panoptic_deeplab_shapes")
+    _write_run(folder / "named_run", "panoptic_deeplab_shapes", named="panoptic_deeplab_shapes")
     (folder / "empty").mkdir()
     (folder / "none-00000-of-00001").write_bytes(b"")
     (folder / "a_file").write_text("text\n")
@@ -56,6 +58,11 @@ def files(tmp_path_factory):
     (folder / "wrong_type.yaml").write_text("trainer:\n  train_steps: many\n")
     (folder / "broken.json").write_text('{"images": [')
     (folder / "list.json").write_text("[1, 2]")
+    (folder / "fpn.yaml").write_text("experiment: panoptic_fpn_shapes\n")
+    (folder / "fcn.yaml").write_text("experiment: panoptic_fcn_shapes\n")
+    (folder / "typo.yaml").write_text("experiment: panoptic_fpn_shape\n")
+    (folder / "mode.yaml").write_text("experiment: panoptic_fpn_shapes\nmode: trian\n")
+    (folder / "number.yaml").write_text("experiment: 7\n")
     (folder / "fake.tflite").write_bytes(b"\x1c\x00\x00\x00TFL3" + bytes(64))
     (folder / "fake.pkl").write_bytes(b"\x80\x04]q\x00.")
     for name in ("fake.png", "records/picture.png"):

@@ -22,11 +22,12 @@ def override(values):
 
 FLAGS = {
     "no command": (["trian"], ["no command 'trian'", "Did you mean train?"], 2),
-    "all that is missing": (["train"], ["missing:", "--experiment", "--mode", "--model_dir"]),
-    "missing beside a typo": (
+    "no experiment": (["train"], ["no experiment is named", "--experiment", "--config_file"]),
+    "a typo in the experiment": (
         ["train", "--experiment=panoptic_fpn_resnet50_coc"],
-        ["--mode, --model_dir", "panoptic_fpn_resnet50_coco"],
+        ["--experiment=panoptic_fpn_resnet50_coc", "panoptic_fpn_resnet50_coco"],
     ),
+    "no folder of the run": (["train", SHAPES], ["no folder is named", "--model_dir"]),
     "an experiment of no resemblance": (
         ["analyze", "--experiment=zzz"],
         ["no such experiment", "panoptic_deeplab_shapes"],
@@ -59,6 +60,26 @@ FLAGS = {
 }
 
 CONFIGS = {
+    "files of two experiments": (
+        ["analyze", "--config_file={tmp}/fpn.yaml", "--config_file={tmp}/fcn.yaml"],
+        ["fcn.yaml is for the experiment panoptic_fcn_shapes", "fpn.yaml for panoptic_fpn_shapes"],
+    ),
+    "a file of no experiment": (
+        ["analyze", "--config_file={tmp}/typo.yaml"],
+        ["panoptic_fpn_shape:", "Did you mean panoptic_fpn_shapes"],
+    ),
+    "a number for an experiment": (
+        ["analyze", "--config_file={tmp}/number.yaml"],
+        ["number.yaml: experiment must be a text, got 7"],
+    ),
+    "mode in a file": (
+        ["train", "--config_file={tmp}/mode.yaml", "--model_dir={tmp}/new"],
+        ["mode.yaml: mode must be one of train, train_and_eval", "Did you mean train?"],
+    ),
+    "a run that does not name its experiment": (
+        ["analyze", "--model_dir={tmp}/deeplab_run"],
+        ["params.yaml does not name its experiment", "--experiment=panoptic_deeplab_shapes"],
+    ),
     "no such file": ([*ANALYZE, "--config_file={tmp}/nope.yaml"], ["nope.yaml", "No such file"]),
     "a folder": ([*ANALYZE, "--config_file={tmp}/empty"], ["{tmp}/empty"]),
     "no mapping": ([*ANALYZE, "--config_file={tmp}/list.yaml"], ["list.yaml", "keys with values"]),
@@ -134,7 +155,7 @@ COMMANDS = {
     ),
     "nothing to evaluate": (
         ["evaluate", "--output_dir={tmp}/out"],
-        ["--experiment with --model_dir or --checkpoint_path"],
+        ["--model_dir, --checkpoint_path or --saved_model_dir"],
     ),
     "no output": (["evaluate", SHAPES], ["missing: --output_dir"]),
     "no checkpoint": ([*EVALUATE, "--model_dir={tmp}/empty"], ["{tmp}/empty", "no checkpoint"]),
@@ -166,6 +187,15 @@ COMMANDS = {
             "--output_dir={tmp}/out",
         ],
         ["deeplab_run holds", "panoptic_fpn_shapes", "panoptic_deeplab_shapes"],
+    ),
+    "a named run of another system": (
+        [
+            "evaluate",
+            "--experiment=panoptic_fpn_shapes",
+            "--model_dir={tmp}/named_run",
+            "--output_dir={tmp}/out",
+        ],
+        ["named_run holds", "panoptic_fpn_shapes", "panoptic_deeplab_shapes"],
     ),
     "SavedModel without records": (
         ["evaluate", "--saved_model_dir={tmp}/empty", "--output_dir={tmp}/out"],
@@ -292,6 +322,19 @@ DATA = {
     "doctor of no JSON": (["doctor", "--panoptic_json={tmp}/nope.json"], ["nope.json"]),
     "doctor of broken JSON": (["doctor", "--panoptic_json={tmp}/broken.json"], ["broken.json"]),
     "doctor of nested JSON": (["doctor", "--panoptic_json={tmp}/deep.yaml"], ["deep.yaml"]),
+    "doctor mends records": (
+        ["doctor", "--input_path={tmp}/records/*", "--fix_to={tmp}/mended"],
+        ["--fix_to mends --panoptic_json"],
+    ),
+    "doctor mends into a full folder": (
+        ["doctor", "--panoptic_json={tmp}/shapes/panoptic.json", "--fix_to={tmp}"],
+        ["fix_to must name a folder that is empty"],
+    ),
+    "inspect of nothing": (
+        ["inspect", "--output_dir={tmp}/look"],
+        ["--input_path, --panoptic_json and --format"],
+    ),
+    "inspect to nowhere": (["inspect", "--input_path=x"], ["--output_dir"]),
     "convert without flags": (
         ["convert"],
         ["missing: --output_dir"],
@@ -357,6 +400,16 @@ DATA = {
             "--tflite_path=y",
         ],
         ["exactly one of --saved_model_dir, --tflite_path"],
+    ),
+    "predict to a format that there is not": (
+        [
+            "predict",
+            "--input={tmp}/fake.png",
+            "--output_dir={tmp}/out",
+            "--saved_model_dir=x",
+            "--write=yolo",
+        ],
+        ["--write: formats must be of overlays", "yolo"],
     ),
     "predict without flags": (["predict"], ["missing: --output_dir, --input"]),
     "predict with no SavedModel": (

@@ -8,10 +8,10 @@ import pytest
 from official.core import exp_factory
 from official.modeling import hyperparams
 
-from panoptic_tf.experiments import config_check, configuration
+from panoptic_tf.api import config_check, configuration
 from panoptic_tf.systems.config import Options
 
-RECIPES = pathlib.Path(configuration.__file__).parent / "recipes"
+RECIPES = pathlib.Path(__file__).parents[2] / "experiments" / "recipes"
 
 
 @dataclasses.dataclass
@@ -136,8 +136,8 @@ def test_every_recipe_fits_its_system(path):
 def test_likely_experiment_is_the_one_that_wrote_the_values():
     for name in ("panoptic_deeplab_resnet50_coco", "panoptic_fcn_shapes", "semantic_fpn_shapes"):
         values = exp_factory.get_exp_config(name).as_dict()
-        assert configuration._likely_experiment(values) == name
-    assert configuration._likely_experiment({"task": {"nothing": 1}}) is None
+        assert configuration.likely_experiment(values) == name
+    assert configuration.likely_experiment({"task": {"nothing": 1}}) is None
 
 
 @pytest.mark.parametrize(

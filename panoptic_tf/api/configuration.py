@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import itertools
 import os
 import re
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import tensorflow as tf
 import yaml
@@ -15,11 +16,22 @@ from official.core import exp_factory
 from official.modeling.hyperparams import params_dict
 
 from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
+from panoptic_tf.api import config_check
 from panoptic_tf.datasets import files
-from panoptic_tf.experiments import config_check, errors
+
+MODES = ("train", "train_and_eval", "eval", "continuous_eval")
+"""What a training can be asked to do."""
 
 _MAX_PROBLEMS = 3
 _IS_PATH = re.compile(r"[^={}]+\.(ya?ml|json)")
+
+
+class Head(NamedTuple):
+    """What a file may say beside the values of an experiment."""
+
+    experiment: Optional[str] = None
+    model_dir: Optional[str] = None
+    mode: Optional[str] = None
 
 
 def experiment_problem(name: str) -> Optional[str]:
@@ -40,6 +52,14 @@ def experiment_names() -> List[str]:
         for name, function in exp_factory._REGISTERED_CONFIGS.items()
         if getattr(function, "func", function).__module__.startswith("panoptic_tf.")
     ]
+
+
+def describe_experiment(name: str) -> str:
+    """What an experiment is for: the first line of what defines it."""
+    function = exp_factory._REGISTERED_CONFIGS[name]
+    function = getattr(function, "func", function)  # A partial has the docstring of its class.
+    lines = (inspect.getdoc(function) or "").splitlines()
+    return lines[0].rstrip(".") if lines else ""
 
 
 def find_experiment(name: str) -> cfg.ExperimentConfig:
@@ -64,7 +84,8 @@ def read_file(path: str) -> Dict[str, Any]:
         with tf.io.gfile.GFile(path) as file:
             text = file.read()
     except tf.errors.OpError as error:
-        raise ValueError(f"cannot read {errors.describe(error)}") from error
+        reason = str(error.message).rpartition("; ")[2]
+        raise ValueError(f"cannot read {path}: {reason}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no YAML file: it is not text.") from error
     return _parse(text, source=path) or {}
@@ -93,6 +114,66 @@ def read_text(text: str) -> Dict[str, Any]:
     return values
 
 
+def split_head(values: Mapping[str, Any], *, source: str) -> Tuple[Head, Dict[str, Any]]:
+    """Takes `experiment`, `model_dir` and `mode` off the top of a file's values.
+
+    Args:
+      values: of `read_file`.
+      source: the file, for the error message.
+
+    Raises:
+      ValueError: one of them is no text, or there is no such mode.
+    """
+    rest = dict(values)
+    head = Head(*(rest.pop(key, None) for key in Head._fields))
+    for key, value in zip(Head._fields, head):
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ValueError(f"{source}: {key} must be a text, got {value!r}.")
+    if head.mode is not None and head.mode not in MODES:
+        close = difflib.get_close_matches(head.mode, MODES, n=1)
+        hint = f" Did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"{source}: mode must be one of {', '.join(MODES)}, got {head.mode!r}.{hint}"
+        )
+    return head, rest
+
+
+def nest(values: Mapping[str, Any], *, source: str) -> Dict[str, Any]:
+    """Values of which some keys have dots, `{"trainer.train_steps": 100}`, as nested ones.
+
+    Raises:
+      ValueError: a key is no text, or two set the same.
+    """
+    nested: Dict[str, Any] = {}
+    for key, value in values.items():
+        if not isinstance(key, str):
+            raise ValueError(f"{source}: a key must be a text, got {key!r}.")
+        value = nest(value, source=source) if isinstance(value, Mapping) else value
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(nested, value, source)
+    return nested
+
+
+def _merge(values: Dict[str, Any], others: Mapping[str, Any], source: str) -> None:
+    for key, value in others.items():
+        if key not in values:
+            values[key] = value
+        elif isinstance(values[key], dict) and isinstance(value, Mapping):
+            _merge(values[key], value, source)
+        else:
+            raise ValueError(f"{source}: {key!r} is there twice.")
+
+
+def keys_of(values: Mapping[str, Any]) -> Set[str]:
+    """The keys of nested values, with dots between their parts."""
+    keys = set()
+    for key, value in values.items():
+        inner = keys_of(value) if isinstance(value, Mapping) and value else set()
+        keys |= {f"{key}.{name}" for name in inner} or {str(key)}
+    return keys
+
+
 def apply(params: cfg.ExperimentConfig, values: Mapping[str, Any], *, source: str) -> None:
     """Sets values in an experiment's config.
 
@@ -115,14 +196,21 @@ def apply(params: cfg.ExperimentConfig, values: Mapping[str, Any], *, source: st
         raise ValueError("\n".join([f"{source}: {problems[0]}", *problems[1:]]))
 
 
-def apply_saved(params: cfg.ExperimentConfig, path: str, *, experiment: str) -> None:
+def apply_saved(
+    params: cfg.ExperimentConfig, values: Mapping[str, Any], *, path: str, experiment: str
+) -> None:
     """Sets the values of a run's `params.yaml`.
+
+    Args:
+      params: is changed.
+      values: what the file holds, without its head.
+      path: of the file, for the error message.
+      experiment: name of `params`.
 
     Raises:
       ValueError: the run is of an experiment with other keys; the message names a likely one.
     """
-    values = read_file(path)
-    likely = None if config_check.fits(params, values) else _likely_experiment(values)
+    likely = None if config_check.fits(params, values) else likely_experiment(values)
     if likely is None:
         return apply(params, values, source=path)
     raise ValueError(
@@ -131,7 +219,7 @@ def apply_saved(params: cfg.ExperimentConfig, path: str, *, experiment: str) -> 
     )
 
 
-def _likely_experiment(values: Mapping[str, Any]) -> Optional[str]:
+def likely_experiment(values: Mapping[str, Any]) -> Optional[str]:
     """The experiment that has most of the values, of those whose config they fit."""
     scores, other_systems = {}, set()
     for name in exp_factory._REGISTERED_CONFIGS:
