@@ -1,6 +1,6 @@
 """kill -9 of conversions, trainings and evaluations at random moments.
 
-python benchmarks/kills.py --kills=30 [--what=convert,train,evaluate]
+python benchmarks/kills.py --kills=30 [--what=convert,labelme,cvat,yolo,train,evaluate]
 
 The same command starts again after every kill. Wanted: the last checkpoint is whole and training
 goes on from it, `metrics.json` is whole JSON, the undisturbed run at the end finishes, makes up for
@@ -20,6 +20,7 @@ import tempfile
 import time
 from typing import Any, Dict, List
 
+import drawn_exports
 import tensorflow as tf
 from absl import app, flags
 from commands import command, write_shapes
@@ -32,11 +33,14 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "tests", "
 import jobs  # noqa: E402
 
 _KILLS = flags.DEFINE_integer("kills", 30, "Of each.")
-_WHAT = flags.DEFINE_list("what", ["convert", "train", "evaluate"], "What is killed.")
+_WHAT = flags.DEFINE_list(
+    "what", ["convert", "labelme", "cvat", "yolo", "train", "evaluate"], "What is killed."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 
 _INTERVAL = 5
 _ENDLESS = 10**6
+_NUM_EXPORTED = 400
 
 
 def main(argv) -> None:
@@ -77,9 +81,32 @@ def _finish(command: List[str], log: pathlib.Path) -> List[str]:
 # Conversion
 
 
-def _kill_conversions(folder: pathlib.Path, rng: random.Random) -> List[str]:
+def _kill_coco_panoptic(folder: pathlib.Path, rng: random.Random) -> List[str]:
     paths = write_shapes(folder / "shapes", 3000)
-    flag_list = [f"--{name}={path}" for name, path in paths.items()]
+    return _kill_conversions(folder, rng, [f"--{name}={path}" for name, path in paths.items()])
+
+
+def _kill_labelme(folder: pathlib.Path, rng: random.Random) -> List[str]:
+    source = folder / "exported_labelme"
+    drawn_exports.write_labelme(str(source), _NUM_EXPORTED)
+    return _kill_conversions(folder, rng, ["--format=labelme", f"--source={source}"])
+
+
+def _kill_cvat(folder: pathlib.Path, rng: random.Random) -> List[str]:
+    source = folder / "exported_cvat"
+    drawn_exports.write_cvat(str(source), _NUM_EXPORTED)
+    paths = [f"--source={source / 'annotations.xml'}", f"--image_dir={source / 'images'}"]
+    return _kill_conversions(folder, rng, ["--format=cvat", *paths])
+
+
+def _kill_yolo(folder: pathlib.Path, rng: random.Random) -> List[str]:
+    source = folder / "exported_yolo"
+    drawn_exports.write_yolo(str(source), [("train", 0, _NUM_EXPORTED)])
+    return _kill_conversions(folder, rng, ["--format=yolo", f"--source={source / 'data.yaml'}"])
+
+
+def _kill_conversions(parent: pathlib.Path, rng: random.Random, flag_list: List[str]) -> List[str]:
+    folder = pathlib.Path(tempfile.mkdtemp(dir=parent))
 
     def convert(output: str) -> List[str]:
         options = ["--split=train", "--num_shards=40", "--num_processes=2"]
@@ -212,7 +239,10 @@ def _evaluated_steps(model_dir: pathlib.Path) -> set:
 
 
 _PARTS = {
-    "convert": _kill_conversions,
+    "convert": _kill_coco_panoptic,
+    "labelme": _kill_labelme,
+    "cvat": _kill_cvat,
+    "yolo": _kill_yolo,
     "train": _kill_trainings,
     "evaluate": _kill_evaluations,
 }
