@@ -10,6 +10,8 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 from absl import flags
 
+EXPERIMENT = ("experiment", "config_file", "params_override")
+"""Flags that name a configuration."""
 DEVICES = ("distribution_strategy", "num_gpus", "mixed_precision", "tpu", "tf_data_service")
 """Flags that are arguments of `api.settings.configure`."""
 
@@ -70,17 +72,6 @@ def experiment_options() -> Dict[str, Any]:
         "overrides": values.params_override,
         **{name: values[name].value for name in DEVICES},
     }
-
-
-def parse_experiment():
-    """The `api.settings.Settings` that the flags ask for.
-
-    Raises:
-      ValueError: see `api.settings.configure`.
-    """
-    from panoptic_tf.api import settings
-
-    return settings.configure(**experiment_options())
 
 
 def parse_size(values: Optional[Sequence[str]]) -> Optional[Tuple[int, int]]:

@@ -9,7 +9,7 @@ Prints a table, and ends with status 1 if there are problems.
 """
 
 import os
-import sys
+import shlex
 from typing import Any, Dict, List
 
 from absl import app, flags
@@ -17,7 +17,7 @@ from absl import app, flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from panoptic_tf.datasets import files  # noqa: E402
-from panoptic_tf.experiments import cli, examining, formats  # noqa: E402
+from panoptic_tf.experiments import cli, examining, formats, outputs  # noqa: E402
 from panoptic_tf.metrics import coverage  # noqa: E402
 
 examining.define_flags()
@@ -40,23 +40,29 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     from panoptic_tf.evaluation.data_page import DataPage
 
+    examining.check_flags()
+    for flag in (_OUTPUT_JSON, _OUTPUT_HTML):
+        if flag.value:
+            outputs.check_can_write(flag.name, flag.value)
     page = DataPage() if _OUTPUT_HTML.value else None
     mended = _mend() if _FIX_TO.value else {}
     report = examining.examine(page.add if page else None, **mended)
     report["notes"] += _warnings(report)
+    print(_format(report))
     if _OUTPUT_JSON.value:
         files.write_json(_OUTPUT_JSON.value, report)
     if page:
-        page.save(_OUTPUT_HTML.value, report, title=examining.title(), command=" ".join(sys.argv))
-    print(_format(report))
+        title, command = examining.title(), examining.command()
+        page.save(_OUTPUT_HTML.value, report, title=title, command=command)
     if report["problems"]:
         raise SystemExit(1)
 
 
 def _mend() -> Dict[str, Any]:
     """Writes the mended copy, prints what was changed; returns the flags that name the copy."""
-    from panoptic_tf.datasets import mending_instances, mending_panoptic
+    from panoptic_tf.datasets import images, mending_instances, mending_panoptic
 
+    images.decode_on_cpu()
     options = formats.options()
     folder = os.path.abspath(_FIX_TO.value)
     key = "source" if flags.FLAGS.format == "coco_instances" else "panoptic_json"
@@ -68,7 +74,10 @@ def _mend() -> Dict[str, Any]:
         if not options["image_dir"]:
             raise app.UsageError("--fix_to of COCO instances needs --image_dir.")
         changes = mending_instances.mend_coco_instances(
-            options[key], folder, image_dir=options["image_dir"]
+            options[key],
+            folder,
+            image_dir=options["image_dir"],
+            max_pixels=flags.FLAGS.max_pixels,
         )
     else:
         changes = mending_panoptic.mend_coco_panoptic(
@@ -84,7 +93,7 @@ def _mend() -> Dict[str, Any]:
         print(f"mended: {change}")
     if len(changes) > shown:
         print(f"... and {len(changes) - shown} more; changes.json has them all.")
-    named = " ".join(f"--{flag}={value}" for flag, value in mended.items())
+    named = shlex.join(f"--{flag}={value}" for flag, value in mended.items())
     print(f"{len(changes)} changes; the copy is {named}\n")
     return mended
 

@@ -11,12 +11,9 @@ experiment's validation data unless --input_path is given.
 
 from __future__ import annotations
 
-import os
-
 from absl import app, flags
 
-from panoptic_tf.experiments import cli, common, limits
-from panoptic_tf.metrics import summary
+from panoptic_tf.experiments import cli, common, limits, outputs
 
 common.define_experiment_flags()
 _CHECKPOINT_PATH = flags.DEFINE_string(
@@ -64,9 +61,14 @@ def main(argv) -> None:
     from panoptic_tf.api import evaluation, models
 
     path, configured = _SAVED_MODEL_DIR.value, {}
-    if path and not _INPUT_PATH.value:
-        raise app.UsageError("--saved_model_dir needs --input_path: the records to score on.")
-    if not path:
+    if path:
+        _check_saved_model_flags()
+        if models.kind_of(path) != models.SAVED_MODEL:
+            raise ValueError(
+                f"--saved_model_dir={path} is of a run or a file. Expected a SavedModel's folder, "
+                "or that of its versions."
+            )
+    else:
         configured = {**common.experiment_options(), "saved_dir": flags.FLAGS.model_dir}
         path = _CHECKPOINT_PATH.value or flags.FLAGS.model_dir
         if not path:
@@ -85,18 +87,17 @@ def main(argv) -> None:
         max_pixels=_MAX_PIXELS.value if flags.FLAGS["max_pixels"].present else None,
         **configured,
     )
-    print_result(result)
-    for name in ("metrics.json", "report.html"):
-        print(os.path.join(_OUTPUT_DIR.value, name))
+    outputs.print_evaluation(result, _OUTPUT_DIR.value)
 
 
-def print_result(result) -> None:
-    """Prints an `EvaluationResult` as a table, with what looks wrong in it."""
-    print(summary.format_metrics(result.metrics))
-    for text in result.warnings:
-        print(f"warning: {text}")
-    if result.metrics.get("PQ_ceiling") is not None:
-        print(f"PQ of the ground truth at this output stride: {result.metrics['PQ_ceiling']:.2f}")
+def _check_saved_model_flags() -> None:
+    """Refuses what only a checkpoint has: a SavedModel is as it was exported."""
+    names = ("checkpoint_path", "model_dir", "ceiling", *common.EXPERIMENT, *common.DEVICES)
+    given = [name for name in names if flags.FLAGS[name].present]
+    if given:
+        raise app.UsageError(f"--{given[0]} does not go together with --saved_model_dir.")
+    if not _INPUT_PATH.value:
+        raise app.UsageError("--saved_model_dir needs --input_path: the records to score on.")
 
 
 if __name__ == "__main__":

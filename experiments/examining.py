@@ -6,6 +6,8 @@ What imports TensorFlow is imported where it is used, so that `--help` is quick.
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from typing import TYPE_CHECKING, Any, Dict, Optional
 
 from absl import app, flags
@@ -26,8 +28,22 @@ def define_flags() -> None:
     limits.define_max_pixels("larger ones are a problem and not decoded")
 
 
+def check_flags() -> None:
+    """Checks that the flags name one data set.
+
+    Raises:
+      app.UsageError: they name none, or more than one.
+    """
+    options = formats.options()
+    is_other = flags.FLAGS.format not in (None, "coco_panoptic")
+    if sum(map(bool, (flags.FLAGS.input_path, options["panoptic_json"], is_other))) != 1:
+        raise app.UsageError("Give one of --input_path, --panoptic_json and --format=... .")
+    if flags.FLAGS.input_path and options["instances_json"]:
+        raise app.UsageError("--instances_json goes with --panoptic_json; records hold theirs.")
+
+
 def examine(look: Optional[Look] = None, **changes: Any) -> Dict[str, Any]:
-    """Examines the data set that the flags name; see `doctor`.
+    """Examines the data set that the flags name, see `doctor`, without the GPUs.
 
     Args:
       look: see `examination.Examination`.
@@ -36,20 +52,17 @@ def examine(look: Optional[Look] = None, **changes: Any) -> Dict[str, Any]:
     Raises:
       app.UsageError: the flags name none, or more than one.
     """
-    from panoptic_tf.datasets import doctor, importers, source_doctor
+    from panoptic_tf.datasets import doctor, images, importers, source_doctor
     from panoptic_tf.datasets.importers import photographs
     from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 
+    check_flags()
+    images.decode_on_cpu()
     input_path = flags.FLAGS.input_path
     options = {**formats.options(), **changes}
     common = {"build_quality": PanopticQuality, "look": look}
-    is_other = flags.FLAGS.format not in (None, "coco_panoptic")
-    if sum(map(bool, (input_path, options["panoptic_json"], is_other))) != 1:
-        raise app.UsageError("Give one of --input_path, --panoptic_json and --format=... .")
     max_pixels = flags.FLAGS.max_pixels
     if input_path:
-        if options["instances_json"]:
-            raise app.UsageError("--instances_json goes with --panoptic_json; records hold theirs.")
         return doctor.examine_records(input_path=input_path, max_pixels=max_pixels, **common)
     if options["panoptic_json"]:
         return doctor.examine_coco_panoptic(
@@ -70,6 +83,12 @@ def examine(look: Optional[Look] = None, **changes: Any) -> Dict[str, Any]:
 def panoptic_dir(options: Dict[str, Any]) -> str:
     """Folder of the id PNGs: as it is given, or beside the JSON file."""
     return options["panoptic_dir"] or os.path.splitext(options["panoptic_json"])[0]
+
+
+def command() -> str:
+    """What was typed, quoted where a shell needs it."""
+    name, *arguments = sys.argv  # The name is that of the command: panoptic-tf inspect.
+    return f"{name} {shlex.join(arguments)}"
 
 
 def title() -> str:

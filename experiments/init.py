@@ -30,9 +30,14 @@ _SPLIT = flags.DEFINE_string(
     "Names and shares of two splits, train and val; default those of the annotations, where they "
     "have them, else train:0.8,val:0.2 by a hash of the images' ids.",
 )
-_SPLIT_GROUP = flags.DEFINE_string("split_group", None, "What stays together; see `convert`.")
+_SPLIT_GROUP = flags.DEFINE_string(
+    "split_group", None, "What --split keeps together; see `convert`."
+)
 _MAX_SIDE = flags.DEFINE_integer(
-    "max_side", recipe.MAX_SIDE, "Longer side of the network's input, at most.", lower_bound=64
+    "max_side",
+    recipe.MAX_SIDE,
+    "Longer side of the network's input, at most.",
+    lower_bound=recipe.LEAST_MAX_SIDE,
 )
 _FLIP_VERTICALLY = flags.DEFINE_bool(
     "flip_vertically", False, "Images have no up and down: from above, through a microscope."
@@ -40,7 +45,9 @@ _FLIP_VERTICALLY = flags.DEFINE_bool(
 _INIT_CHECKPOINT = flags.DEFINE_string(
     "init_checkpoint", None, "Weights of a ResNet-18 to start from, of any source of docs/zoo.md."
 )
-_MAX_PIXELS = limits.define_max_pixels("a larger one ends the conversion")
+_MAX_PIXELS = limits.define_max_pixels(
+    "a larger one ends the conversion, and is left out of evaluations"
+)
 _UNLABELLED = flags.DEFINE_enum(
     "unlabelled", "auto", list(unlabelled.POLICIES), "Unlabelled pixels; see `convert`."
 )
@@ -59,7 +66,9 @@ def main(argv) -> None:
     if not source and "panoptic_json" not in options:
         raise app.UsageError("give --source: the file or folder of the annotations.")
     from panoptic_tf.api import own_data
+    from panoptic_tf.datasets import images
 
+    images.decode_on_cpu()
     try:
         made = own_data.init(
             source,

@@ -8,14 +8,13 @@ Any format of `convert` is read as it is. Problems, which `doctor` lists too, ar
 """
 
 import os
-import sys
 
 from absl import app, flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from panoptic_tf.datasets import files  # noqa: E402
-from panoptic_tf.experiments import cli, examining  # noqa: E402
+from panoptic_tf.experiments import cli, examining, outputs  # noqa: E402
 
 examining.define_flags()
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -46,11 +45,11 @@ def main(argv):
     """Reads the data set that the flags name and writes its page."""
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    from panoptic_tf.datasets import images
     from panoptic_tf.datasets.suspicions import Thresholds
     from panoptic_tf.evaluation.data_page import DataPage
 
-    images.decode_on_cpu()
+    examining.check_flags()
+    outputs.make_output_dir(_OUTPUT_DIR.value)
     given = {name: flags.FLAGS[name].value for name in _THRESHOLDS}
     page = DataPage(
         num_images=_NUM_IMAGES.value,
@@ -61,7 +60,7 @@ def main(argv):
     report = examining.examine(page.add)
     files.write_json(os.path.join(_OUTPUT_DIR.value, "data.json"), report)
     path = os.path.join(_OUTPUT_DIR.value, "index.html")
-    page.save(path, report, title=examining.title(), command=" ".join(sys.argv))
+    page.save(path, report, title=examining.title(), command=examining.command())
     print(
         f"{report['num_images']} images, {page.num_suspicious} worth a look, "
         f"{len(report['problems'])} problems: {path}"

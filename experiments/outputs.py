@@ -1,4 +1,4 @@
-"""Where a command writes: looked at, or made, before the work."""
+"""Where a command writes, looked at or made before the work; what an evaluation prints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from panoptic_tf.api.paths import check_can_write
 
-__all__ = ["check_can_write", "make_output_dir"]
+__all__ = ["check_can_write", "make_output_dir", "print_evaluation"]
 
 
 def make_output_dir(path: str) -> None:
@@ -23,3 +23,16 @@ def make_output_dir(path: str) -> None:
         raise ValueError(f"--output_dir: {error.filename} is not a folder.") from error
     if not os.access(path, os.W_OK | os.X_OK):
         raise ValueError(f"--output_dir: {path} cannot be written to.")
+
+
+def print_evaluation(result, folder: str) -> None:
+    """Prints an `api.evaluation.EvaluationResult` as a table, what looks wrong in it, its files."""
+    from panoptic_tf.metrics import summary
+
+    print(summary.format_metrics(result.metrics))
+    for text in result.warnings:
+        print(f"warning: {text}")
+    if result.metrics.get("PQ_ceiling") is not None:
+        print(f"PQ of the ground truth at this output stride: {result.metrics['PQ_ceiling']:.2f}")
+    for name in ("metrics.json", "report.html"):
+        print(os.path.join(folder, name))

@@ -6,8 +6,9 @@ panoptic-tf predict --saved_model_dir=runs/demo/saved_model --input='photos/*.jp
 writes, in --output_dir, what --write names: overlays (overlays/<name>.jpg), coco_panoptic
 (predictions/<name>.png, segment ids as COCO has them, and predictions.json), coco_instances
 (coco_instances.json), semantic_masks and instance_masks (<name>.png in folders of these names),
-labelme (labelme/<name>.json). Images that cannot be read, or have more than --max_pixels, are named
-at the end, and the exit code is 1.
+labelme (labelme/<name>.json). <name> is the path below the folder of --input, without its ending.
+Images that cannot be read, or have more than --max_pixels, are named at the end, and the exit code
+is 1.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def main(argv: Sequence[str]) -> None:
         predictor,
         paths,
         _OUTPUT_DIR.value,
+        image_dir=prediction.common_folder(_INPUT.value),
         formats=_WRITE.value,
         overlay_format=_OVERLAY_FORMAT.value,
     )

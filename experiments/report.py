@@ -10,7 +10,7 @@ import os
 
 from absl import app, flags
 
-from panoptic_tf.experiments import cli
+from panoptic_tf.experiments import cli, outputs
 
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Folder of a run, which `train` wrote.", required=True
@@ -28,19 +28,12 @@ def main(argv) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     from panoptic_tf.api import evaluation
-    from panoptic_tf.metrics import summary
 
     folder = _OUTPUT_DIR.value or os.path.join(_MODEL_DIR.value, "report")
     result = evaluation.evaluate(
         _MODEL_DIR.value, input_path=_INPUT_PATH.value, output_dir=folder, with_ceiling=True
     )
-    print(summary.format_metrics(result.metrics))
-    for text in result.warnings:
-        print(f"warning: {text}")
-    if result.metrics.get("PQ_ceiling") is not None:
-        print(f"PQ of the ground truth at this output stride: {result.metrics['PQ_ceiling']:.2f}")
-    for name in ("metrics.json", "report.html"):
-        print(os.path.join(folder, name))
+    outputs.print_evaluation(result, folder)
 
 
 if __name__ == "__main__":

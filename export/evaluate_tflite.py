@@ -38,8 +38,13 @@ def main(argv) -> None:
     """Runs the binary."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
-    from panoptic_tf.api import evaluation
+    from panoptic_tf.api import evaluation, models
 
+    if models.kind_of(_TFLITE_PATH.value) != models.TFLITE:
+        raise ValueError(
+            f"--tflite_path={_TFLITE_PATH.value} is a folder or a checkpoint, not a .tflite file. "
+            "`panoptic-tf evaluate` scores those."
+        )
     result = evaluation.evaluate(
         _TFLITE_PATH.value,
         input_path=_INPUT_PATH.value,

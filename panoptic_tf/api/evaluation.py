@@ -11,11 +11,18 @@ from tqdm import tqdm
 
 from panoptic_tf.api import models, paths, process_state, settings
 from panoptic_tf.api.scores import Scored
+from panoptic_tf.datasets import files
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.evaluation import ceiling, records, results
 from panoptic_tf.metrics import coverage
 from panoptic_tf.serving.predictor import Predictor
 from panoptic_tf.training import runner
+
+_KINDS = {
+    models.CHECKPOINT: "a checkpoint or the folder of a run",
+    models.SAVED_MODEL: "a SavedModel",
+    models.TFLITE: "a .tflite file",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,8 +132,9 @@ def evaluate(
         "overrides": overrides,
         **devices,
     }
-    if models.kind_of(path) == models.CHECKPOINT:
-        _refuse(num_threads=num_threads)
+    kind = models.kind_of(path)
+    if kind == models.CHECKPOINT:
+        _refuse(path, kind, num_threads=num_threads)
         found = settings.configure(saved_dir=saved_dir or models.folder_of(path), **configured)
         with process_state.kept():
             return _evaluate_checkpoint(
@@ -137,7 +145,9 @@ def evaluate(
                 with_ceiling,
                 outputs,
             )
-    _refuse(**configured, saved_dir=saved_dir, with_ceiling=with_ceiling or None)
+    _refuse(path, kind, **configured, saved_dir=saved_dir, with_ceiling=with_ceiling or None)
+    if kind == models.SAVED_MODEL:
+        _refuse(path, kind, num_threads=num_threads)
     if not input_path:
         raise ValueError(f"{path} needs --input_path: the records to score on.")
     total = records.count_records(input_path, max_examples or 0)
@@ -149,9 +159,12 @@ def _given(**values: Any) -> Dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _refuse(**values: Any) -> None:
+def _refuse(path: str, kind: str, **values: Any) -> None:
     for name in _given(**values):
-        raise ValueError(f"{name} is not for this kind of model.")
+        wanted = _KINDS[models.TFLITE if name == "num_threads" else models.CHECKPOINT]
+        raise ValueError(
+            f"{path} is {_KINDS[kind]}, and {name} is not for it. Leave it out, or give {wanted}."
+        )
 
 
 def _evaluate_checkpoint(
@@ -173,9 +186,17 @@ def _evaluate_checkpoint(
             task.image_listeners.append(collector.add)
         metrics = runner.evaluate(params, task, checkpoint_path=path)
     if with_ceiling:
-        metrics["PQ_ceiling"] = ceiling.evaluate_ceiling(
-            task, data.input_path, max_examples=data.max_examples
-        )["PQ"]
+        if outputs.folder is not None:  # What is measured stays, whatever the ceiling meets.
+            files.write_json(os.path.join(outputs.folder, "metrics.json"), metrics)
+        with runner.naming_bad_records(params, task, "eval"):
+            found_ceiling = ceiling.evaluate_ceiling(
+                task,
+                data.input_path,
+                max_examples=data.max_examples,
+                allow_partial=data.allow_partial,
+                max_bad_records=data.max_bad_records,
+            )
+        metrics["PQ_ceiling"] = found_ceiling["PQ"]
     report = None
     if collector is not None:
         report = collector.finish(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Optional
 
 import tensorflow as tf
 
 from panoptic_tf.training.run_folder import PARAMS_FILE
+from panoptic_tf.training.run_folder import latest_checkpoint as latest
 
 SAVED_MODEL, TFLITE, CHECKPOINT = "saved_model", "tflite", "checkpoint"
 
@@ -15,28 +15,25 @@ SAVED_MODEL, TFLITE, CHECKPOINT = "saved_model", "tflite", "checkpoint"
 def kind_of(path: str) -> str:
     """What is there: a SavedModel or its versions, a .tflite file, a checkpoint or a run's folder.
 
+    Any other file is taken for a .tflite file too, which need not be named so.
+
     Raises:
       ValueError: none of them.
     """
-    if path.endswith(".tflite") and not tf.io.gfile.isdir(path):
+    is_folder = tf.io.gfile.isdir(path)
+    if not is_folder and (path.endswith(".tflite") or tf.io.gfile.exists(path)):
         return TFLITE
-    if tf.io.gfile.isdir(path):
+    if latest(path) is not None:  # A run's folder, which may hold an export too.
+        return CHECKPOINT
+    if is_folder:
         versions = [n for n in tf.io.gfile.listdir(path) if n.rstrip("/").isdecimal()]
         found = [os.path.join(path, name, "saved_model.pb") for name in ("", *versions)]
         if any(map(tf.io.gfile.exists, found)):
             return SAVED_MODEL
-    if latest(path) is None:
-        raise ValueError(
-            f"{path}: no checkpoint, SavedModel or .tflite file there. Expected a run's folder, a "
-            "checkpoint's prefix such as .../ckpt-1000, a SavedModel's folder or a .tflite file."
-        )
-    return CHECKPOINT
-
-
-def latest(path: str) -> Optional[str]:
-    """The prefix of the checkpoint that a path means: itself, or the last one of a folder."""
-    prefix = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
-    return prefix if prefix and tf.io.gfile.exists(f"{prefix}.index") else None
+    raise ValueError(
+        f"{path}: no checkpoint, SavedModel or .tflite file there. Expected a run's folder, a "
+        "checkpoint's prefix such as .../ckpt-1000, a SavedModel's folder or a .tflite file."
+    )
 
 
 def check_checkpoint(name: str, path: str) -> None:
@@ -55,7 +52,7 @@ def check_checkpoint(name: str, path: str) -> None:
 def folder_of(checkpoint_path: str) -> str:
     """The folder whose params.yaml is of a checkpoint: its own or, without one, that above."""
     is_folder = tf.io.gfile.isdir(checkpoint_path)
-    own = checkpoint_path if is_folder else os.path.dirname(checkpoint_path)
+    own = checkpoint_path if is_folder else os.path.dirname(checkpoint_path) or "."
     above = os.path.dirname(os.path.abspath(own)) if "://" not in own else os.path.dirname(own)
     has_params = [tf.io.gfile.exists(os.path.join(f, PARAMS_FILE)) for f in (own, above)]
     return above if has_params == [False, True] else own

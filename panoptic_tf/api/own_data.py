@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import glob
 import os
 from typing import Any, Callable, Dict, List, Mapping, Optional
 
 from panoptic_tf import checkpoints
 from panoptic_tf.api import paths
-from panoptic_tf.datasets import converter, doctor, files, images, measures
+from panoptic_tf.datasets import converter, doctor, files, images, manifest, measures
 from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.datasets.importers import recognition
@@ -72,28 +74,38 @@ def init(
       system: one of `recipe.SYSTEMS`.
       split: names and shares of two splits, train and val; default those of the annotations, else
         `DEFAULT_SPLIT`.
-      split_group, unlabelled_policy, map: see `converter.convert_dataset`.
+      split_group, unlabelled_policy, map: see `converter.convert_dataset`; a `split_group` divides
+        what has no splits of its own.
       max_side, flip_vertically: see `recipe.make_recipe`.
       init_checkpoint: weights of a ResNet-18 to start from.
-      max_pixels: limit of height times width of an image.
+      max_pixels: limit of height times width of an image, in the evaluations of train.yaml too.
       overwrite: replace records of other annotations and an edited train.yaml.
       log: gets what is found, line by line.
 
     Raises:
       ValueError: nothing or several things are recognised, the annotations contradict each other,
-        or the records have problems.
+        the records have problems, an argument is out of its range, or a path is remote.
       OSError: `output_dir` cannot be written.
     """
+    _check_local("output_dir", output_dir)
+    _check_local("source", source)
     paths.check_can_write("output_dir", os.path.join(output_dir, _CONFIG_FILE))
+    recipe.check_options(system, max_side)
     _check_split(split or DEFAULT_SPLIT)
     if init_checkpoint:
         init_checkpoint = _check_checkpoint(init_checkpoint)
-    images.decode_on_cpu()
     found = _recognize(source, format_name, dict(options or {}), has_split=split is not None)
+    if found.splits and split_group:
+        raise ValueError(
+            f"split_group={split_group!r} divides nothing: the annotations have splits of their "
+            f"own ({', '.join(found.splits)}). Leave it out, or give the files of one as source."
+        )
     for line in _describe(found):
         log(line)
     output_dir = os.path.abspath(output_dir)
     records = os.path.join(output_dir, "records")
+    if overwrite:
+        _make_unfinished(records)
     for name, own in (found.splits or {split or DEFAULT_SPLIT: {}}).items():
         arguments = {**found.options, **own}
         arguments.pop("split", None)
@@ -123,11 +135,16 @@ def init(
     )
     model_dir = os.path.join(output_dir, "run")
     content = _HEAD + recipe_file.format_choices(
-        [*_names(chosen, records, model_dir, init_checkpoint), *chosen.choices]
+        [*_names(chosen, records, model_dir, init_checkpoint, max_pixels), *chosen.choices]
     )
     config_file = os.path.join(output_dir, _CONFIG_FILE)
     log(_write(config_file, content, overwrite))
     return InitResult(config_file, model_dir, found)
+
+
+def _check_local(name: str, path: Optional[str]) -> None:
+    if path and "://" in path:
+        raise ValueError(f"{name} must be a path of this machine, got {path!r}.")
 
 
 def _check_split(split: str) -> None:
@@ -169,6 +186,18 @@ def _recognize(
     return dataclasses.replace(found, options={**found.options, **options}, splits=splits)
 
 
+def _make_unfinished(records: str) -> None:
+    """Makes finished splits such as a killed conversion leaves: their categories bind no other.
+
+    What is converted from the same annotations again keeps its shards.
+    """
+    for path in glob.glob(os.path.join(glob.escape(records), "*.manifest.json")):
+        with contextlib.suppress(ValueError):  # A broken manifest vouches for nothing.
+            found = manifest.Manifest.load(path)
+            manifest.Progress(records, found.split).start(found.fingerprint, found.shards)
+        os.unlink(path)
+
+
 def _describe(found: recognition.Recognition) -> List[str]:
     lines = [f"recognised {found.format}: {', '.join(found.files)}"]
     lines += [f"  {key}: {value}" for key, value in sorted(found.options.items())]
@@ -205,7 +234,11 @@ def _examine(input_path: str, split: str, max_pixels: int, log: Callable[[str], 
 
 
 def _names(
-    chosen: recipe.Recipe, records: str, model_dir: str, init_checkpoint: Optional[str]
+    chosen: recipe.Recipe,
+    records: str,
+    model_dir: str,
+    init_checkpoint: Optional[str],
+    max_pixels: int,
 ) -> List[recipe.Choice]:
     """What the configuration is of, from where and to where."""
     info_file = os.path.join(records, DATASET_INFO_FILE)
@@ -223,6 +256,9 @@ def _names(
     for name, split in (("train_data", "train-*"), ("validation_data", "val-*")):
         path = os.path.join(records, split)
         choices.append(recipe.Choice(f"task.{name}.input_path", path, ""))
+    if max_pixels != images.MAX_PIXELS:
+        why = "of an image, as the records were made with"
+        choices.append(recipe.Choice("task.evaluation.max_pixels", max_pixels, why))
     return choices
 
 

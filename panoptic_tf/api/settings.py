@@ -25,7 +25,7 @@ class Settings:
       experiment: its name.
       params: its configuration, locked.
       model_dir: folder of the run that the files name, or None.
-      mode: of `configuration.MODES` that the files name, or None.
+      mode: of `configuration.MODES` that the files, or else the saved run, name, or None.
       notes: what followed what in the schedule, one line each.
     """
 
@@ -65,7 +65,8 @@ def configure(
       keep_devices: whether to take the devices of the saved run too; else it is all that this
         machine has, and one where several machines or a TPU trained.
       distribution_strategy: value of `runtime.distribution_strategy`.
-      num_gpus: value of `runtime.num_gpus`; default all that TensorFlow sees.
+      num_gpus: value of `runtime.num_gpus`, 0 is the CPU; default what a file, `overrides` or, with
+        `keep_devices`, the saved run says, else all that TensorFlow sees.
       mixed_precision: value of `runtime.mixed_precision_dtype`.
       tpu: value of `runtime.tpu`.
       tf_data_service: value of `task.train_data.tf_data_service_address`.
@@ -95,6 +96,9 @@ def configure(
     if overrides:
         layers.append(_read_overrides(overrides))
     notes = _apply_layers(params, layers)
+    said = [saved_values] if keep_devices and not files else []
+    said += [values for _, values in layers]
+    finds_gpus = not any("runtime.num_gpus" in configuration.keys_of(v) for v in said)
     is_elsewhere = params.runtime.distribution_strategy in _NOT_HERE
     if saved_dir and is_elsewhere and not keep_devices:
         distribution_strategy = distribution_strategy or "one_device"
@@ -106,13 +110,15 @@ def configure(
             "mixed_precision_dtype": mixed_precision,
             "tpu": tpu,
         },
+        finds_gpus=finds_gpus,
     )
     if tf_data_service:
         service = {"tf_data_service_address": tf_data_service}
         params.override({"task": {"train_data": service, "validation_data": service}})
     params.validate()
     params.lock()
-    return Settings(name, params, head.model_dir, head.mode, notes)
+    mode = head.mode or (None if files else saved_head.mode)
+    return Settings(name, params, head.model_dir, mode, notes)
 
 
 def _as_list(config_file: Union[None, str, Sequence[str]]) -> List[str]:
@@ -175,10 +181,12 @@ def _apply_layers(
     return notes
 
 
-def _apply_runtime(params: cfg.ExperimentConfig, runtime: Mapping[str, Any]) -> None:
+def _apply_runtime(
+    params: cfg.ExperimentConfig, runtime: Mapping[str, Any], *, finds_gpus: bool
+) -> None:
     given = {key: value for key, value in runtime.items() if value is not None}
     params.override({"runtime": given})
-    if "num_gpus" not in given and not params.runtime.num_gpus:
+    if "num_gpus" not in given and finds_gpus and not params.runtime.num_gpus:
         params.override({"runtime": {"num_gpus": _count_gpus(params.runtime)}})
 
 

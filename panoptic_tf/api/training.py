@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, Optional, Sequence, Union
+import re
+from typing import Any, Mapping, Optional, Sequence, Union
 
 import tensorflow as tf
 from absl import logging
@@ -25,7 +26,7 @@ class TrainResult(Scored):
       experiment: its name.
       model_dir: the folder of the run, which `evaluate` and `export` take.
       checkpoint: prefix of the last checkpoint, or None.
-      step: of that checkpoint.
+      step: of that checkpoint; 0 without one.
       metrics: of the last evaluation, as metrics.json holds them; empty without one.
     """
 
@@ -49,7 +50,8 @@ def train(
 ) -> TrainResult:
     """Trains an experiment, evaluates it on the way and goes on from the last checkpoint.
 
-    A folder of a run alone, `train(model_dir="runs/own")`, goes on as its `params.yaml` says.
+    A folder of a run alone, `train(model_dir="runs/own")`, goes on as its `params.yaml` says, in
+    its mode and on its devices.
 
     Args:
       experiment: its name (`panoptic-tf experiments` lists them); default the one that the files
@@ -58,8 +60,8 @@ def train(
       config_file: one or more YAML files of values.
       overrides: values that win over the files', `{"trainer.train_steps": 1000}`; nested ones, and
         the text of `--params_override` are taken too.
-      mode: `train`, `train_and_eval`, `eval` or `continuous_eval`; default the one that the files
-        name, else `train_and_eval`.
+      mode: `train`, `train_and_eval`, `eval` or `continuous_eval`; default the one that the files,
+        or the run that goes on, name, else `train_and_eval`.
       log: how the run shows where it is; see `training.runner.train`.
       dry_run: only take one batch through everything, print what that shows and write pictures of
         what the network sees to `dry_run/` in the folder; see `training.dry_run`.
@@ -111,13 +113,26 @@ def train(
             log=log,
         )
     checkpoint = tf.train.latest_checkpoint(model_dir)
+    metrics = dict(task.last_result or {})
+    step = _step_of(checkpoint, metrics)
+    if not metrics and checkpoint:  # A run that had stopped early evaluates nothing.
+        saved = run_folder.read_or_empty(model_dir, run_folder.METRICS_FILE)
+        metrics = saved if saved.get("step") == step else {}
     return TrainResult(
-        metrics=dict(task.last_result or {}),
+        metrics=metrics,
         experiment=found.experiment,
         model_dir=model_dir,
         checkpoint=checkpoint,
-        step=int(checkpoint.rpartition("-")[2]) if checkpoint else 0,
+        step=step,
     )
+
+
+def _step_of(checkpoint: Optional[str], metrics: Mapping[str, Any]) -> int:
+    """As the name of the checkpoint says, or else its evaluation."""
+    if not checkpoint:
+        return 0
+    number = re.search(r"-(\d+)$", checkpoint)
+    return int(number[1]) if number else int(metrics.get("step") or 0)
 
 
 def _dry_run(

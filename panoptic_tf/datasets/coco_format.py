@@ -47,7 +47,8 @@ def read_panoptic_json(
 ) -> Tuple[dataset_info_lib.DatasetInfo, List[PanopticAnnotation]]:
     """Reads and checks ground truth in COCO panoptic format.
 
-    Images that no annotation names are left out, as the COCO tools do. The PNGs are not opened.
+    Images that no annotation names are left out, as the COCO tools do. Of the PNGs only the headers
+    are read, and only of images that have no size in the file.
 
     Args:
       panoptic_json: file with `images`, `annotations` and `categories`.

@@ -213,7 +213,10 @@ def convert(
             for task in tasks:
                 os.unlink(task.path)
             progress.remove()
-            raise ValueError("no image has a labelled pixel: there is nothing to convert.")
+            raise ValueError(
+                f"{output_dir}: no image of the split {split!r} has a labelled pixel; there is "
+                "nothing to convert."
+            )
     _save_dataset_info(os.path.join(output_dir, DATASET_INFO_FILE), dataset_info)
     finished = manifest.Manifest(split, fingerprint, description, shards)
     finished.save(output_dir)

@@ -5,6 +5,8 @@ training can decode them.
 from __future__ import annotations
 
 import contextlib
+import io
+import warnings
 from typing import Callable, Iterator, Tuple
 
 import tensorflow as tf
@@ -17,8 +19,28 @@ MAX_PIXELS = 50_000_000
 
 EXPECTED = "a JPEG or PNG image"
 
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
+"""Of the names of photographs, in lower case."""
+
+_PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
+"""HEIF is there when a plug-in has registered it. Pillow has readers that start other programs."""
+
 TURNED = "images have an EXIF orientation, which is not applied: masks must fit the stored pixels"
 """A kind of `Notes`."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation (tag 0x0112)."""
+
+_BACK = {6: 8, 8: 6}
+"""Orientations whose turn is not undone by itself."""
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 _EXIF_HEADER = b"Exif\0\0"
@@ -65,6 +87,35 @@ def check_decodes(content: bytes) -> None:
         tf.io.decode_image(content, channels=3, expand_animations=False)
     except tf.errors.OpError as error:
         raise ValueError(_reason(error)) from error
+
+
+def open_picture(content: bytes) -> Image.Image:
+    """Opens a photograph with Pillow, which decodes it when it is used.
+
+    Raises:
+      Exception: whatever Pillow meets; `UnidentifiedImageError` of any other kind of file.
+    """
+    Image.init()
+    formats = [each for each in _PILLOW_FORMATS if each in Image.OPEN]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes, which are checked
+        return Image.open(io.BytesIO(content), formats=formats)
+
+
+def in_frame(picture: Image.Image, orientation: int, *, is_turned: bool) -> Image.Image:
+    """The picture as EXIF says, or as it is stored.
+
+    Args:
+      picture: what `open_picture` returned, decoded or not.
+      orientation: its own, read before it was decoded: Pillow turns TIFF, and only TIFF, itself.
+      is_turned: as EXIF says.
+    """
+    is_already = picture.format == "TIFF"
+    if orientation == 1 or is_already == is_turned:
+        return picture
+    return picture.transpose(
+        _TURNS[orientation if is_turned else _BACK.get(orientation, orientation)]
+    )
 
 
 def orientation(content: bytes) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.datasets.record import Field
+from panoptic_tf.datasets.record import Field, parse_fields
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,27 +56,18 @@ def measure_records(input_path: str, dataset_info: DatasetInfo) -> Measures:
     Raises:
       ValueError: no file matches, or there is no record.
     """
-    specification = {
-        Field.HEIGHT: tf.io.FixedLenFeature([], tf.int64),
-        Field.WIDTH: tf.io.FixedLenFeature([], tf.int64),
-        Field.HAS_INSTANCES: tf.io.FixedLenFeature([], tf.int64),
-        Field.SEGMENT_CATEGORIES: tf.io.VarLenFeature(tf.int64),
-        Field.SEGMENT_IS_CROWD: tf.io.VarLenFeature(tf.int64),
-        Field.SEGMENT_AREAS: tf.io.VarLenFeature(tf.int64),
-    }
+    fields = (Field.HEIGHT, Field.WIDTH, Field.HAS_INSTANCES)
+    columns = (Field.SEGMENT_CATEGORIES, Field.SEGMENT_IS_CROWD, Field.SEGMENT_AREAS)
     sizes: List[Tuple[int, int]] = []
     found: List[np.ndarray] = []
     has_instances = False
     for example in tf.data.TFRecordDataset(sorted(glob.glob(input_path))):
-        parsed = tf.io.parse_single_example(example, specification)
-        categories, crowds, areas = (
-            parsed[key].values.numpy()
-            for key in (Field.SEGMENT_CATEGORIES, Field.SEGMENT_IS_CROWD, Field.SEGMENT_AREAS)
-        )
+        parsed = [tensor.numpy() for tensor in parse_fields(example, *fields, *columns)]
+        height, width, brings_instances, categories, crowds, areas = parsed
         images = np.full_like(categories, len(sizes))
         found.append(np.stack([categories, areas, images], axis=1)[crowds == 0])
-        sizes.append((int(parsed[Field.HEIGHT]), int(parsed[Field.WIDTH])))
-        has_instances |= bool(parsed[Field.HAS_INSTANCES] > 0)
+        sizes.append((int(height), int(width)))
+        has_instances |= bool(brings_instances > 0)
     if not sizes:
         raise ValueError(f"{input_path} matches no record.")
     categories, areas, images = np.concatenate(found).T  # [T + S] each

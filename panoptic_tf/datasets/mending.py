@@ -51,7 +51,7 @@ def new_folder(path: str) -> Iterator[str]:
       ValueError: `path` is a file, or a folder that holds something.
       OSError: it cannot be created.
     """
-    path = os.path.abspath(path)
+    path = os.path.realpath(path)  # No folder can take the name of a link.
     if os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise ValueError(
             f"fix_to must name a folder that is empty or does not exist, got {path}, which holds "
@@ -68,6 +68,24 @@ def new_folder(path: str) -> Iterator[str]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def check_names(source: str, *others: str) -> None:
+    """Checks that what is written beside each other has names of its own.
+
+    Args:
+      source: the JSON file, whose copy has its name.
+      others: what else is written, but for the list of changes.
+
+    Raises:
+      ValueError: two would have one name.
+    """
+    names = [os.path.basename(source), CHANGES_FILE, *others]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"{source}: its name must end in .json and not be {CHANGES_FILE}: the copy would have "
+            f"two things of one name ({', '.join(names)}). Rename the file."
+        )
 
 
 def write(folder: str, name: str, content: Any, changes: Sequence[Change]) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import os
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Counter, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import tqdm
 from pycocotools import mask as mask_api
 
-from panoptic_tf.datasets import coco_instances, files, json_fields, mending, rle
+from panoptic_tf.datasets import coco_instances, files, images, json_fields, mending, rle
 from panoptic_tf.datasets.importers import photographs
 from panoptic_tf.datasets.mending import Change
 
@@ -22,45 +23,54 @@ _SLACK = 2.0
 pixels, and tools round."""
 
 
-def mend_coco_instances(source: str, output_dir: str, *, image_dir: str) -> List[Change]:
+def mend_coco_instances(
+    source: str, output_dir: str, *, image_dir: str, max_pixels: int = images.MAX_PIXELS
+) -> List[Change]:
     """Writes a mended copy of annotations; photographs are read, and neither copied nor changed.
 
-    Mended are: entries that are there twice; heights and widths, to those of the photograph, where
+    Mended are: entries that are there twice; polygons of fewer than three points beside others;
+    heights and widths, to those of the photograph, where
     all masks of the image fit it and they are missing, or the run lengths say so too, or are the
-    other way round and some mask fits only the photograph; polygons of fewer than three points
-    beside others; areas and boxes that are no numbers, or not those of their mask.
+    other way round and some mask fits only the photograph; areas and boxes that are no numbers, or
+    not those of their mask. Images that share an id are left as they are.
 
     Args:
       source: JSON file with `images`, `annotations` and `categories`.
       output_dir: folder that is empty or does not exist. It gets the JSON file under its own name,
         and `changes.json`.
       image_dir: folder of the photographs.
+      max_pixels: limit of height times width; larger sizes are not used.
 
     Returns:
       What was changed.
 
     Raises:
-      ValueError: no such file, or `output_dir` holds something.
+      ValueError: no such file, its name is `changes.json`, or `output_dir` holds something.
       OSError: it cannot be written.
     """
     keys = ("images", "annotations", "categories")
+    mending.check_names(source)
     content = dict(json_fields.read_object(source, keys, expected=_EXPECTED))
     changes: List[Change] = []
     for key in keys:
         content[key] = mending.drop_copies(content[key], key, "id", changes)
     of_image: Dict[Any, List[_Item]] = {}
-    for item in content["annotations"]:
+    for position, item in enumerate(content["annotations"]):
         if isinstance(item, dict):
+            _drop_lines(item, f"annotations[{position}]", changes)
             of_image.setdefault(_key(item.get("image_id")), []).append(item)
+    uses: Counter[Any] = collections.Counter(map(_id_of, content["images"]))
     with mending.new_folder(output_dir) as folder:
         sizes: Dict[Any, _Size] = {}
         for position, image in enumerate(tqdm.tqdm(content["images"], unit="image", desc="mend")):
-            if isinstance(image, dict):
-                own = of_image.get(_key(image.get("id")), [])
-                _mend_size(image, f"images[{position}]", image_dir, own, changes)
-                size = _size_of(image)
-                if size is not None:
-                    sizes[_key(image.get("id"))] = size
+            key = _id_of(image)
+            if key is None or uses[key] > 1:
+                continue
+            field = f"images[{position}]"
+            _mend_size(image, field, image_dir, of_image.get(key, []), max_pixels, changes)
+            size = _size_of(image)
+            if size is not None and size[0] * size[1] <= max_pixels:
+                sizes[key] = size
         for position, item in enumerate(content["annotations"]):
             if isinstance(item, dict):
                 _mend_annotation(item, f"annotations[{position}]", sizes, changes)
@@ -69,7 +79,12 @@ def mend_coco_instances(source: str, output_dir: str, *, image_dir: str) -> List
 
 
 def _mend_size(
-    image: _Item, where: str, image_dir: str, annotations: Sequence[_Item], changes: List[Change]
+    image: _Item,
+    where: str,
+    image_dir: str,
+    annotations: Sequence[_Item],
+    max_pixels: int,
+    changes: List[Change],
 ) -> None:
     stated = _size_of(image)
     is_missing = image.get("height") is None and image.get("width") is None
@@ -82,7 +97,7 @@ def _mend_size(
         size, orientation = photographs.size_and_orientation(path)
     except ValueError:
         return
-    if orientation > 1 or stated == size:
+    if orientation > 1 or stated == size or size[0] * size[1] > max_pixels:
         return
     masks = [annotation.get("segmentation") for annotation in annotations]
     if not all(_fits(mask, size) for mask in masks):
@@ -121,9 +136,9 @@ def _mend_annotation(
     size = sizes.get(_key(item.get("image_id")))
     if size is None:
         return
-    _drop_lines(item, where, changes)
+    segmentation = item.get("segmentation")
     try:
-        counts = coco_instances.encode_segmentation(where, item.get("segmentation"), *size)
+        counts = coco_instances.encode_segmentation(where, segmentation, *size)
     except (ValueError, RecursionError):
         return
     area = rle.area(counts, *size)
@@ -136,7 +151,8 @@ def _mend_annotation(
         changes.append(Change(f"{where}.bbox", item["bbox"], box, "measured of its mask"))
         item["bbox"] = box
     # Half of the pixels that the outline runs through may be on either side of it.
-    outline = 2 * (width + height) * max(1, len(item["segmentation"])) + 4
+    num_polygons = len(segmentation) if isinstance(segmentation, list) else 1
+    outline = 2 * (width + height) * num_polygons + 4
     number = _numbers([item.get("area")], 1)
     if item.get("area") is not None and (number is None or abs(number[0] - area) > outline):
         changes.append(Change(f"{where}.area", item["area"], area, "measured of its mask"))
@@ -162,7 +178,7 @@ def _is_near(stated: Sequence[float], box: Sequence[float]) -> bool:
 
 
 def _numbers(values: Any, count: int) -> Optional[List[float]]:
-    """Finite numbers of at least 0, but for rounding; None of anything else."""
+    """Finite numbers, so many of them; None of anything else."""
     if not isinstance(values, list) or len(values) != count:
         return None
     if not all(type(v) in (int, float) and abs(v) < 2**31 for v in values):
@@ -175,6 +191,11 @@ def _size_of(image: Mapping[str, Any]) -> Optional[_Size]:
     if not all(json_fields.is_integer(side) and 0 < side < 2**31 for side in sides):
         return None
     return sides[0], sides[1]
+
+
+def _id_of(image: Any) -> Any:
+    """The id of an entry of `images` that may be anything; None where it has none."""
+    return _key(image.get("id")) if isinstance(image, dict) else None
 
 
 def _key(value: Any) -> Any:

@@ -30,8 +30,9 @@ def mend_coco_panoptic(
 
     Mended are: entries that are there twice; heights and widths where photograph and PNG agree on
     another (without photographs: missing ones); PNGs with red and blue swapped, a palette or an
-    alpha channel; a segment of id 0 whose area is that of the black pixels; segments without a
-    pixel, areas and boxes, where the PNG holds no id that is not listed.
+    alpha channel; a segment of id 0 whose area is that of the black pixels; segments that have
+    neither a pixel nor an area, where others have pixels; areas and boxes. The last two only where
+    the PNG holds no id that is not listed, and lacks none that has an area.
 
     Args:
       panoptic_json: file with `images`, `annotations` and `categories`.
@@ -46,17 +47,20 @@ def mend_coco_panoptic(
       What was changed.
 
     Raises:
-      ValueError: no such file, or `output_dir` holds something.
+      ValueError: no such file, its name is one that the copy needs, or `output_dir` holds
+        something.
       OSError: it cannot be written.
     """
     keys = ("images", "annotations", "categories")
-    content = dict(json_fields.read_object(panoptic_json, keys, expected=_EXPECTED))
     name = os.path.basename(panoptic_json)
+    png_folder = os.path.splitext(name)[0]
+    mending.check_names(panoptic_json, png_folder)
+    content = dict(json_fields.read_object(panoptic_json, keys, expected=_EXPECTED))
     changes: List[Change] = []
     for key, id_key in (("images", "id"), ("annotations", "image_id"), ("categories", "id")):
         content[key] = mending.drop_copies(content[key], key, id_key, changes)
     with mending.new_folder(output_dir) as folder:
-        png_dir = os.path.join(folder, os.path.splitext(name)[0])
+        png_dir = os.path.join(folder, png_folder)
         os.makedirs(png_dir)
         mender = _Mender(content, panoptic_dir, image_dir, png_dir, max_pixels, changes)
         for position in tqdm.trange(len(content["annotations"]), unit="image", desc="mend"):
@@ -153,69 +157,92 @@ class _Mender:
         self, where: str, item: _Item, path: str, ids: np.ndarray
     ) -> Optional[np.ndarray]:
         """Mends `segments_info`; returns the ids of the PNG where it must be another."""
-        listed = item.get("segments_info")
-        if not isinstance(listed, list):
+        stated = item.get("segments_info")
+        if not isinstance(stated, list):
             return None
-        listed = mending.drop_copies(listed, f"{where}.segments_info", "id", self._changes)
-        item["segments_info"] = listed
-        own_ids: List[Any] = [s.get("id") for s in listed if isinstance(s, dict)]
-        is_sound = len(own_ids) == len(listed) == len(set(map(_key, own_ids))) and all(
-            json_fields.is_integer(i) and 0 <= i <= segments.MAX_SEGMENT_ID for i in own_ids
-        )
-        if not is_sound or self._uses[_name_of(item)] > 1:
+        where = f"{where}.segments_info"
+        item["segments_info"] = mending.drop_copies(stated, where, "id", self._changes)
+        if not _is_sound(item["segments_info"]) or self._uses[_name_of(item)] > 1:
             return None
-        mended, reasons = self._mend_ids(where, listed, ids)
-        rows, unknown, missing, is_swapped = panoptic_files.match_ids(
-            mended, [s["id"] for s in listed if s["id"]]
-        )
+        mended, reasons = ids, []
+        listed = item["segments_info"]
+        rows, unknown, missing, is_swapped = _match(ids, listed)
         if is_swapped:
-            mended = panoptic_files.swap_red_and_blue(mended)
+            mended = panoptic_files.swap_red_and_blue(ids)
             reasons.append("red and blue were swapped: all ids agree now")
+        black = next((s for s in listed if s["id"] == 0), None)
+        is_black = black is not None and black.get("area") == np.count_nonzero(mended == 0) > 0
+        is_whole = not len(unknown) and (black is None or is_black)
+        if is_whole and missing and _can_go(listed, missing, rows):
+            item["segments_info"] = listed = self._drop(where, stated, listed, missing)
+            missing = []
+        if black is not None and is_black:
+            mended = self._paint(where, listed, black, mended)
+            reasons.append(f"black pixels are those of segment {black['id']}")
         kind = panoptic_files.color_note(path)
         if kind is not None:
             reasons.append(f"stored as RGB, the same ids ({kind})")
         if reasons:
-            name = os.path.basename(path)
-            self._changes.append(Change(name, "PNG", "another PNG", "; ".join(reasons)))
-        if not len(unknown) and all(s["id"] for s in listed):
-            item["segments_info"] = self._measure(f"{where}.segments_info", listed, rows, missing)
+            name = item["file_name"]
+            self._changes.append(Change(name, "PNG", "rewritten as RGB", "; ".join(reasons)))
+        if is_whole and not missing:
+            self._measure(where, listed, _match(mended, listed)[0])
         return mended if reasons else None
 
-    def _mend_ids(
-        self, where: str, listed: Sequence[_Item], ids: np.ndarray
-    ) -> Tuple[np.ndarray, List[str]]:
-        """Gives a segment of id 0 another, where its area says that all black pixels are its."""
-        black = ids == 0
-        for row, segment in enumerate(listed):
-            if segment["id"] == 0 and segment.get("area") == np.count_nonzero(black) > 0:
-                used = {s["id"] for s in listed} | set(np.unique(ids).tolist())
-                segment["id"] = next(i for i in range(1, len(used) + 2) if i not in used)
-                reason = "its area is that of the black pixels"
-                field = f"{where}.segments_info[{row}].id"
-                self._changes.append(Change(field, 0, segment["id"], reason))
-                painted = np.where(black, np.uint32(segment["id"]), ids)
-                return painted, [f"black pixels are those of segment {segment['id']}"]
-        return ids, []
-
-    def _measure(
-        self, where: str, listed: Sequence[_Item], rows: np.ndarray, missing: Sequence[int]
+    def _drop(
+        self, where: str, stated: Sequence[Any], listed: Sequence[_Item], missing: Sequence[int]
     ) -> List[_Item]:
-        """Sets areas and boxes that are wrong; leaves out segments without a pixel."""
-        areas, boxes = segments.areas_and_boxes(rows, len(listed))
-        kept = []
-        for row, (segment, area, box) in enumerate(zip(listed, areas.tolist(), boxes.tolist())):
-            if segment["id"] in missing:
-                reason = "no pixel of the PNG has this id, and all others are listed"
+        """Leaves out segments without a pixel; their positions are those in the file."""
+        ids = set(missing)
+        gone = {id(segment) for segment in listed if segment["id"] in ids}
+        for row, segment in enumerate(stated):
+            if id(segment) in gone:
+                reason = "it has no area, no pixel of the PNG has its id, and all others are listed"
                 self._changes.append(Change(f"{where}[{row}]", {"id": segment["id"]}, None, reason))
-                continue
-            kept.append(segment)
+        return [segment for segment in listed if id(segment) not in gone]
+
+    def _paint(
+        self, where: str, listed: Sequence[_Item], black: _Item, ids: np.ndarray
+    ) -> np.ndarray:
+        """Gives the segment of id 0 another id, and the black pixels to it."""
+        used = {s["id"] for s in listed} | set(np.unique(ids).tolist())
+        black["id"] = next(i for i in range(1, len(used) + 2) if i not in used)
+        row = next(row for row, segment in enumerate(listed) if segment is black)
+        reason = "its area is that of the black pixels"
+        self._changes.append(Change(f"{where}[{row}].id", 0, black["id"], reason))
+        return np.where(ids == 0, np.uint32(black["id"]), ids)
+
+    def _measure(self, where: str, listed: Sequence[_Item], rows: np.ndarray) -> None:
+        """Sets areas and boxes that are wrong."""
+        areas, boxes = segments.areas_and_boxes(rows, len(listed))
+        for row, (segment, area, box) in enumerate(zip(listed, areas.tolist(), boxes.tolist())):
             for key, measured in (("area", area), ("bbox", box)):
                 if segment.get(key) is not None and segment[key] != measured:
                     field = f"{where}[{row}].{key}"
                     reason = "measured in the PNG"
                     self._changes.append(Change(field, segment[key], measured, reason))
                     segment[key] = measured
-        return kept
+
+
+def _is_sound(listed: Sequence[Any]) -> bool:
+    """Whether all segments have ids, and no two the same."""
+    ids: List[Any] = [s.get("id") for s in listed if isinstance(s, dict)]
+    return len(ids) == len(listed) == len(set(map(_key, ids))) and all(
+        json_fields.is_integer(i) and 0 <= i <= segments.MAX_SEGMENT_ID for i in ids
+    )
+
+
+def _match(
+    ids: np.ndarray, listed: Sequence[_Item]
+) -> Tuple[np.ndarray, np.ndarray, List[int], bool]:
+    """See `panoptic_files.match_ids`; a segment of id 0 is left out."""
+    return panoptic_files.match_ids(ids, [s["id"] for s in listed if s["id"]])
+
+
+def _can_go(listed: Sequence[_Item], missing: Sequence[int], rows: np.ndarray) -> bool:
+    """Whether what has no pixel says nothing of an area either, and the PNG is not another's."""
+    ids = set(missing)
+    return bool(rows.any()) and all(s.get("area") in (None, 0) for s in listed if s["id"] in ids)
 
 
 def _name_of(item: Any) -> Any:

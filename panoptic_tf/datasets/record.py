@@ -138,6 +138,29 @@ def read_bytes(serialized: bytes, *fields: str) -> List[bytes]:
     return [features[field].bytes_list.value[0] for field in fields]
 
 
+def parse_fields(serialized: tf.Tensor, *fields: str) -> List[tf.Tensor]:
+    """The values of single features as they are stored, in a graph too; no other is decoded.
+
+    Args:
+      serialized: string [], a record.
+      *fields: names of `Field`.
+
+    Returns:
+      A tensor for each field, int64 or string: [], or [S] or [K] of a column.
+
+    Raises:
+      tf.errors.InvalidArgumentError: not an example, or a field that is no column is missing.
+    """
+    specification: Dict[str, Any] = {
+        name: tf.io.FixedLenFeature([], _SCALARS[name])
+        if name in _SCALARS
+        else tf.io.FixedLenSequenceFeature([], _LISTS[name], allow_missing=True)
+        for name in fields
+    }
+    parsed = tf.io.parse_single_example(serialized, specification)
+    return [parsed[name] for name in fields]
+
+
 def decode_example(serialized: tf.Tensor) -> Dict[str, tf.Tensor]:
     """Decodes one record, eagerly or in a graph; the image stays encoded.
 
@@ -151,12 +174,8 @@ def decode_example(serialized: tf.Tensor) -> Dict[str, tf.Tensor]:
       segment_areas int64 [S], segment_boxes int32 [S, 4] ([x, y, width, height]), has_instances
       bool [], instance_rles string [K], instance_categories int32 [K], instance_is_crowd bool [K].
     """
-    specification: Dict[str, Any] = {
-        name: tf.io.FixedLenFeature([], dtype) for name, dtype in _SCALARS.items()
-    }
-    for name, dtype in _LISTS.items():
-        specification[name] = tf.io.FixedLenSequenceFeature([], dtype, allow_missing=True)
-    parsed = tf.io.parse_single_example(serialized, specification)
+    fields = (*_SCALARS, *_LISTS)
+    parsed = dict(zip(fields, parse_fields(serialized, *fields)))
     rows = tf.io.decode_png(parsed[Field.ROWS], channels=1, dtype=tf.uint16)
     return {
         "image_bytes": parsed[Field.IMAGE],

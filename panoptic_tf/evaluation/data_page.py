@@ -74,13 +74,15 @@ class DataPage:
         found = self._suspicions.find(seen)
         self._kinds.update({suspicion.kind for suspicion in found})
         self.num_suspicious += bool(found)
+        if not self._num_images:
+            return
         number, self._number = self._number, self._number + 1
         # Reservoir sampling: every image is kept with the same chance.
         place = number if number < self._num_images else int(self._random.integers(number + 1))
         weight = sum(suspicion.weight for suspicion in found)
         is_full = len(self._suspicious) == self._num_images
         is_strange = bool(found) and not (is_full and weight <= self._suspicious[0].weight)
-        if not self._num_images or not is_strange and place >= self._num_images:
+        if not is_strange and place >= self._num_images:
             return
         item = {"name": seen.name, "panel": self._draw(seen, dataset_info)}
         if place < self._num_images:

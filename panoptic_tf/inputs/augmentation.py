@@ -54,6 +54,22 @@ class Augmentation:
         """Whether things of other images are pasted."""
         return copy_paste.CopyPaste(**self.copy_paste).probability > 0
 
+    def check_things(self, thing_ids: Sequence[int], settings: str = "") -> None:
+        """Looks whether a data set has what is to be pasted.
+
+        Args:
+          thing_ids: of its categories.
+          settings: what the names of settings begin with in the message.
+
+        Raises:
+          ValueError: things are to be pasted and there are none.
+        """
+        if self.pastes and not thing_ids:
+            raise ValueError(
+                f"{settings}augmentation.copy_paste pastes things, and no category of the data set "
+                "is one. Set its probability to 0."
+            )
+
 
 def augment(
     example: Tensors,

@@ -13,10 +13,10 @@ from typing import Any, Callable, Optional, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 
+from panoptic_tf.datasets import record
 from panoptic_tf.datasets.size_limit import SizeLimit
 from panoptic_tf.inputs import (
     bad_records,
-    category_counts,
     copy_paste,
     geometry,
     lookup,
@@ -73,7 +73,7 @@ def build_training_dataset(
       thing_ids: contiguous ids of the thing categories.
       network_size: static (height, width).
       normalization: how pixel values become the network's input.
-      augmentation: geometry and colours.
+      augmentation: what training does to an image.
       target_generator: the system's targets, called inside tf.data.
       batch_size: images of one replica's (or worker's) batch.
       shuffle_buffer_size: images that are shuffled among each other.
@@ -102,11 +102,7 @@ def build_training_dataset(
       ValueError: the files are no whole data set, see `shards.find_shards`, or things are to be
         pasted and there are none.
     """
-    if augmentation.pastes and not thing_ids:
-        raise ValueError(
-            f"{settings}augmentation.copy_paste pastes things, and no category of the data set is "
-            "one. Set its probability to 0."
-        )
+    augmentation.check_things(thing_ids, settings)
     share = input_context if seed is None and service is None else None
     shards = find_shards(input_path, name=f"{settings}input_path", allow_partial=allow_partial)
     bad = _build_bad_records(shards, max_bad_records, max_examples, settings)
@@ -138,13 +134,13 @@ def build_training_dataset(
         numbered = bad.decode(numbered, decode)
 
     def decode_other(other: Any, example: Tensors) -> Tensors:
-        """The record to paste from, or the image's own where that one cannot be decoded."""
+        """The record to paste from; where it cannot be decoded, one without any segment."""
         if cache:
             return other
         if not max_bad_records:
             return decode(other)
         is_good, decoded = bad_records.attempt(other, decode)
-        return tf.cond(is_good, lambda: decoded, lambda: example)
+        return tf.cond(is_good, lambda: decoded, lambda: samples.without_segments(example))
 
     def prepare(example: Tensors, *rest: Any) -> Tuple[Tensors, Tensors]:
         *others, index = rest
@@ -241,7 +237,10 @@ def _categories_of(is_decoded: bool, *, skips_bad: bool) -> Callable[..., tf.Ten
     """Maps what is read, a position and a record or a decoded record, to category ids."""
     if is_decoded:
         return lambda example: tf.cast(example["segment_categories"], tf.int64)
-    read = category_counts.segment_categories
+
+    def read(serialized: tf.Tensor) -> tf.Tensor:
+        return record.parse_fields(serialized, record.Field.SEGMENT_CATEGORIES)[0]
+
     if not skips_bad:
         return lambda _, serialized: read(serialized)
     return lambda _, serialized: bad_records.attempt(serialized, read)[1]

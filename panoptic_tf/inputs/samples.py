@@ -46,6 +46,15 @@ def with_image(example: Tensors) -> Tensors:
     return decoded
 
 
+def without_segments(example: Tensors) -> Tensors:
+    """A decoded record whose pixels are all void, and which brings no instance of its own."""
+    return {
+        **example,
+        "id_map": tf.zeros_like(example["id_map"]),
+        "has_instances": tf.constant(False),
+    }
+
+
 def _check(example: Tensors, num_categories: Optional[int]) -> None:
     """The first line of each message stands for itself."""
     id_map, height, width = (example[key] for key in ("id_map", "height", "width"))

@@ -57,8 +57,9 @@ class FrozenBatchNorm(tf.keras.layers.Layer):
 class SyncBatchNorm(tf.keras.layers.BatchNormalization):
     """Keras's batch normalisation over all replicas, of which a gradient keeps less.
 
-    y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, variance = E(x^2) - mean^2. One
-    replica takes the fused operator; several exchange their sums once in each direction.
+    y = gamma * (x - mean) / sqrt(variance + epsilon) + beta, the variance being the mean of
+    (x - mean)^2. One replica takes the fused operator; several exchange the sums of x and x^2 once
+    in each direction, and their variance is E(x^2) - mean^2.
 
     Args:
       **kwargs: of the Keras layer.
@@ -77,7 +78,7 @@ class SyncBatchNorm(tf.keras.layers.BatchNormalization):
         """then(y, *others); in training the gradient keeps x and the others, but not y.
 
         Args:
-          inputs: x, [B, H, W, C] of any float dtype.
+          inputs: x, float32, float16 or bfloat16 [B, H, W, C].
           training: of Keras.
           then: differentiable, from y, of the dtype of x, to a tensor; see `recompute`.
           others: read by `then`.

@@ -148,16 +148,26 @@ def _explain(metrics: Mapping[str, Any], split: str) -> str:
     )
     if not predicted:
         return (
-            f"PQ_{split} is 0: {true} segments of {split} are annotated, none is predicted. Either "
-            "the training is not far enough, or thresholds of task.model.postprocessor drop all."
+            f"PQ_{split} is 0: {_plural(true, 'segment')} of {split} annotated, none predicted. "
+            "Either the training is not far enough, or thresholds of task.model.postprocessor drop "
+            "all."
+        )
+    if not true:
+        return (
+            f"PQ_{split} is 0: no {split} annotated in these images, "
+            f"{_plural(predicted, 'segment')} of {split} predicted."
         )
     kind = split.replace("things", "thing")
     sizes = (metrics.get(f"{side}_{kind}_area") for side in ("true", "predicted"))
-    areas = [f" (half of them below {size:.0f} pixels)" if size else "" for size in sizes]
+    areas = [f" (median area {_plural(round(size), 'pixel')})" if size else "" for size in sizes]
     return (
-        f"PQ_{split} is 0: none of {predicted} predicted segments of {split}{areas[1]} has an IoU "
-        f"above 0.5 with one of the {true} annotated ones{areas[0]}."
+        f"PQ_{split} is 0: {_plural(true, 'segment')} of {split} annotated{areas[0]}, {predicted} "
+        f"predicted{areas[1]}, and no pair of one category has an IoU above 0.5."
     )
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _counts(metrics: Mapping[str, Any], side: str) -> Tuple[int, int]:

@@ -103,10 +103,10 @@ def find_runs(*masks: np.ndarray) -> np.ndarray:
     """Where, in reading order, any of some masks has another value than one pixel before.
 
     Args:
-      *masks: [H, W] each.
+      *masks: of any one shape, P pixels each.
 
     Returns:
-      bool [H * W], True at the first pixel.
+      bool [P], True at the first pixel.
     """
     is_start = np.empty(masks[0].size, bool)
     is_start[:1] = True

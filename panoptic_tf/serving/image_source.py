@@ -5,10 +5,8 @@ JPEG and PNG are decoded as in training, everything else by Pillow.
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
-from typing import List, Union
+from typing import Union
 
 import numpy as np
 from PIL import Image
@@ -18,29 +16,12 @@ from panoptic_tf.serving import decoding
 
 ImageSource = Union[str, "os.PathLike[str]", bytes, np.ndarray, Image.Image]
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif")
-"""Of the files that are looked for in folders."""
-
 EXPECTED = "a photograph (JPEG, PNG, WebP, TIFF, BMP, GIF or, where Pillow reads it, AVIF)"
 
 APPLY, IGNORE = EXIF = ("apply", "ignore")
 """What is done with an EXIF orientation: the picture is turned as it says, or left as stored."""
 
-_PILLOW_FORMATS = ("WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
-"""HEIF is there when a plug-in has registered it. Pillow has readers that start other programs."""
-
 _MORE_THAN_8_BITS = ("I", "F")
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""By EXIF orientation (tag 0x0112)."""
 
 
 def read_image(
@@ -77,25 +58,24 @@ def read_image(
     if isinstance(image, bytes):
         if image.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
             pixels = decoding.decode_image(image, name=name, max_pixels=max_pixels)
-            return _turn(pixels, images.orientation(image), exif)
+            orientation = images.orientation(image)
+            if orientation == 1 or exif == IGNORE:
+                return pixels
+            turned = images.in_frame(Image.fromarray(pixels), orientation, is_turned=True)
+            return np.asarray(turned)
         image = _open(image, name)
     if not isinstance(image, Image.Image):
         raise ValueError(
             f"{name} must be a path, bytes, a uint8 array or a Pillow image, "
             f"got {type(image).__name__}."
         )
-    pixels = _convert(image, name, max_pixels)
-    return _turn(pixels, images.orientation_of(image.getexif), exif)
+    return _convert(image, name, max_pixels, is_turned=exif == APPLY)
 
 
 def _open(content: bytes, name: str) -> Image.Image:
     """The header of a file that is neither JPEG nor PNG."""
-    Image.init()
-    formats: List[str] = [each for each in _PILLOW_FORMATS if each in Image.OPEN]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of sizes, which are checked
-            return Image.open(io.BytesIO(content), formats=formats)
+        return images.open_picture(content)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large: {error}") from error
     except Exception as error:  # Pillow raises what it meets.
@@ -105,20 +85,15 @@ def _open(content: bytes, name: str) -> Image.Image:
         ) from error
 
 
-def _convert(image: Image.Image, name: str, max_pixels: int) -> np.ndarray:
+def _convert(image: Image.Image, name: str, max_pixels: int, *, is_turned: bool) -> np.ndarray:
     if image.mode.startswith(_MORE_THAN_8_BITS):
         raise ValueError(
             f"{name}: an image must have 8 bits a channel, got mode {image.mode!r} of Pillow. "
             "Convert it to 'RGB'."
         )
     decoding.check_size(image.height, image.width, name=name, max_pixels=max_pixels)
+    orientation = images.orientation_of(image.getexif)  # Decoding a TIFF takes it away.
     try:
-        return np.array(image.convert("RGB"))
+        return np.array(images.in_frame(image, orientation, is_turned=is_turned).convert("RGB"))
     except Exception as error:  # The file is decoded only now, and Pillow raises what it meets.
         raise ValueError(f"{name} is damaged or truncated: {error}") from error
-
-
-def _turn(pixels: np.ndarray, orientation: int, exif: str) -> np.ndarray:
-    if orientation == 1 or exif == IGNORE:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).transpose(_TURNS[orientation]))

@@ -6,12 +6,15 @@ Median frequency balancing (arXiv:1411.4734): w_c = median(f) / f_c, here to a p
 
 f_c are the pixels of what a channel of the logits stands for, the median is that over the channels
 that have any; the others weigh 1. Departure: there, f_c is the share of c in the images that have
-it, here in all of them, which is what `doctor` counts.
+it, here in all of them, which is what `doctor` counts. Pixels of crowds are among them, whether or
+not a system's semantic loss reads those (Panoptic-DeepLab's does not by default).
 """
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence
+import itertools
+import numbers
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
@@ -132,7 +135,7 @@ def _check(config: base_config.ClassWeights, info: DatasetInfo) -> None:
         raise ValueError(f"{_NAME}.rule must be one of {', '.join(_RULES)}, got {config.rule!r}.")
     values = list(config.values)
     if config.rule == "list":
-        is_valid = all(np.isfinite(value) and value >= 0 for value in values)
+        is_valid = all(_is_number(value) and value >= 0 for value in values)
         if len(values) != info.num_categories or not is_valid:
             raise ValueError(
                 f"{_NAME}.values must be {info.num_categories} numbers of at least 0, one for each "
@@ -143,11 +146,20 @@ def _check(config: base_config.ClassWeights, info: DatasetInfo) -> None:
         raise ValueError(
             f"{_NAME}.values is for {_NAME}.rule=list, and the rule is {config.rule!r}."
         )
-    if not 0.0 < config.smallest <= config.largest or config.power <= 0.0:
+    limits = [config.smallest, config.largest, config.power]
+    if not (
+        all(_is_number(value) and value > 0 for value in limits)
+        and config.smallest <= config.largest
+    ):
         raise ValueError(
-            f"{_NAME} needs 0 < smallest <= largest and power > 0, got {config.smallest}, "
-            f"{config.largest} and {config.power}."
+            f"{_NAME} needs numbers 0 < smallest <= largest and power > 0, got "
+            f"{config.smallest!r}, {config.largest!r} and {config.power!r}."
         )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, numbers.Real) and bool(np.isfinite(value))
 
 
 def _read_pixels(path: str, info: DatasetInfo) -> np.ndarray:
@@ -156,14 +168,16 @@ def _read_pixels(path: str, info: DatasetInfo) -> np.ndarray:
     rows = content.get("per_category") if isinstance(content, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: 'per_category' must be a list of objects; expected {_EXPECTED}.")
-    own = [(c.dataset_id, c.name) for c in info.categories]
-    found = [(row.get("id"), row.get("name")) for row in rows]
-    if own != found:
-        different = next((c for c in found if c not in own), found[0] if found else None)
+    own = [f"{c.dataset_id!r} {c.name!r}" for c in info.categories]
+    found = [f"{row.get('id')!r} {row.get('name')!r}" for row in rows]
+    pairs = itertools.zip_longest(found, own, fillvalue="missing")
+    for number, (theirs, ours) in enumerate(pairs, 1):
+        if theirs == ours:
+            continue
         raise ValueError(
-            f"{path} has {len(found)} categories that are not the {len(own)} of {info.name!r}; the "
-            f"first that differs is {files.shown(different)}. Set {_NAME}.statistics to "
-            f"{_EXPECTED} about the training records, or leave it empty."
+            f"{path}: category {number} of {len(found)} is {files.shorten(theirs, most=80)}, and "
+            f"category {number} of the {len(own)} of {info.name!r} is {ours}. Set "
+            f"{_NAME}.statistics to {_EXPECTED} about the training records, or leave it empty."
         )
     pixels = [row.get("pixels") for row in rows]
     if not all(type(count) is int and count >= 0 for count in pixels):

@@ -84,7 +84,7 @@ class CopyPaste(hyperparams.Config):
 
 @dataclasses.dataclass
 class Augmentation(hyperparams.Config):
-    """Fields of `inputs.pipeline.Augmentation`, which documents them."""
+    """Fields of `inputs.augmentation.Augmentation`, which documents them."""
 
     scale_min: float = 0.5
     scale_max: float = 2.0

@@ -15,6 +15,7 @@ from panoptic_tf import checkpoints
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.datasets.size_limit import SizeLimit
 from panoptic_tf.inputs import pipeline
+from panoptic_tf.inputs.augmentation import Augmentation
 from panoptic_tf.inputs.failures import explain_failure
 from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
@@ -222,7 +223,7 @@ class PanopticTask(base_task.Task):
         return pipeline.build_training_dataset(
             network_size=tuple(model.train_size),
             factors=factors,
-            augmentation=pipeline.Augmentation(**params.augmentation.as_dict()),
+            augmentation=Augmentation(**params.augmentation.as_dict()),
             target_generator=self.build_target_generator(),
             shuffle_buffer_size=params.shuffle_buffer_size,
             cache=params.cache,
@@ -235,7 +236,7 @@ class PanopticTask(base_task.Task):
         """Looks at the files of a data config, before anything slow is built.
 
         Raises:
-          ValueError: see `shards.find_shards`, or their categories are not those of the model.
+          ValueError, ImportError: see `task_records.check` and `ClassWeights.check_statistics`.
         """
         task_records.check(params, self.dataset_info, self.task_config.dataset_info)
         if params.is_training:

@@ -73,9 +73,15 @@ def check(data: DataConfig, info: DatasetInfo, source: str) -> None:
 
     Raises:
       ValueError: the files are no whole data set (see `shards.find_shards`), the categories differ,
-        or a number of the augmentation or `repeat_factor_threshold` is out of its range.
+        or a value of the augmentation or `repeat_factor_threshold` is out of its range, or things
+        are to be pasted and no category is one.
+      ImportError: `augmentation.policy` needs what is not installed.
     """
-    Augmentation(**data.augmentation.as_dict())
+    try:
+        augmentation = Augmentation(**data.augmentation.as_dict())
+    except ValueError as error:
+        raise ValueError(f"{_settings(data)}{error}") from error
+    augmentation.check_things(info.thing_ids, _settings(data))
     if not 0.0 <= data.repeat_factor_threshold <= 1.0:
         raise ValueError(
             f"{_settings(data)}repeat_factor_threshold must be in 0..1, got "
@@ -122,9 +128,19 @@ def _count(data: DataConfig, info: DatasetInfo) -> CategoryCounts:
     )
 
 
-def _repeat_factors(data: DataConfig, info: DatasetInfo, counts: CategoryCounts) -> np.ndarray:
-    """The factors of `inputs.repeat_factors`, logged."""
+def _repeat_factors(
+    data: DataConfig, info: DatasetInfo, counts: CategoryCounts
+) -> Optional[np.ndarray]:
+    """The factors of `inputs.repeat_factors`, logged; None where all are 1."""
     found = repeat_factors.repeat_factors(counts, data.repeat_factor_threshold)
+    if not (found > 1).any():
+        logging.info(
+            "no category is in fewer than %g of the training images "
+            "(%srepeat_factor_threshold): none is repeated.",
+            data.repeat_factor_threshold,
+            _settings(data),
+        )
+        return None
     most = int(np.argmax(found))
     logging.info(
         "%d of %d categories are in fewer than %g of the training images, which come more often; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from typing import Any, Dict, List, Mapping, Optional
@@ -9,7 +10,6 @@ from typing import Any, Dict, List, Mapping, Optional
 import tensorflow as tf
 from absl import logging
 
-from panoptic_tf.datasets import files
 from panoptic_tf.systems.config import EarlyStopping
 from panoptic_tf.training import run_folder
 
@@ -32,6 +32,7 @@ class BestCheckpoint:
       metric_comp: of `COMPARISONS`.
       best: the metrics of the checkpoint that is there, if there is one.
       writes: whether this process writes the metrics; all workers save.
+      params_file: of the run, copied beside the checkpoint that it is of.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class BestCheckpoint:
         metric_comp: str,
         best: Mapping[str, Any],
         writes: bool = True,
+        params_file: Optional[str] = None,
     ):
         self._manager = manager
         self._metric = metric
         self._metric_comp = metric_comp
         self._best = best.get(metric)
         self._writes = writes
+        self._params_file = params_file
 
     def update(self, metrics: Mapping[str, Any]) -> bool:
         """Saves if these metrics are the best so far.
@@ -71,8 +74,12 @@ class BestCheckpoint:
             return False
         self._manager.save(checkpoint_number=metrics["step"], check_interval=False)
         if self._writes:
-            path = os.path.join(self._manager.directory, run_folder.METRICS_FILE)
-            files.write_json(path, dict(metrics))
+            folder = self._manager.directory
+            if self._params_file is not None:
+                path = os.path.join(folder, run_folder.PARAMS_FILE)
+                with contextlib.suppress(tf.errors.NotFoundError):
+                    tf.io.gfile.copy(self._params_file, path, overwrite=True)
+            run_folder.write_json(os.path.join(folder, run_folder.METRICS_FILE), dict(metrics))
         self._best = value
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import resource
 import time
 from typing import Any, Dict, List, Tuple
@@ -14,18 +15,18 @@ from absl import logging
 from official.core import config_definitions as cfg
 from official.core import train_utils
 
-from panoptic_tf.datasets import files
 from panoptic_tf.ops import forms
 from panoptic_tf.structures import Prediction, Tensors
 from panoptic_tf.systems.config import Normalization
 from panoptic_tf.systems.task import PanopticTask
-from panoptic_tf.training import run_checks, runner
+from panoptic_tf.training import run_folder, runner
 from panoptic_tf.visualization import images, panel
 
 FOLDER = "dry_run"
 """Of the pictures, in the folder of the run."""
 
 _NUM_PICTURES = 8
+_PICTURE = re.compile(r"\d+\.png")
 _LEAST_SIDE = 384  # pixels, so that names can be read
 
 
@@ -80,14 +81,9 @@ def dry_run(params: cfg.ExperimentConfig, *, mode: str, model_dir: str) -> DryRu
     """
     if "train" not in mode:
         raise ValueError(f"a dry run is of training, got mode {mode!r}.")
-    run_checks.check_run(params, mode, model_dir, None)
-    runner.set_precision(params.runtime)
-    strategy = runner.build_strategy(params.runtime)
-    run_checks.log_devices(strategy)
-    task = runner.build_task(params, model_dir)
-    run_checks.check_inputs(params, task, mode)
-    runner.fit_to_devices(task, params.runtime, strategy)
-    params = params.replace(runtime={"enable_xla": False})
+    strategy = runner.start(params, mode, model_dir)
+    task = runner.build_task_for(strategy, params, mode, model_dir)
+    params = runner.without_xla(params)
     seconds: Dict[str, float] = {}
     with runner.naming_bad_records(params, task, mode), strategy.scope():
         start = time.monotonic()
@@ -152,7 +148,10 @@ def _write_pictures(
     pixels = denormalize(features["image"].numpy(), params.task.normalization)[:_NUM_PICTURES]
     masks = _decode_targets(task, {**features, **labels}, size)
     info = task.dataset_info
-    os.makedirs(folder, exist_ok=True)
+    tf.io.gfile.makedirs(folder)
+    for name in tf.io.gfile.listdir(folder):
+        if _PICTURE.fullmatch(name):  # Of an earlier dry run, which may have had more.
+            tf.io.gfile.remove(os.path.join(folder, name))
     paths = []
     for number, image in enumerate(pixels):
         drawn = panel.draw_panel(
@@ -163,7 +162,7 @@ def _write_pictures(
             tile_size=max(_LEAST_SIDE, *size),
         )
         paths.append(os.path.join(folder, f"{number}.png"))
-        files.write_bytes(paths[-1], images.encode_png(drawn))
+        run_folder.write_bytes(paths[-1], images.encode_png(drawn))
     return paths
 
 

@@ -24,11 +24,13 @@ class Machine:
       memory_bytes: memory of its smallest GPU; without GPUs that of the machine, or of the
         container that this process runs in.
       has_bfloat16: whether it multiplies bfloat16 faster than float32.
+      host_memory_bytes: memory of the machine or container, which holds what is cached.
     """
 
     num_gpus: int
     memory_bytes: int
     has_bfloat16: bool
+    host_memory_bytes: int
 
     @property
     def description(self) -> str:
@@ -41,13 +43,13 @@ class Machine:
 
 def find_machine() -> Machine:
     """Looks at the machine that this process runs on."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus, memory = tf.config.list_physical_devices("GPU"), _machine_memory()
     if not gpus:
-        return Machine(0, _machine_memory(), bool(_BFLOAT16_FLAGS & _cpu_flags()))
+        return Machine(0, memory, bool(_BFLOAT16_FLAGS & _cpu_flags()), memory)
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capabilities = [d.get("compute_capability", (0, 0)) for d in details]
     return Machine(
-        len(gpus), _gpu_memory() or _DEFAULT_GPU_MEMORY, has_bfloat16=min(capabilities) >= (8, 0)
+        len(gpus), _gpu_memory() or _DEFAULT_GPU_MEMORY, min(capabilities) >= (8, 0), memory
     )
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:  # Both import TensorFlow, which `init --help` need not wait f
 MAX_SIDE = 512
 """Default of the longer side that images are fitted into."""
 
+LEAST_MAX_SIDE = 64
+"""Below it the coarse levels of a network have no cells."""
+
 _MIN_SIDE = 128
 _SMALL_IMAGES = 160
 """Longer side up to which the network of the shapes experiments is large enough."""
@@ -74,6 +77,18 @@ class _Frame(NamedTuple):
 SYSTEMS = ("panoptic_deeplab", "panoptic_fpn", "panoptic_fcn")
 
 
+def check_options(system: str, max_side: int) -> None:
+    """Checks arguments of `make_recipe`.
+
+    Raises:
+      ValueError: an unknown system, or `max_side` is too small.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"system must be one of {', '.join(SYSTEMS)}, got {system!r}.")
+    if max_side < LEAST_MAX_SIDE:
+        raise ValueError(f"max_side must be at least {LEAST_MAX_SIDE} pixels, got {max_side}.")
+
+
 def make_recipe(
     measures: Measures,
     machine: Machine,
@@ -89,15 +104,14 @@ def make_recipe(
       measures: of the training images.
       machine: that trains.
       system: one of `SYSTEMS`.
-      max_side: longer side of the network's input, at most.
+      max_side: longer side of the network's input, at most; at least `LEAST_MAX_SIDE`.
       has_backbone: training starts from the weights of a ResNet-18.
       flip_vertically: whether images have no up and down.
 
     Raises:
-      ValueError: an unknown system.
+      ValueError: see `check_options`.
     """
-    if system not in SYSTEMS:
-        raise ValueError(f"system must be one of {', '.join(SYSTEMS)}, got {system!r}.")
+    check_options(system, max_side)
     frame = _fit(measures, max_side)
     is_small = max(frame.size) <= _SMALL_IMAGES and not has_backbone
     network = "shapes" if is_small else "small"
@@ -123,7 +137,7 @@ def make_recipe(
 def _fit(measures: Measures, max_side: int) -> _Frame:
     """The input that fits all but the largest images, its sides multiples of 32."""
     sides = np.percentile(measures.sizes, 95, axis=0)
-    longest = min(max(sides.max(), _MIN_SIDE), max_side)
+    longest = min(max(sides.max(), _MIN_SIDE), max_side // 32 * 32)
     height, width = (
         32 * max(2, math.ceil(side * longest / sides.max() / 32 - 1e-6)) for side in sides
     )
@@ -230,12 +244,13 @@ def _batch_size(measures: Measures, machine: Machine, size: Tuple[int, int]) -> 
 
 def _data(measures: Measures, machine: Machine, batch: int, flip_vertically: bool) -> List[Choice]:
     cached = _CACHED_BYTES_PER_PIXEL * int(measures.sizes.prod(axis=1).sum())
-    # Of the machine; with GPUs its memory is not asked for, and is at least that of one of them.
-    fits = cached < _CACHE_SHARE * machine.memory_bytes
+    fits = cached < _CACHE_SHARE * machine.host_memory_bytes
     verb = "fit" if fits else "do not fit"
+    devices = max(1, machine.num_gpus)
+    evaluated = devices * max(1, min(batch, 8) // devices)  # As many on each device.
     return [
         Choice("task.train_data.global_batch_size", batch, f"fits {machine.description}"),
-        Choice("task.validation_data.global_batch_size", min(batch, 8), "as much at a time"),
+        Choice("task.validation_data.global_batch_size", evaluated, "at a time"),
         Choice(
             "task.train_data.cache",
             fits,

@@ -11,8 +11,7 @@ import orbit
 import tensorflow as tf
 from official.core import base_trainer, train_lib, train_utils
 
-from panoptic_tf.datasets import files
-from panoptic_tf.evaluation import records
+from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.training import actions, best, panels, progress, run_folder, workers
 from panoptic_tf.training import trainer as trainer_lib
 
@@ -52,7 +51,6 @@ class Run(train_lib.OrbitExperimentRunner):
         if self._is_first:
             tf.io.gfile.makedirs(own_dir)
             run_folder.remove_leftovers(own_dir)
-            _copy_params(self.model_dir, own_dir)
         manager = CheckpointManager(
             self.trainer.checkpoint, directory=own_dir, restore_from=own_dir, max_to_keep=1
         )
@@ -62,6 +60,7 @@ class Run(train_lib.OrbitExperimentRunner):
             metric_comp=trainer.best_checkpoint_metric_comp,
             best=found,
             writes=self._is_first,
+            params_file=os.path.join(self.model_dir, run_folder.PARAMS_FILE),
         )
 
     def _build_patience(self, step: int) -> Optional[best.Patience]:
@@ -140,10 +139,13 @@ class Run(train_lib.OrbitExperimentRunner):
             self._progress.start_evaluation(self._num_evaluated)
 
     @functools.cached_property
-    def _num_evaluated(self) -> int:
-        """Images of an evaluation."""
+    def _num_evaluated(self) -> Optional[int]:
+        """Images of an evaluation; None where counting them would be reading them."""
         data, steps = self.params.task.validation_data, self.params.trainer.validation_steps
-        count = records.count_records(data.input_path, data.max_examples)
+        count = find_shards(data.input_path, allow_partial=True).num_records
+        if count is None:
+            return None
+        count = min(count, data.max_examples or count)
         return count if steps == -1 else min(count, steps * data.global_batch_size)
 
     def _finish_evaluation(self) -> None:
@@ -162,10 +164,10 @@ class Run(train_lib.OrbitExperimentRunner):
             self._patience.add(metrics)
             if self._is_first:
                 path = os.path.join(self.model_dir, run_folder.EVALUATIONS_FILE)
-                files.write_json(path, self._patience.state())
+                run_folder.write_json(path, self._patience.state())
         if self._panels is not None:
             path = os.path.join(self.model_dir, run_folder.METRICS_FILE)
-            files.write_json(path, metrics)
+            run_folder.write_json(path, metrics)
         if self._save_on_signal is not None:
             self._save_on_signal({})
         if self._patience is not None and self._patience.verdict():
@@ -227,13 +229,6 @@ class Run(train_lib.OrbitExperimentRunner):
     def _evaluate(self) -> None:
         with self.strategy.scope():
             self.controller.evaluate(steps=self.params.trainer.validation_steps)
-
-
-def _copy_params(model_dir: str, folder: str) -> None:
-    """Makes the folder of a checkpoint one to evaluate and to export from."""
-    with contextlib.suppress(tf.errors.NotFoundError):
-        path = os.path.join(model_dir, run_folder.PARAMS_FILE)
-        tf.io.gfile.copy(path, os.path.join(folder, run_folder.PARAMS_FILE), overwrite=True)
 
 
 class _Controller(orbit.Controller):

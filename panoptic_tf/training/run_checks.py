@@ -11,6 +11,7 @@ from official.core import config_definitions as cfg
 
 from panoptic_tf.metrics import coverage, evaluator
 from panoptic_tf.metrics.matching import CROWD_RULES
+from panoptic_tf.systems import config as base_config
 from panoptic_tf.systems import task_records
 from panoptic_tf.systems.task import PanopticTask
 from panoptic_tf.training import best
@@ -18,7 +19,7 @@ from panoptic_tf.training.cluster import Cluster
 
 _POSITIVE = ("train_steps", "steps_per_loop", "checkpoint_interval")
 
-# What is read of the fields that the Model Garden's trainer has.
+# What is read of the fields of data, and of those that the Model Garden's trainer has.
 _READ_OF_DATA = frozenset(
     {
         "input_path",
@@ -30,8 +31,13 @@ _READ_OF_DATA = frozenset(
         "enable_tf_data_service",
         "tf_data_service_address",
         "tf_data_service_job_name",
+        "max_examples",
+        "allow_partial",
+        "max_bad_records",
+        "with_instances",
     }
 )
+_READ_OF_TRAINING_DATA = _READ_OF_DATA | {"repeat_factor_threshold", "augmentation"}
 _READ_OF_RUNTIME = frozenset(
     {
         "distribution_strategy",
@@ -170,8 +176,8 @@ def _check_data(data: Any, name: str) -> None:
     if data.is_training:
         _check_at_least(1, data.shuffle_buffer_size, f"{name}.shuffle_buffer_size")
     # An evaluation never drops its last images, whatever the field says.
-    read = _READ_OF_DATA if data.is_training else _READ_OF_DATA | {"drop_remainder"}
-    _check_unread(data, cfg.DataConfig(), name, read)
+    read = _READ_OF_TRAINING_DATA if data.is_training else _READ_OF_DATA | {"drop_remainder"}
+    _check_unread(data, base_config.DataConfig(), name, read)
     task_records.data_service(data)
 
 
@@ -179,7 +185,11 @@ def _check_unread(values: Any, defaults: Any, name: str, read: FrozenSet[str]) -
     """Refuses values, other than the defaults, of fields that nothing reads."""
     for field in dataclasses.fields(defaults):
         value, default = getattr(values, field.name), getattr(defaults, field.name)
-        if field.name not in read and value != default:
+        if field.name in read or value == default:
+            continue
+        if dataclasses.is_dataclass(default) and dataclasses.is_dataclass(value):
+            _check_unread(value, default, f"{name}.{field.name}", frozenset())
+        else:
             raise ValueError(
                 f"{name}.{field.name} is {value!r}, but nothing here reads it. Leave it at "
                 f"{default!r}."

@@ -41,20 +41,44 @@ _Dumper.add_representer(
 
 
 def write_params(
-    params: cfg.ExperimentConfig, model_dir: str, experiment: Optional[str] = None
+    params: cfg.ExperimentConfig,
+    model_dir: str,
+    experiment: Optional[str] = None,
+    mode: Optional[str] = None,
 ) -> None:
-    """Writes `params.yaml`: the name of the experiment, if it is given, and all of its values.
+    """Writes `params.yaml`: name of the experiment and mode, where given, and all of the values.
 
     Raises:
       OSError: it cannot be written.
     """
-    path = os.path.join(model_dir, PARAMS_FILE)
-    head = "" if experiment is None else yaml.dump({"experiment": experiment})
-    text = head + yaml.dump(params.as_dict(), Dumper=_Dumper, default_flow_style=False)
-    if "://" not in model_dir:
-        return files.write_bytes(path, text.encode())
-    with tf.io.gfile.GFile(path, "w") as file:
-        file.write(text)
+    named = {"experiment": experiment, "mode": mode}
+    head = {key: value for key, value in named.items() if value is not None}
+    text = yaml.dump(head) if head else ""
+    text += yaml.dump(params.as_dict(), Dumper=_Dumper, default_flow_style=False)
+    write_bytes(os.path.join(model_dir, PARAMS_FILE), text.encode())
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a whole file, of this machine or a remote one (gs://...).
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    if "://" not in path:
+        return files.write_bytes(path, content)
+    with tf.io.gfile.GFile(path, "wb") as file:
+        file.write(content)
+
+
+def write_json(path: str, content: Any) -> None:
+    """As `write_bytes`; NaN and infinity are refused."""
+    write_bytes(path, json.dumps(content, indent=1, allow_nan=False).encode())
+
+
+def latest_checkpoint(path: str) -> Optional[str]:
+    """The prefix of the checkpoint that a path means: itself, or the last one of a folder."""
+    prefix = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
+    return prefix if prefix and tf.io.gfile.exists(f"{prefix}.index") else None
 
 
 @contextlib.contextmanager
@@ -199,7 +223,7 @@ def read_or_empty(folder: str, name: str) -> Dict[str, Any]:
     """The JSON object of a file, empty where the file is not there or holds none."""
     try:
         return _read_object(os.path.join(folder, name))
-    except (OSError, ValueError):
+    except (OSError, ValueError, tf.errors.OpError):
         return {}
 
 
@@ -207,11 +231,15 @@ def _read_object(path: str) -> Dict[str, Any]:
     """A JSON object.
 
     Raises:
-      OSError: the file cannot be read.
+      OSError: the file cannot be read; tf.errors.OpError: a remote one cannot.
       ValueError: it holds something else.
     """
-    with open(path, encoding="utf-8") as file:
-        content = json.load(file)
+    if "://" in path:
+        with tf.io.gfile.GFile(path) as file:
+            content = json.loads(file.read())
+    else:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
     if not isinstance(content, dict):
         raise ValueError(f"{path} is no JSON object.")
     return content

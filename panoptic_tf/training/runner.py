@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional, Sequence
 
 import tensorflow as tf
 from official.common import distribute_utils
@@ -19,13 +19,8 @@ from panoptic_tf.training import progress, run_checks, run_folder, workers
 from panoptic_tf.training.cluster import Cluster
 from panoptic_tf.training.run import Run
 
-_PRECISIONS = {
-    None: "float32",
-    "": "float32",
-    "float32": "float32",
-    "bfloat16": "mixed_bfloat16",
-    "float16": "mixed_float16",
-}
+STRATEGIES = ("one_device", "mirrored", "multi_worker_mirrored", "tpu")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def set_precision(runtime: cfg.RuntimeConfig) -> None:
@@ -34,13 +29,15 @@ def set_precision(runtime: cfg.RuntimeConfig) -> None:
     Raises:
       ValueError: unknown `runtime.mixed_precision_dtype`.
     """
-    dtype = runtime.mixed_precision_dtype
-    if dtype not in _PRECISIONS:
-        raise ValueError(
-            "runtime.mixed_precision_dtype must be one of 'float32', 'bfloat16', 'float16', got "
-            f"{dtype!r}."
-        )
-    tf.keras.mixed_precision.set_global_policy(_PRECISIONS[dtype])
+    dtype = runtime.mixed_precision_dtype or "float32"
+    _check_choice("runtime.mixed_precision_dtype", dtype, PRECISIONS)
+    policy = dtype if dtype == "float32" else f"mixed_{dtype}"
+    tf.keras.mixed_precision.set_global_policy(policy)
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
 
 
 _IMPLEMENTATIONS = {
@@ -71,11 +68,12 @@ def build_strategy(
       cluster: the processes of `multi_worker_mirrored`, and of that alone.
 
     Raises:
-      ValueError: the two do not go together, there are fewer GPUs than it asks for, or several
-        processes would take the same.
+      ValueError: there is no such strategy, the two do not go together, there are fewer GPUs than
+        it asks for, or several processes would take the same.
     """
-    run_checks.check_devices(runtime)
     name = runtime.distribution_strategy
+    _check_choice("runtime.distribution_strategy", name, STRATEGIES)
+    run_checks.check_devices(runtime)
     if (name == "multi_worker_mirrored") != (cluster is not None):
         raise ValueError(
             f"distribution_strategy {name!r}: multi_worker_mirrored, and that alone, needs "
@@ -135,20 +133,15 @@ def train(
       ValueError: the config asks for what cannot go together, there is nothing to evaluate, another
         training writes to `model_dir`, or records are missing or cannot be read.
     """
-    run_checks.check_run(params, mode, model_dir, cluster)
-    set_precision(params.runtime)
-    strategy = build_strategy(params.runtime, cluster)
-    run_checks.log_devices(strategy)
+    strategy = start(params, mode, model_dir, cluster)
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(progress.clean_terminal(log))
         own_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="panoptic_tf_worker_"))
         stack.enter_context(workers.ending_together(cluster, model_dir, own_dir))
-        task = build_task(params, model_dir)
-        run_checks.check_inputs(params, task, mode)
+        task = build_task_for(strategy, params, mode, model_dir)
         if "train" in mode and tf.train.latest_checkpoint(model_dir) is None:
             task.check_start()
         stack.enter_context(naming_bad_records(params, task, mode))
-        fit_to_devices(task, params.runtime, strategy)
         task.gather = functools.partial(workers.gather, strategy=strategy)
         if strategy.extended.should_checkpoint:
             own_dir = model_dir
@@ -156,23 +149,45 @@ def train(
                 tf.io.gfile.makedirs(model_dir)
                 stack.enter_context(run_folder.lock(model_dir))
                 run_folder.remove_leftovers(model_dir)
-                run_folder.write_params(params, model_dir, experiment)
-        # What XLA compiles, the task knows; the trainer would add the optimiser on GPUs.
-        params = params.replace(runtime={"enable_xla": False})
+                run_folder.write_params(params, model_dir, experiment, mode)
+        params = without_xla(params)
         Run(task, strategy, params, mode, model_dir, own_dir, terminal).run()
     return task
 
 
-def fit_to_devices(
-    task: PanopticTask, runtime: cfg.RuntimeConfig, strategy: tf.distribute.Strategy
-) -> None:
-    """Tells a task which form its operations have in training, and whether XLA compiles its step.
+def start(
+    params: cfg.ExperimentConfig, mode: str, model_dir: str, cluster: Optional[Cluster] = None
+) -> tf.distribute.Strategy:
+    """Checks what needs no data, sets the precision and takes the devices of a training.
 
     Raises:
-      ValueError: XLA is asked for where it cannot.
+      ValueError: see `run_checks.check_run` and `build_strategy`.
     """
+    run_checks.check_run(params, mode, model_dir, cluster)
+    set_precision(params.runtime)
+    strategy = build_strategy(params.runtime, cluster)
+    run_checks.log_devices(strategy)
+    return strategy
+
+
+def build_task_for(
+    strategy: tf.distribute.Strategy, params: cfg.ExperimentConfig, mode: str, model_dir: str
+) -> PanopticTask:
+    """The task of a training: its records are looked at, its operations are for its devices.
+
+    Raises:
+      ValueError: see `run_checks.check_inputs`; or XLA is asked for where it cannot.
+    """
+    task = build_task(params, model_dir)
+    run_checks.check_inputs(params, task, mode)
     task.form = form_of(strategy)
-    task.xla = _uses_xla(runtime, strategy)
+    task.xla = _uses_xla(params.runtime, strategy)
+    return task
+
+
+def without_xla(params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
+    """For the trainer: what XLA compiles, the task knows; it would add the optimiser on GPUs."""
+    return params.replace(runtime={"enable_xla": False})
 
 
 def form_of(strategy: tf.distribute.Strategy) -> forms.Form:
@@ -294,10 +309,11 @@ def _restore(trainer: base_trainer.Trainer, checkpoint_path: str) -> None:
     Raises:
       ValueError: no checkpoint there, or a variable of the model is not in it.
     """
-    path = checkpoint_path
-    prefix = tf.train.latest_checkpoint(path) if tf.io.gfile.isdir(path) else path
-    if not prefix or not tf.io.gfile.exists(prefix + ".index"):
-        raise ValueError(f"no checkpoint at {path!r}: expected a prefix with an .index file.")
+    prefix = run_folder.latest_checkpoint(checkpoint_path)
+    if prefix is None:
+        raise ValueError(
+            f"no checkpoint at {checkpoint_path!r}: expected a prefix with an .index file."
+        )
     try:
         status = trainer.checkpoint.restore(prefix)
         status.assert_existing_objects_matched().expect_partial()

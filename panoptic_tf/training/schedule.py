@@ -76,7 +76,7 @@ def misfits(params: cfg.ExperimentConfig) -> List[str]:
     steps, found = params.trainer.train_steps, []
     for key in _followers(params)[_STEPS]:
         value, reason = _value(params, key), ""
-        if not value:
+        if not value or key.startswith(f"{_RATE}.exponential."):  # Whose steps have no end.
             continue
         if isinstance(value, list):
             reason = "not all of them are reached" if max(value) >= steps else ""

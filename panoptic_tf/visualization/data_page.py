@@ -27,7 +27,7 @@ _CHARTS = (
 _CHART_WIDTH, _CHART_HEIGHT, _LABELS = 400, 140, 18
 _MOST_LISTED = 200
 _RARE_SHARE, _RARE_IMAGES = 0.01, 10
-"""A category is rare in fewer images than one of these."""
+"""A category is rare in a smaller share of the images, and in fewer where there are more."""
 
 
 def render_data_page(
@@ -142,8 +142,8 @@ def _categories_section(report: Mapping[str, Any], colors: Sequence[Color]) -> s
         )
     head = ("category", "", "kind", "images", "segments", "crowds", "pixels")
     remark = (
-        f"A category is rare in fewer than {_RARE_IMAGES} images, "
-        f"or in fewer than {_RARE_SHARE:.0%} of them."
+        f"A category is rare in fewer than {_RARE_SHARE:.0%} of the images or fewer than "
+        f"{_RARE_IMAGES} of them; of up to {_RARE_IMAGES} images, in none."
     )
     return (
         f'<section><h2>Categories</h2>{markup.table(head, rows)}<p class="muted">{remark}</p>'

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from panoptic_tf.api import own_data, settings
+from panoptic_tf.training import runner
 
 
 def draw(folder, *, num_images=12, label="cat"):
@@ -29,6 +32,12 @@ def draw(folder, *, num_images=12, label="cat"):
         }
         (folder / f"{number}.json").write_text(json.dumps(content))
     return str(folder)
+
+
+def count_images(text):
+    """Of train and of val, as `init` says."""
+    found = dict(re.findall(r"^(train|val): (\d+) images", text, re.MULTILINE))
+    return [int(found[split]) for split in ("train", "val")]
 
 
 def init(source, folder, **arguments):
@@ -56,8 +65,18 @@ def test_what_is_written_can_be_trained(exported, tmp_path, system):
     for data, split in ((task.train_data, "train"), (task.validation_data, "val")):
         assert data.input_path == str(tmp_path / "own" / "records" / f"{split}-*")
     assert task.dataset_info == str(tmp_path / "own" / "records" / "dataset_info.json")
-    counts = [int(n) for n in (text.split(f"{s}: ")[1].split()[0] for s in ("train", "val"))]
+    counts = count_images(text)
     assert sum(counts) == 12 and min(counts) > 0
+    built = runner.build_task(found.params).build_model()
+    assert built.training_network.trainable_weights
+
+
+@pytest.mark.parametrize("system", ["panoptic_deeplab", "panoptic_fpn", "panoptic_fcn"])
+def test_stuff_alone_can_be_trained(exported, tmp_path, system):
+    made, _ = init(exported, tmp_path, system=system, options={"stuff": "sky,cat"})
+    found = settings.configure(config_file=made.config_file)
+    built = runner.build_task(found.params).build_model()
+    assert built.training_network.trainable_weights
 
 
 def test_again_it_changes_nothing(exported, tmp_path):
@@ -101,10 +120,23 @@ def test_an_interrupted_one_leaves_no_configuration_and_goes_on(exported, tmp_pa
 
 
 def test_shares_and_size_are_as_said(exported, tmp_path):
-    made, text = init(exported, tmp_path, split="val:0.5,train:0.5", flip_vertically=True)
+    made, text = init(
+        exported,
+        tmp_path,
+        split="val:0.5,train:0.5",
+        flip_vertically=True,
+        max_side=90,
+        max_pixels=5000,
+    )
+    num_train, num_val = count_images(text)
+    assert (num_train, num_val) == (6, 6)  # By a hash of the names; 0.8 of them are more.
+    with tf.io.gfile.GFile(made.config_file) as file:
+        assert f"passes over {num_train} images" in file.read()
     task = settings.configure(config_file=made.config_file).params.task
     assert task.train_data.augmentation.flip_vertically
-    assert task.train_data.global_batch_size <= 8
+    assert task.train_data.global_batch_size == 4  # A power of two, not more than there are.
+    assert task.model.input_size == [64, 64]
+    assert task.evaluation.max_pixels == 5000
 
 
 def draw_coco(folder):
@@ -138,6 +170,8 @@ def test_two_files_are_not_split_again(tmp_path):
     source = draw_coco(tmp_path / "coco")
     with pytest.raises(ValueError, match="has files of two splits.*Give one of them as source"):
         init(source, tmp_path / "own", options={}, split="train:0.5,val:0.5")
+    with pytest.raises(ValueError, match="split_group=.*splits of their own .train, val."):
+        init(source, tmp_path / "own", options={}, split_group="^(.)")
     made, text = init(
         source + "/train/_annotations.coco.json",
         tmp_path / "own",
@@ -153,11 +187,62 @@ def test_other_splits_are_refused(exported, tmp_path, split):
         init(exported, tmp_path, split=split)
 
 
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"max_side": 63}, "max_side must be at least 64 pixels, got 63"),
+        ({"system": "yolo"}, "system must be one of panoptic_deeplab, .*got 'yolo'"),
+        ({"output_dir": "gs://bucket/own"}, "output_dir must be a path of this machine, got 'gs:"),
+        ({"source": "gs://bucket/drawn"}, "source must be a path of this machine, got 'gs:"),
+    ],
+)
+def test_wrong_arguments_are_refused_first(exported, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        own_data.init(**{"source": exported, "output_dir": "own", **arguments})
+    assert not list(tmp_path.iterdir())
+
+
 def test_records_of_other_annotations_are_not_mixed(exported, tmp_path):
     init(exported, tmp_path / "own")
     other = draw(tmp_path / "other", label="dog")
     with pytest.raises(ValueError, match="other annotations|other categories"):
         init(other, tmp_path / "own")
+    made, text = init(other, tmp_path / "own", overwrite=True)
+    assert sum(count_images(text)) == 12
+    info = json.loads((tmp_path / "own" / "records" / "dataset_info.json").read_text())
+    assert [category["name"] for category in info["categories"]] == ["dog", "sky"]
+    assert sorted(p.name for p in (tmp_path / "own" / "records").iterdir()) == [
+        "dataset_info.json",
+        "train-00000-of-00001.tfrecord",
+        "train.manifest.json",
+        "val-00000-of-00001.tfrecord",
+        "val.manifest.json",
+    ]
+
+
+def test_splits_of_other_categories_are_replaced(tmp_path):
+    source = draw_coco(tmp_path / "coco")
+    init(source, tmp_path / "own", options={})
+    for path in (tmp_path / "coco").rglob("*.json"):
+        path.write_text(path.read_text().replace('"cat"', '"dog"'))
+    _, text = init(source, tmp_path / "own", options={}, overwrite=True)
+    assert count_images(text) == [2, 2]
+    assert "dog" in (tmp_path / "own" / "records" / "dataset_info.json").read_text()
+
+
+def test_overwriting_keeps_the_shards_of_the_same_annotations(exported, tmp_path):
+    init(exported, tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "records").glob("*.tfrecord")}
+    init(exported, tmp_path, overwrite=True)
+    assert {p: p.stat().st_mtime_ns for p in before} == before and len(before) == 2
+
+
+def test_this_process_keeps_its_gpus(exported, tmp_path, monkeypatch):
+    hidden = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: hidden.append(1))
+    init(exported, tmp_path)
+    assert not hidden
 
 
 def test_a_format_alone_takes_its_own_flags(exported, tmp_path):

@@ -98,6 +98,31 @@ def test_a_run_says_all_of_itself(run):
     assert kept.trainer.as_dict() == here.params.trainer.as_dict()
 
 
+def test_no_gpu_is_taken_where_none_is_asked_for(run, monkeypatch):
+    """0 in a file or an override is the CPU; without a word it is all that there are."""
+    monkeypatch.setattr(settings, "_count_gpus", lambda _: 4)
+
+    def count(*experiment, **arguments):
+        return settings.configure(*experiment, **arguments).params.runtime.num_gpus
+
+    name = "panoptic_fpn_shapes"
+    assert count(name) == 4
+    assert count(name, num_gpus=0) == count(name, overrides={"runtime.num_gpus": 0}) == 0
+    assert count(name, overrides={"runtime.num_gpus": 2}) == 2
+    assert count(config_file=str(run / "params.yaml")) == 0
+    assert count(saved_dir=str(run), keep_devices=True) == 0
+    assert count(saved_dir=str(run)) == 4
+    assert count(saved_dir=str(run), overrides={"runtime": {"num_gpus": 0}}) == 0
+
+
+def test_the_mode_of_a_run_is_kept(run):
+    params = settings.configure("panoptic_fpn_shapes").params
+    assert settings.configure(saved_dir=str(run)).mode is None
+    run_folder.write_params(params, str(run), "panoptic_fpn_shapes", "train")
+    assert settings.configure(saved_dir=str(run)).mode == "train"
+    assert settings.configure(config_file=str(run / "params.yaml")).mode == "train"
+
+
 def test_a_params_file_is_a_config_file(run):
     found = settings.configure(config_file=str(run / "params.yaml"))
     assert found.experiment == "panoptic_fpn_shapes"

@@ -19,6 +19,9 @@ print(json.dumps({n: flags.FLAGS[n].parser.enum_values for n in flags.FLAGS
 CASES = [
     ("experiments.train", "mode", "api.configuration.MODES"),
     ("experiments.train", "cluster_resolver", "training.cluster.RESOLVERS"),
+    ("experiments.train", "log", "training.progress.STYLES"),
+    ("experiments.train", "mixed_precision", "training.runner.PRECISIONS"),
+    ("experiments.train", "distribution_strategy", "training.runner.STRATEGIES"),
     ("experiments.evaluate", "crowd_rule", "metrics.panoptic_quality.CROWD_RULES"),
     ("experiments.import_checkpoint", "modules", "checkpoints.MODULES"),
     ("experiments.convert", "format", "datasets.importers.FORMATS"),

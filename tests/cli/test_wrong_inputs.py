@@ -33,4 +33,5 @@ def test_message_is_short_and_names_what_is_wrong(name, results, files):
 
 def test_nothing_is_written(results, files):
     assert results
-    assert not [path for path in (files / "out").rglob("*") if path.is_file()]
+    written = [*(files / "out").rglob("*"), *(files / "mended").rglob("*")]
+    assert not [path for path in written if path.is_file()]

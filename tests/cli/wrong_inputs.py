@@ -201,6 +201,25 @@ COMMANDS = {
         ["evaluate", "--saved_model_dir={tmp}/empty", "--output_dir={tmp}/out"],
         ["--input_path"],
     ),
+    "SavedModel and a configuration": (
+        [
+            "evaluate",
+            "--saved_model_dir={tmp}/empty",
+            "--input_path={tmp}/records/val-*",
+            "--num_gpus=0",
+            "--output_dir={tmp}/out",
+        ],
+        ["--num_gpus does not go together with --saved_model_dir"],
+    ),
+    "a run for a SavedModel": (
+        [
+            "evaluate",
+            "--saved_model_dir={tmp}/deeplab_run",
+            "--input_path={tmp}/records/val-*",
+            "--output_dir={tmp}/out",
+        ],
+        ["--saved_model_dir", "{tmp}/deeplab_run", "Expected a SavedModel"],
+    ),
     "no SavedModel": (
         [
             "evaluate",
@@ -271,6 +290,15 @@ COMMANDS = {
         ],
         ["nope.tflite"],
     ),
+    "a run for a .tflite": (
+        [
+            "evaluate-tflite",
+            "--tflite_path={tmp}/deeplab_run",
+            "--input_path={tmp}/records/val-*",
+            "--output_dir={tmp}/out",
+        ],
+        ["--tflite_path", "{tmp}/deeplab_run", "panoptic-tf evaluate"],
+    ),
     "a .tflite of zeros": (
         [
             "evaluate-tflite",
@@ -329,6 +357,29 @@ DATA = {
     "doctor mends into a full folder": (
         ["doctor", "--panoptic_json={tmp}/shapes/panoptic.json", "--fix_to={tmp}"],
         ["fix_to must name a folder that is empty"],
+    ),
+    "doctor mends one of two": (
+        [
+            "doctor",
+            "--panoptic_json={tmp}/shapes/panoptic.json",
+            "--format=coco_instances",
+            "--source={tmp}/shapes/panoptic.json",
+            "--image_dir={tmp}/shapes/images",
+            "--fix_to={tmp}/mended",
+        ],
+        ["--input_path, --panoptic_json and --format"],
+    ),
+    "doctor writes below a file": (
+        ["doctor", "--panoptic_json={tmp}/nope.json", "--output_json={tmp}/a_file/x.json"],
+        ["--output_json", "a_file is not a folder"],
+    ),
+    "doctor writes a page to a folder": (
+        ["doctor", "--panoptic_json={tmp}/nope.json", "--output_html={tmp}"],
+        ["--output_html", "is a folder"],
+    ),
+    "inspect below a file": (
+        ["inspect", "--panoptic_json={tmp}/nope.json", "--output_dir={tmp}/a_file/x"],
+        ["a_file/x"],
     ),
     "inspect of nothing": (
         ["inspect", "--output_dir={tmp}/look"],

@@ -279,9 +279,11 @@ def test_commands(make_coco, tmp_path):
     assert output.returncode == 0, output.stdout + output.stderr
     assert "\n1 changes; the copy is --panoptic_json=" in output.stdout
     assert "data:image/jpeg" in (tmp_path / "a.html").read_text()
-    output = run("inspect_.py", shards, f"--output_dir={tmp_path}/look")
+    output = run("inspect_.py", shards, f"--output_dir={tmp_path}/my look")
     assert output.returncode == 0, output.stderr
     assert output.stdout.startswith("3 images, 1 worth a look, 0 problems: ")  # A tiny cat.
-    report = json.loads((tmp_path / "look" / "data.json").read_text())
+    report = json.loads((tmp_path / "my look" / "data.json").read_text())
     assert report["histograms"]["segments_of_an_image"]
-    assert "data:image/jpeg" in (tmp_path / "look" / "index.html").read_text()
+    page = (tmp_path / "my look" / "index.html").read_text()
+    assert "data:image/jpeg" in page
+    assert f"&#x27;--output_dir={tmp_path}/my look&#x27;</dd>" in page  # as a shell takes it

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panoptic_tf.datasets import doctor, mending_instances, mending_panoptic, segments
+from panoptic_tf.datasets import doctor, mending_panoptic, segments
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 
 
@@ -97,6 +97,66 @@ def test_a_segment_of_id_0_that_is_all_black_pixels(make_coco):
     np.testing.assert_array_equal(found, np.where(ids == 0, 1, ids))
 
 
+def test_a_segment_of_id_0_in_a_swapped_png(make_coco):
+    coco = make_coco(1)
+    ids = coco.ids(0)
+    table = coco.content["annotations"][0]["segments_info"]
+    table.append({"id": 0, "category_id": 7, "area": int((ids == 0).sum())})
+    Image.fromarray(segments.id_to_rgb(ids)[..., ::-1]).save(coco.folder / "panoptic" / "0.png")
+    changes, _, report = mend(coco)
+    assert report["problems"] == [] and report["notes"] == []
+    assert changes[-1].where == "0.png" and changes[-1].after == "rewritten as RGB"
+    path = coco.folder.parent / "fixed" / "panoptic" / "0.png"
+    found = segments.rgb_to_id(np.asarray(Image.open(path)))
+    np.testing.assert_array_equal(found, np.where(ids == 0, 1, ids))
+
+
+def test_positions_are_those_of_the_copy(make_coco):
+    coco = make_coco(1)
+    ids = coco.ids(0)
+    table = coco.content["annotations"][0]["segments_info"]
+    table.insert(0, {"id": 77, "category_id": 3, "area": 0})
+    table.insert(1, dict(table[1]))
+    table[3]["area"] = 5  # The second of those with pixels: the first one and its copy precede it.
+    table.append({"id": 0, "category_id": 7, "area": int((ids == 0).sum())})
+    coco.content["annotations"][0]["file_name"] = "a/0.png"
+    (coco.folder / "panoptic" / "a").mkdir()
+    (coco.folder / "panoptic" / "0.png").rename(coco.folder / "panoptic" / "a" / "0.png")
+    changes, content, report = mend(coco)
+    assert report["problems"] == []
+    where = "annotations[0].segments_info"
+    assert [c.where for c in changes] == [
+        f"{where}[2]",
+        f"{where}[0]",
+        f"{where}[3].id",
+        "a/0.png",
+        f"{where}[1].area",
+    ]
+    found = content["annotations"][0]["segments_info"]
+    assert (found[3]["id"], found[1]["area"]) == (changes[2].after, changes[4].after)
+
+
+def _all_black(coco):
+    coco.save_ids(0, 0 * coco.ids(0))
+    for segment in coco.content["annotations"][0]["segments_info"]:
+        segment.update(area=50)
+    return "the PNG lacks 3 segment id(s)"
+
+
+def _all_black_without_areas(coco):
+    coco.save_ids(0, 0 * coco.ids(0))
+    for segment in coco.content["annotations"][0]["segments_info"]:
+        segment.pop("area", None)
+    return "the PNG lacks 3 segment id(s)"
+
+
+def _no_pixel_but_an_area(coco):
+    table = coco.content["annotations"][0]["segments_info"]
+    table.append({"id": 77, "category_id": 3, "area": 50})
+    table[0]["area"] = 1  # Which of PNG and JSON file is right, nothing tells.
+    return "the PNG lacks 1 segment id(s) (77)"
+
+
 def _wrong_in_both(coco):
     coco.content["images"][0]["height"] = 99
     coco.save_ids(0, coco.ids(0)[1:])
@@ -158,6 +218,9 @@ def _no_objects(coco):
 @pytest.mark.parametrize(
     "spoil",
     [
+        _all_black,
+        _all_black_without_areas,
+        _no_pixel_but_an_area,
         _wrong_in_both,
         _unlisted_id,
         _id_0_of_another_area,
@@ -214,6 +277,24 @@ def test_a_folder_that_holds_something_is_refused(make_coco, tmp_path):
     assert sorted(os.listdir(out)) == ["changes.json", "panoptic", "panoptic.json"]
 
 
+def test_a_link_to_an_empty_folder(make_coco, tmp_path):
+    coco = make_coco(1)
+    (tmp_path / "fixed").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "fixed")
+    mending_panoptic.mend_coco_panoptic(output_dir=str(tmp_path / "link"), **coco.paths)
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(os.listdir(tmp_path / "fixed")) == ["changes.json", "panoptic", "panoptic.json"]
+
+
+@pytest.mark.parametrize("name", ["changes.json", "changes.json.json", "panoptic"])
+def test_names_that_the_copy_needs(make_coco, tmp_path, name):
+    paths = {**make_coco(1).paths, "panoptic_json": str(tmp_path / name)}
+    (tmp_path / name).write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
+    with pytest.raises(ValueError, match=f"{name}: its name must end in .json and not be changes"):
+        mending_panoptic.mend_coco_panoptic(output_dir=str(tmp_path / "fixed"), **paths)
+    assert not (tmp_path / "fixed").exists()
+
+
 def test_nothing_is_left_of_an_interrupted_run(make_coco, tmp_path, monkeypatch):
     coco = make_coco(1)
     listed = sorted(os.listdir(tmp_path))
@@ -221,83 +302,3 @@ def test_nothing_is_left_of_an_interrupted_run(make_coco, tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         mending_panoptic.mend_coco_panoptic(output_dir=str(tmp_path / "fixed"), **coco.paths)
     assert sorted(os.listdir(tmp_path)) == listed
-
-
-SQUARE = [2, 2, 10, 2, 10, 8, 2, 8]
-RUNS = {"size": [12, 16], "counts": [20, 12, 160]}
-
-
-def instances_file(tmp_path, annotations, **image):
-    """An image of 12 x 16 pixels and its annotations."""
-    (tmp_path / "images").mkdir(exist_ok=True)
-    Image.new("RGB", (16, 12)).save(tmp_path / "images" / "a.png")
-    content = {
-        "images": [{"id": 1, "file_name": "a.png", "height": 12, "width": 16, **image}],
-        "annotations": [{"id": i, "image_id": 1, **a} for i, a in enumerate(annotations)],
-        "categories": [{"id": 1, "name": "cat"}],
-    }
-    (tmp_path / "instances.json").write_text(json.dumps(content))
-    return content
-
-
-def mend_instances(tmp_path):
-    changes = mending_instances.mend_coco_instances(
-        str(tmp_path / "instances.json"), str(tmp_path / "out"), image_dir=str(tmp_path / "images")
-    )
-    return changes, json.loads((tmp_path / "out" / "instances.json").read_text())
-
-
-def cat(segmentation, **fields):
-    return {"category_id": 1, "segmentation": segmentation, **fields}
-
-
-def test_sound_instances_stay(tmp_path):
-    content = instances_file(
-        tmp_path,
-        # Boxes and areas of polygons are fractions of pixels, and not those of the mask.
-        [cat([SQUARE], area=47.3, bbox=[2.4, 1.7, 7.9, 6.2]), cat(RUNS, area=12), cat([SQUARE])],
-    )
-    assert mend_instances(tmp_path) == ([], content)
-
-
-@pytest.mark.parametrize(
-    "image, masks, is_mended",
-    [
-        ({"height": None, "width": None}, [[SQUARE]], True),
-        ({"height": None, "width": None}, [], True),
-        ({"height": None, "width": None}, [[[2, 2, 40, 2, 40, 9]]], False),
-        ({"height": 16, "width": 12}, [[[2, 2, 15, 2, 15, 8]]], True),
-        ({"height": 16, "width": 12}, [[SQUARE]], False),
-        ({"height": 24, "width": 32}, [[SQUARE]], False),
-        ({"height": 24, "width": 32}, [RUNS], True),
-        ({"height": 24, "width": 32}, [], True),
-        ({"height": "12", "width": 16}, [[SQUARE]], False),
-    ],
-)
-def test_sizes_of_images(tmp_path, image, masks, is_mended):
-    content = instances_file(tmp_path, [cat(mask) for mask in masks], **image)
-    changes, mended = mend_instances(tmp_path)
-    if is_mended:
-        content["images"][0].update(height=12, width=16)
-    assert mended == content and len(changes) == is_mended
-
-
-def test_areas_boxes_lines_and_copies(tmp_path):
-    wrong = [
-        cat([SQUARE], area=-1, bbox=[0, 0, 3, 3]),
-        cat([SQUARE, [1, 1], [2, 2, 5, 5]], area=float("nan"), bbox="none"),
-        cat([[1, 1, 2, 2]], area=9, bbox=[0, 0, 1, 1]),  # No mask: left.
-        cat(RUNS, area=500, bbox=[1, 8, 1, 12]),
-    ]
-    content = instances_file(tmp_path, wrong)
-    content["annotations"].append(content["annotations"][0])
-    (tmp_path / "instances.json").write_text(json.dumps(content))
-    changes, mended = mend_instances(tmp_path)
-    assert [a["id"] for a in mended["annotations"]] == [0, 1, 2, 3]
-    first, second, third, fourth = mended["annotations"]
-    assert (first["area"], first["bbox"]) == (second["area"], second["bbox"]) == (48, [2, 2, 8, 6])
-    assert second["segmentation"] == [SQUARE]
-    assert third == content["annotations"][2]
-    assert fourth["area"] == 12
-    assert [c.where for c in changes][0] == "annotations[4]"
-    assert len(json.loads((tmp_path / "out" / "changes.json").read_text())) == len(changes)

@@ -133,6 +133,13 @@ def test_copies_of_a_photograph():
         assert [s.text for s in found] == ["the same photograph as image 0"] * (number == 2)
 
 
-@pytest.mark.parametrize("categories", [[], [3], [1]])
-def test_an_image_of_one_pixel(categories):
-    kinds(seen([[len(categories)]], categories))
+@pytest.mark.parametrize(
+    "categories, expected",
+    [
+        ([], ["no label"]),
+        ([3], ["one segment covers all", "tiny segments"]),
+        ([1], ["one segment covers all", "tiny segments"]),  # Too small to be called a box.
+    ],
+)
+def test_an_image_of_one_pixel(categories, expected):
+    assert kinds(seen([[len(categories)]], categories)) == expected

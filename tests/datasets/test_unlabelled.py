@@ -182,7 +182,7 @@ def test_data_without_any_label_leave_nothing_behind(half_labelled, tmp_path):
     for position in range(6):
         half_labelled.content["annotations"][position]["segments_info"] = []
         half_labelled.save_ids(position, 0 * half_labelled.ids(position))
-    with pytest.raises(ValueError, match="no image has a labelled pixel"):
+    with pytest.raises(ValueError, match="out: no image of the split 'train' has a labelled pixel"):
         _skip(half_labelled.save(), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 

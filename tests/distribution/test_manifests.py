@@ -18,6 +18,7 @@ MANIFESTS = DOCS / "manifests"
 CHECK = """
 import json, sys
 from absl import flags
+from panoptic_tf.api import settings
 from panoptic_tf.experiments import common, train
 from panoptic_tf.training import cluster
 
@@ -27,7 +28,7 @@ for command, environment in json.loads(sys.argv[1]):
         flags.FLAGS[name].unparse()
     assert flags.FLAGS(command) == command[:1], command
     flags.FLAGS.config_file = None  # Is on another machine.
-    params = common.parse_experiment().params
+    params = settings.configure(**common.experiment_options()).params
     found = cluster.resolve_cluster(
         resolver=train._RESOLVER.value,
         worker_hosts=train._HOSTS.value,
@@ -85,7 +86,7 @@ def test_commands_are_ones_that_train_takes():
     tpu = ["train", "--experiment=panoptic_deeplab_resnet50_coco", "--mode=train", "--model_dir=m"]
     tpu += ["--distribution_strategy=tpu", "--tpu=grpc://10.0.0.2:8470"]
     commands = [sbatch_command(), *yaml_commands(), tpu, *in_docs]
-    assert len(in_docs) == 2 and all(command[0] == "train" for command in commands)
+    assert len(in_docs) == 3 and all(command[0] == "train" for command in commands)
     result = subprocess.run(
         [sys.executable, "-c", CHECK, json.dumps([(c, environment) for c in commands])],
         env={**os.environ, **environment},
@@ -99,4 +100,4 @@ def test_commands_are_ones_that_train_takes():
     several = "multi_worker_mirrored"
     assert workers[:5] == [(several, 4)] * 4 + [("tpu", None)]
     assert found[4][0]["tpu"] == "grpc://10.0.0.2:8470"
-    assert workers[5][1] is None and workers[6] == (several, 2)
+    assert [size for _, size in workers[5:]] == [None, None, 2] and workers[7][0] == several

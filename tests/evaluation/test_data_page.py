@@ -114,6 +114,14 @@ def test_without_photographs_masks_are_drawn_on_grey(tmp_path, shown):
     assert item["panel"].startswith(b"\xff\xd8\xff")
 
 
+def test_a_page_without_images_counts_them(tmp_path, shown):
+    write(tmp_path, [8, 1, 8])
+    page = data_page.DataPage(num_images=0)
+    page.save(str(tmp_path / "i.html"), look(tmp_path, page), title="t")
+    assert page.num_suspicious == 2 and shown[0]["kinds"] == [("much void", 2)]
+    assert shown[0]["suspicious"] == shown[0]["sample"] == []
+
+
 def test_no_image_at_all(tmp_path):
     write(tmp_path, [0])
     (tmp_path / "images" / "0.png").write_bytes(b"")

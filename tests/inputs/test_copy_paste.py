@@ -262,7 +262,7 @@ def test_in_the_pipeline(twelve_records, cache, with_instances):
         np.testing.assert_array_equal(ours, theirs)
     plain = _batches(twelve_records, 6, probability=0.0, **options)
     seen, pasted = [], 0
-    for (features, labels), (_, own) in zip(batches, plain):
+    for (features, labels), (own_features, own) in zip(batches, plain):
         np.testing.assert_array_equal(labels["number"], own["number"])
         seen += labels["number"].tolist()
         # Every image is filled with its number: a pixel of another number is a pasted thing.
@@ -271,9 +271,13 @@ def test_in_the_pipeline(twelve_records, cache, with_instances):
             is_other = (image != number) & (image != 0)
             pasted += is_other.any()
             assert (labels["category_mask"][i][is_other] == 1).all()
-            same = labels["category_mask"][i] == own["category_mask"][i]
-            assert (same | (labels["category_mask"][i] == 1)).all()
-            assert same[~is_other & (own["category_mask"][i] != 1)].all() or with_instances
+            assert (labels["instance_mask"][i][is_other] > own["instance_mask"][i].max()).all()
+            for ours, theirs in (
+                (features["image"], own_features["image"]),
+                (labels["category_mask"], own["category_mask"]),
+                (labels["instance_mask"], own["instance_mask"]),
+            ):
+                np.testing.assert_array_equal(ours[i][~is_other], theirs[i][~is_other])
             if with_instances:
                 on_thing = labels["instance_mask"][i] > 0
                 np.testing.assert_array_equal(on_thing, labels["covered"][i] > 0)
@@ -301,7 +305,24 @@ def test_a_bad_record_is_skipped_and_not_pasted(tmp_path, draw_record, write_rec
     path = str(tmp_path / "train-*")
     batches = _batches(path, 6, max_bad_records=1)
     numbers = np.concatenate([labels["number"] for _, labels in batches])
+    images = np.round(np.concatenate([features["image"] for features, _ in batches]))
     assert set(numbers) == {1, 2, 3}
+    assert set(np.unique(images)) <= {0, 1, 2, 3}
+    pasted = [set(np.unique(image)) - {0, n} for n, image in zip(numbers, images)]
+    assert set().union(*pasted) == {1, 2, 3}
+
+
+@pytest.mark.parametrize("with_instances", [False, True])
+def test_nothing_is_pasted_from_a_bad_record(tmp_path, draw_record, write_records, with_instances):
+    records = [draw_record(1, 24, 32), b"nonsense"]  # Without shuffling the next is always bad.
+    write_records(tmp_path / "train-00000-of-00001.tfrecord", records)
+    settings = dict(max_bad_records=1, shuffle_buffer_size=1, with_instances=with_instances)
+    found, expected = (
+        _batches(str(tmp_path / "train-*"), 2, probability=probability, **settings)
+        for probability in (1.0, 0.0)
+    )
+    for ours, theirs in zip(_flat(found), _flat(expected)):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def test_a_data_set_without_things(twelve_records):

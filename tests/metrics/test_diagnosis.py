@@ -4,27 +4,16 @@ import json
 
 import numpy as np
 import pytest
+from drawn_masks import NUM_CATEGORIES, THINGS, random_masks
 
 from panoptic_tf.metrics import coverage, diagnosis, segments
 from panoptic_tf.metrics.evaluator import PanopticEvaluator
 
 NAMES = ("void", "cat", "dog", "sky", "sea")
-THINGS = (1, 2)
-
-
-def random_masks(rng, shape=(12, 10)):
-    """(categories, instances, crowds): blocks of 0..4 with an instance for each block of things."""
-    blocks = np.kron(rng.integers(0, 5, (4, 5)), np.ones((3, 2), np.int64))
-    instances = np.kron(np.arange(1, 21).reshape(4, 5), np.ones((3, 2), np.int64))
-    instances = np.where(np.isin(blocks, THINGS), instances, 0)
-    crowds = np.isin(blocks, THINGS) & (instances % 7 == 0)
-    return blocks[: shape[0], : shape[1]], instances, crowds
 
 
 def overlaps_of(truth, prediction):
-    return segments.count_overlaps(
-        segments.label_masks(*truth), segments.label_masks(*prediction[:2])
-    )
+    return segments.count_overlaps(segments.label_masks(*truth), segments.label_masks(*prediction))
 
 
 def areas_of(categories, instances, crowds, wanted):
@@ -38,22 +27,26 @@ def areas_of(categories, instances, crowds, wanted):
 
 def test_equals_plain_loops():
     rng = np.random.default_rng(0)
-    parts = [diagnosis.Diagnosis(num_categories=4, thing_ids=THINGS, stuff_area=40) for _ in "ab"]
+    parts = [
+        diagnosis.Diagnosis(num_categories=NUM_CATEGORIES, thing_ids=THINGS, stuff_area=60)
+        for _ in "ab"
+    ]
     pixels, areas = np.zeros((5, 5), int), {name: [] for name in diagnosis.AREA_NAMES}
     for number in range(6):
-        truth, prediction = random_masks(rng), random_masks(rng)
+        drawn = random_masks(rng)
+        truth, prediction = drawn[:3], drawn[3:]
         parts[number % 2].update_overlaps(overlaps_of(truth, prediction), scale=2.0)
         for pair in zip(truth[0].flat, prediction[0].flat):
             pixels[pair] += 1
-        nothing = np.zeros_like(prediction[2])
+        nothing = np.zeros(truth[0].shape, bool)
         for kind, wanted in (("thing", THINGS), ("stuff", (3, 4))):
             areas[f"true_{kind}_area"] += areas_of(*truth, wanted)
-            areas[f"predicted_{kind}_area"] += areas_of(*prediction[:2], nothing, wanted)
+            areas[f"predicted_{kind}_area"] += areas_of(*prediction, nothing, wanted)
     parts[0].merge(parts[1])
     result = parts[0].result(NAMES)
     assert tuple(result) == diagnosis.NAMES
     assert {n: result[n] for n in areas} == {n: np.median(v) for n, v in areas.items()}
-    small = [2 * area < 40 for area in areas["true_stuff_area"]]
+    small = [2 * area < 60 for area in areas["true_stuff_area"]]
     assert result["small_stuff_share"] == np.mean(small) and 0 < np.mean(small) < 1
     expected = sorted(
         (-pixels[t, p], NAMES[t], NAMES[p], pixels[t, p] / pixels[t].sum())
@@ -92,7 +85,7 @@ def test_nothing_predicted():
     nothing = np.zeros((8, 10), int)
     texts = coverage.warnings_of(evaluate(nothing, nothing, stuff_area=100))
     assert len(texts) == 4 and not any("\n" in text for text in texts)
-    assert "PQ_things is 0: 1 segments of things are annotated, none is predicted" in texts[0]
+    assert "PQ_things is 0: 1 segment of things annotated, none predicted. " in texts[0]
     assert "PQ_stuff is 0" in texts[1]
     assert texts[2].startswith("100% of the annotated stuff segments are smaller than stuff_area")
     assert "100% of sky is predicted void, 100% of cat is predicted void" in texts[3]
@@ -103,10 +96,21 @@ def test_something_else_predicted():
     category[0, 0] = 1
     texts = coverage.warnings_of(evaluate(category, (category == 1).astype(int)))
     assert texts[0] == (
-        "PQ_things is 0: none of 1 predicted segments of things (half of them below 1 pixels) has "
-        "an IoU above 0.5 with one of the 1 annotated ones (half of them below 16 pixels)."
+        "PQ_things is 0: 1 segment of things annotated (median area 16 pixels), 1 predicted "
+        "(median area 1 pixel), and no pair of one category has an IoU above 0.5."
     )
     assert "80% of sky" not in texts[2] and "100% of sky is predicted sea, 94% of cat" in texts[2]
+
+
+def test_one_kind_is_not_annotated():
+    truth = np.full((8, 10), 3)
+    category = np.full((8, 10), 3)
+    category[0] = 1
+    instance = np.where(category == 1, 1 + np.arange(10) // 5, 0)
+    texts = coverage.warnings_of(evaluate(category, instance, truth=truth))
+    assert texts[0] == (
+        "PQ_things is 0: no things annotated in these images, 2 segments of things predicted."
+    )
 
 
 def test_nothing_annotated():

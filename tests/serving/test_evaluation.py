@@ -10,13 +10,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from panoptic_tf.datasets import importers
 from panoptic_tf.datasets.coco_format import Segment, read_id_map
 from panoptic_tf.datasets.record import Instance, encode_example
 from panoptic_tf.datasets.rle import encode_rle
 from panoptic_tf.datasets.segments import masks_to_rows
 from panoptic_tf.evaluation.records import count_records, evaluate_records
-from panoptic_tf.serving.prediction import find_images, predict_files
+from panoptic_tf.serving.prediction import common_folder, find_images, predict_files
 from panoptic_tf.serving.predictor import Predictor
+from panoptic_tf.serving.writers import masks
 from panoptic_tf.structures import GroundTruth
 
 
@@ -206,8 +208,9 @@ def test_a_bad_image_is_named_and_the_others_are_done(predictor, photos, tmp_pat
     assert len(failures) == 1
     assert failures[0].startswith(f"{photos / 'b.jpg'} is not an image")
     content = json.loads((output / "predictions.json").read_text())
-    assert [a["image_id"] for a in content["annotations"]] == ["a", "c", "a_2"]
-    sizes = {"a": (20, 30), "c": (50, 70), "a_2": (10, 12)}
+    assert [a["image_id"] for a in content["annotations"]] == ["a", "c", "more/a"]
+    assert [i["file_name"] for i in content["images"]] == ["a.png", "c.jpg", "more/a.jpg"]
+    sizes = {"a": (20, 30), "c": (50, 70), "more/a": (10, 12)}
     for annotation in content["annotations"]:
         name = annotation["image_id"]
         ids = read_id_map(str(output / "predictions" / annotation["file_name"]))
@@ -216,6 +219,42 @@ def test_a_bad_image_is_named_and_the_others_are_done(predictor, photos, tmp_pat
         assert all(0 < s["score"] <= 1 for s in annotation["segments_info"])
         with Image.open(output / "overlays" / f"{name}.jpg") as overlay:
             assert overlay.size[::-1] == sizes[name]
+
+
+def test_convert_reads_photographs_of_several_folders(predictor, photos, tmp_path):
+    (photos / "b.jpg").unlink()
+    output = tmp_path / "out"
+    inputs = [str(photos / "c.jpg"), str(photos / "more"), str(photos / "a.png")]
+    formats = ["coco_panoptic", "coco_instances", "semantic_masks", "instance_masks", "labelme"]
+    folder = common_folder(inputs)
+    paths = find_images(inputs)
+    assert not predict_files(predictor, paths, str(output), image_dir=folder, formats=formats)
+    semantic = {
+        "source": str(output / "semantic_masks"),
+        "categories": str(output / "semantic_masks" / "categories.json"),
+    }
+    sizes = {"a.png": (20, 30), "c.jpg": (50, 70), "more/a.jpg": (10, 12)}
+    for name, options in {
+        "coco_panoptic": {"panoptic_json": str(output / "predictions.json")},
+        "coco_instances": {"source": str(output / "coco_instances.json")},
+        "semantic_masks": semantic,
+        "semantic_and_instance_masks": {**semantic, "instance_dir": str(output / "instance_masks")},
+        "labelme": {"source": str(output / "labelme")},
+    }.items():
+        source = importers.read(name, image_dir=str(photos), **options)
+        assert {i.file_name: source.read(i).rows.shape for i in source.images} == sizes, name
+    with pytest.raises(ValueError, match="c.jpg' is not in the folder of all images"):
+        predict_files(predictor, paths, str(tmp_path / "x"), image_dir=str(photos / "more"))
+
+
+def test_a_result_that_a_format_cannot_hold(predictor, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(masks, "_MOST_ID", -1)
+    output = tmp_path / "out"
+    formats = ["coco_panoptic", "instance_masks"]
+    failures = predict_files(predictor, [str(photos / "a.png")], str(output), formats=formats)
+    assert len(failures) == 1 and "a.png: the instance id" in failures[0]
+    assert json.loads((output / "predictions.json").read_text())["images"] == []
+    assert not os.listdir(output / "predictions")
 
 
 def test_one_line_for_each_file_that_cannot_be_predicted(make_image, encode, tflite_path, tmp_path):

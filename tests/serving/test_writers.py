@@ -12,7 +12,7 @@ from pycocotools import coco
 from panoptic_tf.datasets import importers
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.serving import writers
-from panoptic_tf.serving.prediction import image_ids
+from panoptic_tf.serving.prediction import common_folder, image_ids, unique_names
 from panoptic_tf.serving.result import PanopticResult
 
 CATEGORIES = [
@@ -78,7 +78,10 @@ def write(formats, photos, result, info=None, ids=("a", "b")):
     for name in formats:
         writer = writers.FORMATS[name](str(output), info or info_of())
         for image_id, stem in zip(ids, "ab"):
-            writer.add(image_id, stem, str(photos / f"{stem}.png"), result)
+            file_name = f"{stem}.png"
+            image = writers.base.ImageFile(str(photos / file_name), file_name, stem, image_id)
+            writer.check(image, result)
+            writer.add(image, result)
         writer.close()
     return output
 
@@ -192,6 +195,27 @@ def test_convert_reads_labelme(photos):
     assert {(ids[name], crowd, mask) for name, crowd, mask in found} == expected_segments()
 
 
+def test_labels_that_were_corrected_stay(photos):
+    output = write(("labelme",), photos, predicted())
+    (output / "labelme" / "sub").mkdir()
+    for name in ("a.json", "b.json"):
+        (output / "labelme" / name).rename(output / "labelme" / "sub" / name)
+    (output / "labelme" / "sub" / "a.json").write_text("corrected")
+    with pytest.raises(ValueError, match="labelme/sub holds JSON files already, whose labels may"):
+        write(("labelme",), photos, predicted())
+    assert (output / "labelme" / "sub" / "a.json").read_text() == "corrected"
+
+
+def test_paths_of_photographs_through_links(photos):
+    store = photos.parent / "far" / "away"
+    store.mkdir(parents=True)
+    (photos.parent / "out").symlink_to(store)
+    output = write(("labelme",), photos, predicted())
+    content = json.loads((output / "labelme" / "a.json").read_text())
+    path = (output / "labelme").resolve() / content["imagePath"]
+    assert path.resolve() == photos / "a.png" and path.name == "a.png"
+
+
 def test_pycocotools_and_convert_read_instances(photos, capsys):
     output = write(("coco_instances",), photos, predicted())
     truth = coco.COCO(str(output / "coco_instances.json"))
@@ -215,10 +239,29 @@ def test_pycocotools_and_convert_read_instances(photos, capsys):
     assert expected_segments(things) <= segments_of(source)[1]
 
 
+def test_names_of_results(tmp_path, monkeypatch):
+    assert unique_names(["x.jpg", "x.png", "a/x.png", "x_2.jpg"]) == ["x", "x_2", "a/x", "x_2_2"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos" / "a").mkdir(parents=True)
+    (tmp_path / "odd[1]").mkdir()
+    for inputs, folder in [
+        (["photos"], "photos"),
+        (["photos/**"], "photos"),
+        (["photos/**/*.jpg"], "photos"),
+        (["photos/*/x.jpg"], "photos"),
+        (["photos/a/x.jpg"], "photos/a"),
+        (["photos/a/*", f"{tmp_path}/photos/b/"], "photos"),
+        (["odd[1]/x.jpg"], "odd[1]"),
+        (["x.jpg"], "."),
+    ]:
+        assert common_folder(inputs) == str((tmp_path / folder).resolve()), inputs
+
+
 def test_ids_of_images_that_are_numbers(photos):
     assert image_ids(["000012", "7"]) == [12, 7]
     assert image_ids(["000012", "12"]) == ["000012", "12"]
     assert image_ids(["12", "a"]) == ["12", "a"] and image_ids(["9" * 30]) == ["9" * 30]
+    assert image_ids(["a/000012", "b/7"]) == [12, 7] and image_ids(["a/1", "1"]) == ["a/1", "1"]
     output = write(("coco_instances", "coco_panoptic"), photos, predicted(), ids=(12, 7))
     for name in ("coco_instances.json", "predictions.json"):
         content = json.loads((output / name).read_text())

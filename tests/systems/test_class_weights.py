@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from small_systems import ROWS, draw_sample, make_batch, row_task, write_records
 
+from panoptic_tf.datasets import record
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs.category_counts import CategoryCounts
 from panoptic_tf.losses.cross_entropy import pixel_cross_entropy
@@ -14,7 +15,9 @@ from panoptic_tf.losses.focal import sigmoid_focal_loss
 from panoptic_tf.systems import config
 from panoptic_tf.systems.class_weights import ClassWeights
 from panoptic_tf.systems.panoptic_deeplab.losses import PanopticDeepLabLoss
+from panoptic_tf.systems.panoptic_fcn import network as fcn_network
 from panoptic_tf.systems.panoptic_fcn.losses import PanopticFCNLoss
+from panoptic_tf.systems.panoptic_fpn import network as fpn_network
 from panoptic_tf.systems.panoptic_fpn.losses import PanopticFPNLoss
 
 INFO = DatasetInfo.from_coco(
@@ -85,7 +88,15 @@ def test_statistics_of_a_file(tmp_path):
         (None, "report.json"),
         ([], "'per_category' must be a list"),
         ({"per_category": [1]}, "'per_category' must be a list"),
-        (report(name="other"), "the first that differs is .*other"),
+        (report(name="other"), "category 2 of 4 is 20 'other', .* of 'four' is 20 'c2'. Set"),
+        (
+            {"per_category": report()["per_category"][:3]},
+            "category 4 of 3 is missing, and category 4 of the 4 of 'four' is 40 'c4'",
+        ),
+        (
+            {"per_category": [*report()["per_category"], {"id": 50, "name": "c5"}]},
+            "category 5 of 5 is 50 'c5', and category 5 of the 4 of 'four' is missing",
+        ),
         (report(pixels=-1), "'pixels' must be integers"),
         (report(pixels="1"), "'pixels' must be integers"),
     ],
@@ -104,10 +115,14 @@ def test_wrong_statistics(tmp_path, content, words):
         ({"rule": "median"}, "rule must be one of none, list, frequency"),
         ({"rule": "list", "values": [1.0]}, "must be 4 numbers .* got 1"),
         ({"rule": "list", "values": [1.0, 2.0, -1.0, 1.0]}, "at least 0"),
+        ({"rule": "list", "values": ["1", "2", "3", "4"]}, "must be 4 numbers .* got 4: .'1'"),
+        ({"rule": "list", "values": [1.0, 2.0, float("nan"), 1.0]}, "at least 0"),
         ({"values": [1.0] * 4}, "is for task.losses.class_weights.rule=list"),
         ({"smallest": 0.0}, "0 < smallest <= largest"),
         ({"smallest": 3.0, "largest": 2.0}, "0 < smallest <= largest"),
         ({"power": 0.0}, "power > 0"),
+        ({"power": float("nan")}, "power > 0, got 0.1, 10.0 and nan"),
+        ({"smallest": float("nan")}, "0 < smallest <= largest"),
     ],
 )
 def test_wrong_values(values, words):
@@ -167,9 +182,36 @@ def test_panoptic_fcn_weighs_the_channels_of_stuff():
         "valid_3": tf.ones([2, 4, 6]),
         "is_annotated": tf.ones([2]),
     }
+    no_mask = {  # Of one pair, which does not count.
+        "stuff_map": tf.zeros([2, 4, 6, 1]),
+        "stuff_kernels": tf.zeros([2, 1, 1]),
+        "sampled_stuff_masks": tf.zeros([2, 1, 4, 6]),
+        "sampled_stuff_rows": tf.zeros([2, 1], tf.int32),
+        "sampled_stuff_valid": tf.zeros([2, 1]),
+    }
     cells = sigmoid_focal_loss(logits, scores).numpy() * np.array(WEIGHTS, np.float32)
-    found = PanopticFCNLoss(class_weights=WEIGHTS)._regions(labels, {"3": logits})
+    loss = PanopticFCNLoss(class_weights=WEIGHTS)
+    found = loss(labels, {"stuff_logits_3": logits, **no_mask})["loss/position_stuff"]
     np.testing.assert_allclose(found, cells.sum(axis=-1).mean(), rtol=1e-5)
+
+
+def balance_by_hand(pattern, channels):
+    """Median frequency balancing of the channels, by category: those of a channel share pixels."""
+    pixels = np.zeros(max(channels) + 1)
+    for serialized in tf.data.TFRecordDataset(tf.io.gfile.glob(pattern)):
+        example = record.decode_example(serialized)
+        categories = np.array([0, *example["segment_categories"].numpy()])[example["id_map"]]
+        pixels += np.bincount(np.take(channels, categories).flat, minlength=len(pixels))
+    median = np.median([count for count in pixels[1:] if count])
+    weights = [min(max(median / count, 0.1), 10.0) if count else 1.0 for count in pixels]
+    return [weights[channel] if channel else 1.0 for channel in channels[1:]]
+
+
+def parts_of_a_step(task, model, batch):
+    """The parts of the loss, of a step that moves no weight."""
+    metrics = task.build_metrics()
+    task.train_step(batch, model, tf.keras.optimizers.legacy.SGD(0.0), metrics)
+    return {metric.name: float(metric.result()) for metric in metrics}
 
 
 @pytest.mark.slow
@@ -182,19 +224,29 @@ def test_a_step_by_the_frequency_of_the_records(row, tmp_path):
         "repeat_factor_threshold": 0.5,
         "augmentation": {"copy_paste": {"probability": 0.5}},
     }
-    weights = {"class_weights": {"rule": "frequency"}}
-    task = row_task(row, {"train_data": data, "losses": weights})
+
+    def build_task(**class_weights):
+        losses = {"class_weights": class_weights}
+        return row_task(row, row.without_norm, {"train_data": data, "losses": losses})
+
+    task = build_task(rule="frequency")
+    model = task.build_model()
     batch = make_batch(task, [draw_sample(0), draw_sample(1)])
-    plain = row_task(row)
-    outputs = {}
-    model = plain.build_model()
-    outputs = model(batch[0], training=True)
-    before = plain.build_loss()(batch[1], outputs)
-    features, labels = next(iter(task.build_inputs(task.task_config.train_data)))
+    with pytest.raises(ValueError, match="build_inputs of task.train_data"):
+        parts_of_a_step(task, model, batch)
+    features, _ = next(iter(task.build_inputs(task.task_config.train_data)))
     assert features["image"].shape == [2, 64, 64, 3]
-    after = task.build_loss()(batch[1], outputs)
+    found = parts_of_a_step(task, model, batch)
+    info = task.dataset_info
+    channels = {
+        "panoptic_deeplab": lambda: list(range(info.num_categories + 1)),
+        "panoptic_fpn": lambda: fpn_network.channel_of_category(task.task_config.model, info),
+        "panoptic_fcn": lambda: fcn_network.channel_of_category(task.task_config.model, info),
+    }[row.system]()
+    values = balance_by_hand(data["input_path"], channels)
+    assert min(values) < 1 < max(values)
+    expected = parts_of_a_step(build_task(rule="list", values=values), model, batch)
+    assert found == pytest.approx(expected, rel=1e-5)
+    plain = parts_of_a_step(build_task(), model, batch)
     name = "loss/position_stuff" if row.system == "panoptic_fcn" else "loss/semantic"
-    assert after[name] != before[name]
-    for other in set(before) - {name, "loss"}:
-        np.testing.assert_allclose(after[other], before[other], rtol=1e-5)
-    assert all(np.isfinite(value) for value in after.values())
+    assert [key for key in found if found[key] != pytest.approx(plain[key], rel=1e-3)] == [name]

@@ -105,6 +105,7 @@ def test_parameters_of_resnet52_on_cityscapes(separable, millions):
 
 
 def parse(*arguments):
+    from panoptic_tf.api import settings
     from panoptic_tf.experiments import common
 
     if "experiment" not in flags.FLAGS:
@@ -117,7 +118,7 @@ def parse(*arguments):
             name, text = argument.lstrip("-").split("=", 1)
             flags.FLAGS[name].using_default_value = False
             flags.FLAGS[name].parse(text)
-        return common.parse_experiment().params
+        return settings.configure(**common.experiment_options()).params
 
 
 def test_overrides_from_flags(tmp_path):

@@ -19,6 +19,7 @@ import source_files  # noqa: E402
 
 # What writes a file of the source that an experiment's backbone starts from.
 WRITERS = {
+    "resnet18": source_files.torchvision_resnet,
     "resnet50": source_files.caffe2_resnet,
     "resnet101": source_files.caffe2_resnet,
     "resnet52": source_files.deeplab_resnet,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from panoptic_tf.systems.config import EarlyStopping
-from panoptic_tf.training import best
+from panoptic_tf.training import best, run_folder
 from panoptic_tf.training.run import CheckpointManager
 
 
@@ -64,6 +64,19 @@ def test_a_worker_beside_the_first_writes_no_metrics(tmp_path):
     keeper = keep(tmp_path, tf.Variable(0.0), writes=False)
     assert keeper.update({"PQ": 1.0, "step": 1})
     assert not (tmp_path / "metrics.json").exists()
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_params_are_those_of_the_checkpoint(tmp_path, remote):
+    folder, params_file = tmp_path / "best", tmp_path / "params.yaml"
+    where = f"file://{folder}" if remote else folder  # As gs://... is written and read.
+    keeper = keep(where, tf.Variable(0.0), params_file=str(params_file))
+    for step, value in enumerate([3.0, 2.0, 4.0]):
+        params_file.write_text(f"of step {step}")
+        keeper.update({"PQ": value, "step": step})
+        assert (folder / "params.yaml").read_text() == f"of step {2 if step == 2 else 0}"
+    assert json.loads((folder / "metrics.json").read_text()) == {"PQ": 4.0, "step": 2}
+    assert run_folder.read_or_empty(str(where), "metrics.json")["PQ"] == 4.0
 
 
 def test_nothing_is_kept_of_a_metric_that_is_never_measured(tmp_path, caplog):

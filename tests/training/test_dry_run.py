@@ -44,7 +44,12 @@ def test_a_dry_run_leaves_pictures_and_nothing_else(tmp_path, caplog):
     data = {"input_path": write_records(tmp_path), "global_batch_size": 2}
     params.override({"task": {"train_data": data, "validation_data": data}})
     params.override({"runtime": {"mixed_precision_dtype": "float32"}})
+    folder = tmp_path / "model" / "dry_run"
+    folder.mkdir(parents=True)
+    for name in ("7.png", "mine.png"):
+        (folder / name).touch()
     result = dry_run.dry_run(params, mode="train_and_eval", model_dir=str(tmp_path / "model"))
+    assert sorted(p.name for p in folder.iterdir()) == ["0.png", "1.png", "mine.png"]
     assert sorted(p.name for p in (tmp_path / "model").iterdir()) == ["dry_run"]
     assert result.pictures == [str(tmp_path / "model" / "dry_run" / f"{n}.png") for n in (0, 1)]
     assert Image.open(result.pictures[0]).size[0] > 2 * 64

@@ -29,6 +29,28 @@ def test_values_out_of_range_are_refused(name, value, message):
         run_checks.check_evaluation(experiment(**{name: value}))
 
 
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("repeat_factor_threshold", 0.1),
+        ("augmentation.copy_paste.probability", 0.5),
+        ("augmentation.scale_max", 3.0),
+    ],
+)
+def test_settings_of_training_images_are_refused(name, value):
+    for data, is_refused in (("validation_data", True), ("train_data", False)):
+        params = experiment()
+        settings = value
+        for key in reversed(name.split(".")):
+            settings = {key: settings}
+        params.override({"task": {data: settings}})
+        if not is_refused:
+            run_checks.check_run(params, "train", "", None)
+            continue
+        with pytest.raises(ValueError, match=f"^task.{data}.{name} is {value}, but nothing here"):
+            run_checks.check_evaluation(params)
+
+
 def test_boundaries_are_measured_where_they_have_a_width():
     mask = np.array([[1, 1, 2], [1, 1, 2]])
     labels = segments.label_masks(mask, mask)

@@ -11,8 +11,8 @@ from panoptic_tf.datasets.measures import Measures
 from panoptic_tf.training import recipe, recipe_file
 from panoptic_tf.training.machine import Machine, find_machine
 
-CPU = Machine(0, 24 << 30, True)
-GPU = Machine(1, 16 << 30, False)
+CPU = Machine(0, 24 << 30, True, 24 << 30)
+GPU = Machine(1, 16 << 30, False, 64 << 30)
 
 
 def measures(
@@ -56,6 +56,9 @@ def choose(found=None, machine=CPU, system="panoptic_deeplab", **options):
         ((1080, 1920), 512, [288, 512]),
         ((1080, 1920), 1024, [576, 1024]),
         ((10, 4000), 512, [64, 512]),  # levels need some cells
+        ((480, 640), 100, [96, 96]),  # at most
+        ((1080, 1920), 500, [288, 480]),
+        ((480, 640), 64, [64, 64]),
     ],
 )
 def test_sizes_are_those_of_the_images(size, max_side, expected):
@@ -147,10 +150,10 @@ def test_levels_of_panoptic_fcn(side, min_level, low, high):
         (CPU, measures(size=(128, 128)), 16),
         (CPU, measures(size=(128, 128), num_images=5), 4),  # not more than there are
         (CPU, measures(size=(128, 128), num_images=1), 1),
-        (Machine(0, 1 << 20, False), measures(size=(512, 512)), 1),
+        (Machine(0, 1 << 20, False, 1 << 20), measures(size=(512, 512)), 1),
         (GPU, measures(size=(512, 512)), 16),
-        (Machine(2, 16 << 30, False), measures(size=(512, 512)), 32),
-        (Machine(4, 2 << 30, False), measures(size=(512, 512)), 8),
+        (Machine(2, 16 << 30, False, 64 << 30), measures(size=(512, 512)), 32),
+        (Machine(4, 2 << 30, False, 64 << 30), measures(size=(512, 512)), 8),
     ],
 )
 def test_batches_fit_the_memory(machine, found, expected):
@@ -159,6 +162,14 @@ def test_batches_fit_the_memory(machine, found, expected):
     rate = values["trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"]
     base = 3e-3 if values["task.model.input_size"] == [128, 128] else 1e-3
     assert rate == pytest.approx(base * expected / 16, rel=0.05)
+
+
+@pytest.mark.parametrize("num_gpus, evaluated", [(1, 8), (3, 6), (6, 6), (8, 8), (16, 16)])
+def test_every_device_evaluates_as_many(num_gpus, evaluated):
+    _, values = choose(machine=Machine(num_gpus, 16 << 30, False, 64 << 30))
+    assert values["task.validation_data.global_batch_size"] == evaluated
+    for split in ("train_data", "validation_data"):
+        assert values[f"task.{split}.global_batch_size"] % num_gpus == 0
 
 
 @pytest.mark.parametrize(
@@ -181,6 +192,11 @@ def test_images_are_cached_where_they_fit():
     # 300,000 images of 480x640, 7 bytes a pixel: 645 GB.
     assert choose(measures(num_images=100))[1]["task.train_data.cache"] is True
     assert choose(measures(num_images=300_000, things=1))[1]["task.train_data.cache"] is False
+    # 10,000 of them, 20 GiB: in the memory of the machine, not of its GPU.
+    for host, fits in ((128 << 30, True), (64 << 30, False)):
+        machine = Machine(1, 40 << 30, True, host)
+        values = choose(measures(num_images=10_000, things=1), machine)[1]
+        assert values["task.train_data.cache"] is fits
 
 
 def test_whole_instances_are_used_by_systems_that_detect():
@@ -192,7 +208,8 @@ def test_whole_instances_are_used_by_systems_that_detect():
 
 
 def test_the_machine_decides_on_dtype_and_strategy():
-    one, two = (choose(machine=machine)[1] for machine in (CPU, Machine(2, 16 << 30, False)))
+    machines = CPU, Machine(2, 16 << 30, False, 64 << 30)
+    one, two = (choose(machine=machine)[1] for machine in machines)
     assert one["runtime.mixed_precision_dtype"] == "bfloat16"
     assert one["runtime.distribution_strategy"] == "one_device"
     assert two["runtime.mixed_precision_dtype"] == "float32"
@@ -205,9 +222,12 @@ def test_things_are_pasted_where_there_are_any():
     assert "copy_paste" not in choose(measures(things=0, num_things=0))[1][key]
 
 
-def test_an_unknown_system_is_named():
+def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="panoptic_deeplab, panoptic_fpn, panoptic_fcn, got 'x'"):
         recipe.make_recipe(measures(), CPU, "x")
+    for side in (63, 0, -512):
+        with pytest.raises(ValueError, match=f"max_side must be at least 64 pixels, got {side}"):
+            recipe.make_recipe(measures(), CPU, recipe.SYSTEMS[0], max_side=side)
 
 
 @pytest.mark.parametrize("system", recipe.SYSTEMS)
@@ -254,11 +274,11 @@ def test_a_file_is_one_line_a_choice():
 
 @pytest.mark.parametrize("keys", [("a", "a"), ("a", "a.b"), ("a.b", "a")])
 def test_keys_that_exclude_each_other_are_refused(keys):
-    with pytest.raises(ValueError, match="a"):
+    with pytest.raises(ValueError, match="^a(.b)? comes twice|^a.b: a has a value already"):
         recipe_file.format_choices([recipe.Choice(key, 1, "") for key in keys])
 
 
 def test_this_machine_is_described():
     machine = find_machine()
-    assert machine.memory_bytes > 1 << 28
+    assert min(machine.memory_bytes, machine.host_memory_bytes) > 1 << 28
     assert ("CPU" in machine.description) == (machine.num_gpus == 0)

@@ -56,6 +56,18 @@ def test_the_lock_is_refused_to_a_second_training_of_one_process(tmp_path):
         assert (tmp_path / ".lock").exists()
 
 
+def test_remote_files_are_written_where_they_belong(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    remote = f"file://{tmp_path}/run"  # As gs://... is written and read.
+    assert run_folder.read_or_empty(remote, "metrics.json") == {}
+    (tmp_path / "run").mkdir()
+    run_folder.write_json(f"{remote}/metrics.json", {"step": 3})
+    assert run_folder.evaluated_step(remote) == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]
+    with pytest.raises(ValueError):
+        run_folder.write_json(f"{remote}/metrics.json", {"PQ": float("nan")})
+
+
 def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, stranger):
     write_lock(tmp_path, pid=stranger.pid, started=run_folder._start_of(stranger.pid))
     stranger.kill()

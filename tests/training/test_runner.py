@@ -1,6 +1,7 @@
 """What cannot go together is refused before anything is written."""
 
 import logging
+import types
 
 import pytest
 import tensorflow as tf
@@ -9,9 +10,9 @@ from small_systems import write_records
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.inputs import data_service
+from panoptic_tf.inputs import data_service, shards
 from panoptic_tf.systems.scoring import BackgroundScoring
-from panoptic_tf.training import run_checks, runner
+from panoptic_tf.training import run, run_checks, runner
 from panoptic_tf.training.cluster import Cluster
 
 
@@ -283,6 +284,31 @@ def test_missing_records_are_named_before_the_network_is_built(tmp_path, monkeyp
     with pytest.raises(ValueError, match=f"no file matches task.{split}_data.input_path '.*noth"):
         runner.train(params, mode=mode, model_dir=str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "num_records, max_examples, steps, expected",
+    [(10, 0, -1, 10), (10, 7, -1, 7), (10, 0, 2, 6), (None, 7, 2, None)],
+)
+def test_an_evaluation_is_not_read_to_be_counted(
+    monkeypatch, num_records, max_examples, steps, expected
+):
+    params = shapes_experiment()
+    params.task.validation_data.max_examples = max_examples
+    params.task.validation_data.global_batch_size = 3
+    params.trainer.validation_steps = steps
+    found = shards.Shards(["gs://bucket/val"], num_records)
+    monkeypatch.setattr(run, "find_shards", lambda *_, **__: found)
+    of_run = types.SimpleNamespace(params=params)
+    assert run.Run._num_evaluated.func(of_run) == expected
+
+
+@pytest.mark.parametrize("name", ["off", "parameter_server", "mirored"])
+def test_an_unknown_strategy_is_named(name):
+    params = shapes_experiment()
+    params.runtime.distribution_strategy = name
+    with pytest.raises(ValueError, match=f"runtime.distribution_strategy .*one_device.*'{name}'"):
+        runner.build_strategy(params.runtime)
 
 
 def test_frozen_parts_without_weights_are_refused_before_the_network_is_built(

@@ -102,6 +102,13 @@ def test_says_what_does_not_fit(trainer, words):
     assert any(all(word in line for word in words) for line in found), found
 
 
+def test_a_decay_without_an_end_fits_any_length():
+    rate = {"type": "exponential", "exponential": {"decay_steps": 500}}
+    trainer = {"optimizer_config": {"learning_rate": rate}}
+    params = experiment("panoptic_deeplab_shapes").replace(trainer=trainer)
+    assert schedule.misfits(params) == []
+
+
 def test_says_that_a_decay_does_not_end():
     params = experiment("panoptic_deeplab_shapes").replace(trainer={"train_steps": 8000})
     assert "decay_steps is 9000 and trainer.train_steps 8000" in schedule.misfits(params)[0]

@@ -148,7 +148,8 @@ def test_memory_is_a_few_bytes_a_pixel():
     _draw(image, masks, masks, names=NAMES)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak / masks.size < 30  # the result, the segment of each pixel, the borders: 3 + 4 + 4
+    # The result takes 3, the segment of each pixel 4; 15 with all that is needed at one time.
+    assert peak / masks.size < 18
 
 
 def test_long_and_broken_names_become_one_short_line():

@@ -190,7 +190,7 @@ def _note_images(folder: str, found: Mapping[Any, SourceImage], notes: Notes) ->
     for parent, _, names in os.walk(folder):
         for name in sorted(names):
             stem, ending = os.path.splitext(os.path.relpath(os.path.join(parent, name), folder))
-            if ending.lower() in paired_files.IMAGE_ENDINGS and stem not in found:
+            if ending.lower() in images.ENDINGS and stem not in found:
                 notes.add(_NOT_ANNOTATED, ascii(os.path.join(parent, name)))
 
 

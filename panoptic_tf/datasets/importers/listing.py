@@ -6,7 +6,7 @@ import collections
 import functools
 import itertools
 import os
-from typing import Any, Dict, Iterator, List, NamedTuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Set
 
 from panoptic_tf.datasets import files
 
@@ -93,9 +93,14 @@ class Listing:
         shown = ", ".join(folders[:8]) + (", ..." if len(folders) > 8 else "")
         return f"{kinds}" + (f"; folders {shown}" if folders else "")
 
+    @property
+    def num_unread(self) -> int:
+        """Number of JSON files that are not in `json_files`, for there are many."""
+        return len(self.with_ending(".json")) - len(self.json_files)
+
     @functools.cached_property
     def json_files(self) -> Dict[str, JsonFile]:
-        """What the JSON files hold, by path."""
+        """What the JSON files hold, by path: the first 50, or all if these are LabelMe's."""
         paths = self.with_ending(".json")
         found = {path: _read_json(path) for path in paths[:_MAX_JSON_FILES]}
         if {one.kind for one in found.values()} == {LABELME}:  # One an image: so are the others.
@@ -105,13 +110,31 @@ class Listing:
 
 def _walk(root: str) -> Iterator[str]:
     """Names of files, relative; hidden ones are not seen, nor what lies too deep."""
-    for folder, folders, names in os.walk(root):
+    seen: Set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
         relative = os.path.relpath(folder, root)
         depth = 0 if relative == "." else relative.count(os.sep) + 1
-        folders[:] = [n for n in sorted(folders) if not n.startswith(".") and depth < _MAX_DEPTH]
+        folders[:] = [
+            name
+            for name in sorted(folders)
+            if not name.startswith(".")
+            and depth < _MAX_DEPTH
+            and _leads_on(os.path.join(folder, name), root, seen)
+        ]
         for name in sorted(names):
             if not name.startswith("."):
                 yield name if depth == 0 else os.path.join(relative, name)
+
+
+def _leads_on(folder: str, root: str, seen: Set[str]) -> bool:
+    """Whether a folder is none that is seen anyway: a link into the root, or a second link."""
+    if not os.path.islink(folder):
+        return True
+    target, root = os.path.realpath(folder), os.path.realpath(root)
+    if os.path.commonpath([target, root]) in (target, root) or target in seen:
+        return False
+    seen.add(target)
+    return True
 
 
 def _read_json(path: str) -> JsonFile:
@@ -138,8 +161,8 @@ def _kind_of_coco(annotations: List[Any]) -> str:
     items = [item for item in annotations if isinstance(item, dict)]
     if any("segments_info" in item for item in items):
         return PANOPTIC
-    if any("keypoints" in item or "caption" in item for item in items):
-        return ""
-    if any(item.get("segmentation") for item in items):
+    # COCO's files of keypoints have the masks of its instances again.
+    of_masks = [item for item in items if not (item.get("keypoints") or item.get("caption"))]
+    if any(item.get("segmentation") for item in of_masks):
         return INSTANCES
-    return BOXES if items else ""
+    return BOXES if of_masks else ""

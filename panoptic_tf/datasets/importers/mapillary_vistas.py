@@ -19,7 +19,7 @@ from panoptic_tf.datasets.importers.registry import register
 from panoptic_tf.datasets.importers.source import Source
 
 _SPLITS = {"train": "training", "val": "validation"}
-_JSON_FILES = {
+JSON_FILES = {
     "1.2": ("v1.2/panoptic/panoptic_2018.json", "panoptic/panoptic_2018.json"),
     "2.0": ("v2.0/panoptic/panoptic_2020.json",),
 }
@@ -51,9 +51,9 @@ def read_mapillary_vistas(
         `coco_panoptic` raises.
     """
     folder = os.path.join(source, folders.of_split(split, _SPLITS, format_name="mapillary_vistas"))
-    if version not in _JSON_FILES:
-        raise ValueError(f"version must be {' or '.join(_JSON_FILES)}, got {files.shown(version)}.")
-    paths = [os.path.join(folder, path) for path in _JSON_FILES[version]]
+    if version not in JSON_FILES:
+        raise ValueError(f"version must be {' or '.join(JSON_FILES)}, got {files.shown(version)}.")
+    paths = [os.path.join(folder, path) for path in JSON_FILES[version]]
     panoptic_json = next((path for path in paths if os.path.lexists(path)), None)
     if panoptic_json is None:
         raise ValueError(

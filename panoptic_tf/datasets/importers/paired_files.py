@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 from typing import Collection, Dict, Iterator, List, Sequence, Tuple
 
-from panoptic_tf.datasets import files
+from panoptic_tf.datasets import files, images
 from panoptic_tf.datasets.importers import label_png
 from panoptic_tf.datasets.importers.source import SourceImage
 from panoptic_tf.datasets.notes import Notes
-
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif")
 
 _NO_MASK = "images have no mask and are left out"
 _IMAGES, _MASKS = "a folder of images", "a folder of PNG masks"
@@ -33,25 +31,25 @@ def pair(mask_dirs: Sequence[str], image_dir: str) -> List[SourceImage]:
     """
     masks = [find(folder, (".png",), expected=_MASKS) for folder in mask_dirs]
     known = {os.path.abspath(path) for found in masks for path in found.values()}
-    images = find(image_dir, IMAGE_ENDINGS, expected=_IMAGES, without=known)
+    photographs = find(image_dir, images.ENDINGS, expected=_IMAGES, without=known)
     for found in masks:
         for stem, path in found.items():
-            if stem not in images:
+            if stem not in photographs:
                 raise ValueError(f"{path}: has no image {stem!r} in {image_dir}.")
             for folder, others in zip(mask_dirs, masks):
                 if stem not in others:
                     raise ValueError(f"{path}: has no mask {stem + '.png'!r} in {folder}.")
     notes = Notes()
-    for stem in images:
+    for stem in photographs:
         if stem not in masks[0]:
-            notes.add(_NO_MASK, images[stem])
+            notes.add(_NO_MASK, photographs[stem])
     notes.log(image_dir)
     paired = []
     for stem in masks[0]:
         label_files = tuple(found[stem] for found in masks)
         size, *_ = [label_png.read_size(path, expected="a PNG mask") for path in label_files]
-        file_name = os.path.relpath(images[stem], image_dir)
-        paired.append(SourceImage(stem, images[stem], file_name, None, label_files, size))
+        file_name = os.path.relpath(photographs[stem], image_dir)
+        paired.append(SourceImage(stem, photographs[stem], file_name, None, label_files, size))
     return paired
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import warnings
 from typing import NamedTuple, Optional, Tuple
 
-from PIL import Image, ImageOps
+from PIL import Image, TiffImagePlugin
 
 from panoptic_tf.datasets import checks, files, images, png
 from panoptic_tf.datasets.importers.source import Size
@@ -94,7 +93,13 @@ def read(
     if opened.picture is not None:
         notes.append(RECODED)
     picture = opened.picture or _open_picture(opened.content, path)
-    return Photograph(_as_png(picture, path, is_applied), frame, tuple(notes))
+    pixels = _decode(picture, path, orientation, is_applied)
+    if (pixels.height, pixels.width) != frame:
+        raise ValueError(
+            f"{path}: has {pixels.height} x {pixels.width} pixels (height x width), which is not "
+            f"the size in its header, {size[0]} x {size[1]}."
+        )
+    return Photograph(_as_png(pixels), frame, tuple(notes))
 
 
 def size_and_orientation(path: str) -> Tuple[Size, int]:
@@ -129,6 +134,9 @@ def _open(path: str) -> _Opened:
         return _Opened(content, None, _header_size(content, path), images.orientation(content))
     picture = _open_picture(content, path)
     size = (picture.height, picture.width)
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):  # Pillow may have the turned size.
+        tags = (TiffImagePlugin.IMAGELENGTH, TiffImagePlugin.IMAGEWIDTH)
+        size = (int(picture.tag_v2[tags[0]]), int(picture.tag_v2[tags[1]]))
     return _Opened(content, picture, size, images.orientation_of(picture.getexif))
 
 
@@ -156,21 +164,22 @@ def _header_size(content: bytes, path: str) -> Size:
 
 def _open_picture(content: bytes, path: str) -> Image.Image:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return Image.open(io.BytesIO(content))
+        return images.open_picture(content)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: cannot be decoded; expected {EXPECTED}.") from error
 
 
-def _as_png(picture: Image.Image, path: str, is_turned: bool) -> bytes:
+def _decode(picture: Image.Image, path: str, orientation: int, is_turned: bool) -> Image.Image:
     """The pixels, turned as EXIF says where that is wanted; only 8 bits a channel are lossless."""
     if picture.mode not in _EIGHT_BITS:
         raise ValueError(f"{path}: has pixels of mode {picture.mode!r}; expected 8 bits a channel.")
     try:
-        pixels = (ImageOps.exif_transpose(picture) if is_turned else picture).convert("RGB")
+        return images.in_frame(picture, orientation, is_turned=is_turned).convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); expected {EXPECTED}.") from error
+
+
+def _as_png(pixels: Image.Image) -> bytes:
     content = io.BytesIO()
     pixels.info.clear()  # What was not applied must not be applied later.
     pixels.save(content, "PNG")

@@ -1,7 +1,8 @@
 """Which format a file or folder of annotations has, and the arguments of its importer.
 
 Each format is known by what only it has: keys of its JSON objects, the root of its XML, the names
-of its folders. Nothing is read but the beginnings of lists; the importers check the rest.
+of its folders. JSON and YAML files are read whole, XML files by their beginning; the importers
+check what they hold.
 """
 
 from __future__ import annotations
@@ -57,22 +58,35 @@ def recognize(path: str, *, format_name: Optional[str] = None) -> Recognition:
         wanted = {k: v for k, v in recognizers.items() if format_name in (None, k)}
         looked_for.update(wanted)
         found = found or [one for _, find in wanted.values() for one in find(listing)]
+    boxes = listing.of_kind(BOXES) if "coco_instances" in looked_for and not found else []
+    if boxes:
+        raise ValueError(
+            f"{boxes[0]}: its annotations have no 'segmentation'; of boxes no masks are learnt."
+            f"{_unread(listing)}"
+        )
     if len(found) == 1:
         return found[0]
     if found:
         seen = "\n".join(f"  {one.format}: {', '.join(one.files)}" for one in found)
         raise ValueError(
             f"{path}: holds annotations of more than one kind:\n{seen}\n"
-            "Give --source one of these files or folders, or say --format."
+            f"Give --source one of these files or folders, or say --format.{_unread(listing)}"
         )
     formats = "\n".join(f"  {name}: {text}" for name, (text, _) in looked_for.items())
     hint = ""
     if any(name.lower().endswith((".zip", ".tar", ".gz", ".tgz")) for name in listing.candidates):
         hint = " Archives are not read: unpack them."
     raise ValueError(
-        f"{path}: no annotations were recognised. It has {listing.describe()}.{hint} Looked for:\n"
+        f"{path}: no annotations were recognised. It has {listing.describe()}.{hint}"
+        f"{_unread(listing)} Looked for:\n"
         f"{formats}\nSay --format with its own flags where they lie elsewhere (docs/data.md)."
     )
+
+
+def _unread(listing: Listing) -> str:
+    """What to say of JSON files that were not looked at."""
+    count = listing.num_unread
+    return f" {count} more JSON files were not looked at: name the right one." if count else ""
 
 
 # COCO
@@ -128,11 +142,6 @@ def _coco_instances(listing: Listing) -> List[Recognition]:
     panoptic = listing.of_kind(PANOPTIC)
     # Beside panoptic annotations they are the same images' instances, or its parts.
     paths = [] if panoptic else listing.of_kind(INSTANCES)
-    boxes = listing.of_kind(BOXES)
-    if boxes and not paths and not panoptic:
-        raise ValueError(
-            f"{boxes[0]}: its annotations have no 'segmentation'; of boxes no masks are learnt."
-        )
     return _coco(listing, "coco_instances", paths, options)
 
 
@@ -268,7 +277,7 @@ def _ade20k(listing: Listing) -> List[Recognition]:
 
 def _vistas(listing: Listing) -> List[Recognition]:
     for version in ("2.0", "1.2"):
-        for path in mapillary_vistas._JSON_FILES[version]:
+        for path in mapillary_vistas.JSON_FILES[version]:
             if listing.has("training", path):
                 return _known(
                     listing,

@@ -190,7 +190,7 @@ def _file_names(source: str, content: Dict[Any, Any], split: str, root: str) -> 
             entry = beside if os.path.exists(os.path.join(root, beside)) else entry
         path = files.inside(root, entry, source=field, follow_links=True)
         if os.path.isdir(path):
-            listed = paired_files.find(path, paired_files.IMAGE_ENDINGS, expected="images").values()
+            listed = paired_files.find(path, images.ENDINGS, expected="images").values()
             found.update(dict.fromkeys(os.path.relpath(image, root) for image in listed))
         elif path.endswith(".txt"):
             found.update(dict.fromkeys(_listed(path, root)))

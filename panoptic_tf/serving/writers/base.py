@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -10,6 +11,22 @@ from panoptic_tf.datasets import files
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.serving.result import PanopticResult
+
+
+class ImageFile(NamedTuple):
+    """An image and what it is called in results.
+
+    Attributes:
+      path: of the file.
+      file_name: path below the folder of all images, with slashes.
+      name: of its result files, without an ending; unique. It may hold sub-folders.
+      image_id: unique: an integer, or the name.
+    """
+
+    path: str
+    file_name: str
+    name: str
+    image_id: ImageId
 
 
 class Writer:
@@ -24,14 +41,19 @@ class Writer:
         self.output_dir = output_dir
         self.dataset_info = dataset_info
 
-    def add(self, image_id: ImageId, name: str, path: str, result: PanopticResult) -> None:
+    def check(self, image: ImageFile, result: PanopticResult) -> None:
+        """Checks that the format can hold a result; nothing is written.
+
+        Raises:
+          ValueError: it cannot; the message names the image.
+        """
+
+    def add(self, image: ImageFile, result: PanopticResult) -> None:
         """Writes the files of one image, or keeps for `close` what belongs in one for all.
 
         Args:
-          image_id: of the image, unique: an integer, or its name.
-          name: of its files, without an ending; unique.
-          path: of the image.
-          result: of the image.
+          image: the image.
+          result: of the image, which `check` let pass.
         """
         raise NotImplementedError
 

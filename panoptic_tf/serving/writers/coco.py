@@ -9,7 +9,6 @@ import numpy as np
 
 from panoptic_tf.datasets import files
 from panoptic_tf.datasets.coco_format import CocoPanopticWriter
-from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.metrics import instances
 from panoptic_tf.serving.result import PanopticResult
 from panoptic_tf.serving.writers import base
@@ -25,15 +24,15 @@ class PanopticWriter(base.Writer):
         super().__init__(*args)
         self._writer = CocoPanopticWriter(self.output_dir, self.dataset_info)
 
-    def add(self, image_id: ImageId, name: str, path: str, result: PanopticResult) -> None:
+    def add(self, image: base.ImageFile, result: PanopticResult) -> None:
         """See the class."""
         self._writer.add(
-            image_id,
-            name,
+            image.image_id,
+            image.name,
             result.category_mask,
             result.instance_mask,
             scores=result.scores,
-            image_file=os.path.basename(path),
+            image_file=image.file_name,
         )
 
     def close(self) -> None:
@@ -58,23 +57,21 @@ class InstancesWriter(base.Writer):
         self._images: List[Dict[str, Any]] = []
         self._annotations: List[Dict[str, Any]] = []
 
-    def add(self, image_id: ImageId, name: str, path: str, result: PanopticResult) -> None:
+    def add(self, image: base.ImageFile, result: PanopticResult) -> None:
         """Keeps the instances of an image."""
         height, width = result.image_size
-        image = {
-            "id": image_id if isinstance(image_id, int) else len(self._images) + 1,
-            "file_name": os.path.basename(path),
-            "height": height,
-            "width": width,
-        }
-        self._images.append(image)
+        is_number = isinstance(image.image_id, int)
+        image_id = image.image_id if is_number else len(self._images) + 1
+        self._images.append(
+            {"id": image_id, "file_name": image.file_name, "height": height, "width": width}
+        )
         by_id = {segment.id: segment for segment in result.segments}
         things = np.where(result.instance_mask > 0, result.id_map, 0)
         ids, rles, _ = instances.encode_id_map(things)
         for segment, rle in zip((by_id[i] for i in ids.tolist()), rles):
             annotation: Dict[str, Any] = {
                 "id": len(self._annotations) + 1,
-                "image_id": image["id"],
+                "image_id": image_id,
                 "category_id": segment.dataset_category_id,
                 "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
                 "area": segment.area,

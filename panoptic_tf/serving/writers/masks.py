@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from panoptic_tf.datasets import files
-from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.serving.result import PanopticResult
 from panoptic_tf.serving.writers import base
@@ -57,12 +56,12 @@ class SemanticMaskWriter(base.Writer):
             {"categories": info.annotated().to_coco(), "void_id": void_id},
         )
 
-    def add(self, image_id: ImageId, name: str, path: str, result: PanopticResult) -> None:
+    def add(self, image: base.ImageFile, result: PanopticResult) -> None:
         """See the class."""
         picture = Image.fromarray(self._id_of_category[result.category_mask])
         if self._has_palette:
             picture.putpalette(_palette(self.dataset_info))
-        base.save_png(picture, self.output_dir, SEMANTIC_DIR, f"{name}.png")
+        base.save_png(picture, self.output_dir, SEMANTIC_DIR, f"{image.name}.png")
 
 
 class InstanceMaskWriter(base.Writer):
@@ -71,17 +70,18 @@ class InstanceMaskWriter(base.Writer):
     An id is unique in its image.
     """
 
-    def add(self, image_id: ImageId, name: str, path: str, result: PanopticResult) -> None:
-        """See the class.
-
-        Raises:
-          ValueError: an instance id does not fit 16 bits.
-        """
+    def check(self, image: base.ImageFile, result: PanopticResult) -> None:
+        """See `Writer`: instance ids must fit 16 bits."""
         most = int(result.instance_mask.max())
         if most > _MOST_ID:
-            raise ValueError(f"{path}: the instance id {most} does not fit the 16 bits of a mask.")
+            raise ValueError(
+                f"{image.path}: the instance id {most} does not fit the 16 bits of a mask."
+            )
+
+    def add(self, image: base.ImageFile, result: PanopticResult) -> None:
+        """See the class."""
         picture = Image.fromarray(result.instance_mask.astype(np.uint16))
-        base.save_png(picture, self.output_dir, INSTANCE_DIR, f"{name}.png")
+        base.save_png(picture, self.output_dir, INSTANCE_DIR, f"{image.name}.png")
 
 
 def _palette(dataset_info: DatasetInfo) -> List[int]:

@@ -8,7 +8,6 @@ from typing import Any
 from PIL import Image
 
 from panoptic_tf.datasets import files
-from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.serving.result import PanopticResult
 from panoptic_tf.serving.writers import base
 
@@ -29,9 +28,9 @@ class OverlayWriter(base.Writer):
         super().__init__(*args)
         self._picture = picture
 
-    def add(self, image_id: ImageId, name: str, path: str, result: PanopticResult) -> None:
+    def add(self, image: base.ImageFile, result: PanopticResult) -> None:
         """See the class."""
-        overlay = os.path.join(self.output_dir, FOLDER, f"{name}.{self._picture}")
+        overlay = os.path.join(self.output_dir, FOLDER, f"{image.name}.{self._picture}")
         with files.atomic_path(overlay) as temporary:
             Image.fromarray(result.plot()).save(
                 temporary, format=_FORMATS[self._picture], quality=92

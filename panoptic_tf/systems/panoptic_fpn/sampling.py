@@ -24,7 +24,7 @@ class Samples(NamedTuple):
       boxes: float32 [B, R, 4].
       classes: int32 [B, R], thing index; T on background.
       deltas: float32 [B, R, 4], from a positive region to its instance.
-      instances: int32 [B, R], row of the instance.
+      instances: int64 [B, R], row of the instance.
       weights: float32 [B, R], 1 on regions that count.
       is_positive: float32 [B, R], 1 on regions of instances that count.
     """

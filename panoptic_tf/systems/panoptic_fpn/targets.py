@@ -33,7 +33,7 @@ class PanopticFPNTargetGenerator:
       sampling_seed: int32 [2].
 
     Labels:
-      anchor_indices: int32 [R], sampled anchors, all levels one after another.
+      anchor_indices: int64 [R], sampled anchors, all levels one after another.
       anchor_classes: float32 [R], 1 on anchors of instances.
       anchor_weights: float32 [R], 1 on anchors that count.
       anchor_deltas: float32 [R, 4], from the anchor to its instance.

@@ -91,6 +91,33 @@ def test_others_are_turned_only_where_that_is_meant(tmp_path):
     assert photographs.size_and_orientation(path) == ((HEIGHT, WIDTH), 6)
 
 
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_tiff_that_pillow_turns_by_itself(tmp_path, orientation):
+    path = save(tmp_path / "a.tif", pixels(), "TIFF", orientation)
+    png = save(tmp_path / "a.png", pixels(), "PNG", orientation)
+    turned_size = (WIDTH, HEIGHT) if orientation > 4 else (HEIGHT, WIDTH)
+    assert photographs.size_and_orientation(path) == ((HEIGHT, WIDTH), orientation)
+    for exif, stated in ((photographs.STORED, (HEIGHT, WIDTH)), (photographs.TURNED, turned_size)):
+        found = photographs.read(path, stated=stated, max_pixels=LIMIT, exif=exif)
+        expected = photographs.read(png, stated=stated, max_pixels=LIMIT, exif=exif)
+        assert found.size == stated
+        np.testing.assert_array_equal(decoded(found), decoded(expected))
+        if orientation > 4:
+            same = photographs.read(path, stated=stated, max_pixels=LIMIT)
+            assert (same.content, same.size) == (found.content, stated)
+    if orientation <= 4:
+        with pytest.raises(ValueError, match="nothing tells"):
+            photographs.read(path, stated=(HEIGHT, WIDTH), max_pixels=LIMIT)
+
+
+def test_pixels_of_another_size_than_the_header_says(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.bmp", pixels(), "BMP")
+    other = Image.new("RGB", (WIDTH, HEIGHT + 1))
+    monkeypatch.setattr(images, "in_frame", lambda *_, **__: other)
+    with pytest.raises(ValueError, match=r"a\.bmp: has 7 x 10 pixels .* its header, 6 x 10"):
+        photographs.read(path, max_pixels=LIMIT)
+
+
 def sixteen_bits(path):
     Image.fromarray(np.full([4, 4], 1000, np.uint16)).save(path, "TIFF")
 
@@ -106,6 +133,8 @@ def cut_off(path, image_format):
     [
         (lambda path: path.write_bytes(b"no image"), "cannot be decoded; expected a photograph"),
         (lambda path: path.write_bytes(b""), "cannot be decoded"),
+        # Pillow would start Ghostscript.
+        (lambda path: save(path, pixels(), "EPS"), "cannot be decoded; expected a photograph"),
         (lambda path: path.mkdir(), "is a folder"),
         (lambda path: None, "no such file"),
         (sixteen_bits, "mode 'I;16'.*8 bits a channel"),

@@ -270,6 +270,46 @@ def test_boxes_are_said_to_be_boxes(tmp_path):
         recognize(str(tmp_path))
 
 
+def test_boxes_beside_another_format_do_not_matter(tmp_path):
+    make_yolo(tmp_path)
+    write(tmp_path / "boxes.json", coco("1", kind="bbox"))
+    assert recognize(str(tmp_path)).format == "yolo"
+    with pytest.raises(ValueError, match="boxes.json: its annotations have no 'segmentation'"):
+        recognize(str(tmp_path), format_name="coco_instances")
+
+
+def test_one_annotation_of_keypoints_does_not_matter(tmp_path):
+    content = coco("1")
+    content["annotations"].append(coco("1", kind="keypoints")["annotations"][0])
+    write(tmp_path / "a.json", content)
+    assert recognize(str(tmp_path)).format == "coco_instances"
+    write(tmp_path / "b.json", coco("1", kind="keypoints"))
+    assert below(tmp_path, recognize(str(tmp_path)).options)["source"] == "a.json"
+
+
+def test_links_are_followed_once(tmp_path):
+    make_cvat(tmp_path / "elsewhere")
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "task").symlink_to(tmp_path / "elsewhere")
+    (root / "twice").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(tmp_path)
+    (root / "a").mkdir()
+    (root / "a" / "inside").symlink_to(root)
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "elsewhere")
+    found = recognize(str(root))
+    assert below(root, found.options) == {"source": "task/annotations.xml"}
+
+
+def test_json_files_that_were_not_looked_at_are_counted(tmp_path):
+    for number in range(60):
+        write(tmp_path / f"{number:02}.json", {})
+    write(tmp_path / "instances.json", coco("1"))
+    with pytest.raises(ValueError, match=" 11 more JSON files were not looked at"):
+        recognize(str(tmp_path))
+    assert recognize(str(tmp_path / "instances.json")).format == "coco_instances"
+
+
 def test_nothing_at_all_is_said(tmp_path):
     with pytest.raises(ValueError, match="nothing"):
         recognize(str(tmp_path))
