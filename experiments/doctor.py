@@ -47,7 +47,7 @@ def main(argv):
     page = DataPage() if _OUTPUT_HTML.value else None
     mended = _mend() if _FIX_TO.value else {}
     report = examining.examine(page.add if page else None, **mended)
-    report["notes"] += _warnings(report)
+    report["notes"] += coverage.warnings_of_data(report)
     print(_format(report))
     if _OUTPUT_JSON.value:
         files.write_json(_OUTPUT_JSON.value, report)
@@ -96,12 +96,6 @@ def _mend() -> Dict[str, Any]:
     named = shlex.join(f"--{flag}={value}" for flag, value in mended.items())
     print(f"{len(changes)} changes; the copy is {named}\n")
     return mended
-
-
-def _warnings(report) -> List[str]:
-    things = sum(c["pixel_share"] for c in report["per_category"] if c["is_thing"])
-    shares = {"void_share": report["void_share"], "true_thing_share": things}
-    return coverage.warnings_of(shares)
 
 
 def _describe_instances(report) -> List[str]:

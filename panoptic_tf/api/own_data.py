@@ -221,9 +221,7 @@ def _examine(input_path: str, split: str, max_pixels: int, log: Callable[[str], 
         for is_thing in (True, False)
     )
     log(f"{split}: {report['num_images']} images, {things} things, {stuff} regions of stuff")
-    share = sum(c["pixel_share"] for c in categories if c["is_thing"])
-    shares = {"void_share": report["void_share"], "true_thing_share": share}
-    for note in (*report["notes"], *coverage.warnings_of(shares)):
+    for note in (*report["notes"], *coverage.warnings_of_data(report)):
         log(f"  note: {note}")
     problems: List[str] = report["problems"]
     if problems:

@@ -84,6 +84,16 @@ class Coverage:
         return values
 
 
+def warnings_of_data(report: Mapping[str, Any]) -> List[str]:
+    """What is to be known of records before training on them.
+
+    Args:
+      report: of `datasets.doctor`.
+    """
+    things = sum(c["pixel_share"] for c in report["per_category"] if c["is_thing"])
+    return warnings_of({"void_share": report["void_share"], "true_thing_share": things})
+
+
 def warnings_of(metrics: Mapping[str, Any]) -> List[str]:
     """What is to be read with the metrics: sentences, each one line.
 

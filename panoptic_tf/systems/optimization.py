@@ -112,6 +112,39 @@ class LossScaledMovingAverage(optimization.ExponentialMovingAverage):
         self._optimizer._create_all_weights(var_list)
 
 
+def averaged_adamw_config(
+    *,
+    train_steps: int,
+    learning_rate: float,
+    warmup_steps: int,
+    steps_per_loop: int,
+    validation_interval: int,
+) -> TrainerConfig:
+    """What small networks are trained with: AdamW, a cosine to 0, weights averaged over steps.
+
+    Args:
+      train_steps, warmup_steps, steps_per_loop, validation_interval: see `trainer_config`.
+      learning_rate: after the warm-up.
+    """
+    return trainer_config(
+        train_steps=train_steps,
+        optimizer="adamw",
+        optimizer_options={
+            "weight_decay_rate": 1e-4,
+            "exclude_from_weight_decay": ["gamma", "beta", "bias"],
+            "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
+            "global_clipnorm": 5.0,
+        },
+        schedule="cosine",
+        schedule_options={"initial_learning_rate": learning_rate, "alpha": 0.0},
+        warmup_steps=warmup_steps,
+        ema={"average_decay": 0.999, "trainable_weights_only": False},
+        steps_per_loop=steps_per_loop,
+        checkpoint_interval=500,
+        validation_interval=validation_interval,
+    )
+
+
 def trainer_config(
     *,
     train_steps: int,

@@ -48,21 +48,11 @@ def build_experiment(
             distribution_strategy="one_device", mixed_precision_dtype="bfloat16"
         ),
         task=task,
-        trainer=optimization.trainer_config(
+        trainer=optimization.averaged_adamw_config(
             train_steps=train_steps,
-            optimizer="adamw",
-            optimizer_options={
-                "weight_decay_rate": 1e-4,
-                "exclude_from_weight_decay": ["gamma", "beta", "bias"],
-                "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
-                "global_clipnorm": 5.0,
-            },
-            schedule="cosine",
-            schedule_options={"initial_learning_rate": 2e-3, "alpha": 0.0},
+            learning_rate=2e-3,
             warmup_steps=300,
-            ema={"average_decay": 0.999, "trainable_weights_only": False},
             steps_per_loop=100,
-            checkpoint_interval=500,
             validation_interval=validation_interval,
         ),
     )

@@ -36,21 +36,11 @@ def build_experiment(task: cfg.TaskConfig, *, train_steps: int = 10_000) -> cfg.
     return cfg.ExperimentConfig(
         runtime=cfg.RuntimeConfig(distribution_strategy="one_device"),
         task=task,
-        trainer=optimization.trainer_config(
+        trainer=optimization.averaged_adamw_config(
             train_steps=train_steps,
-            optimizer="adamw",
-            optimizer_options={
-                "weight_decay_rate": 1e-4,
-                "exclude_from_weight_decay": ["gamma", "beta", "bias"],
-                "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
-                "global_clipnorm": 5.0,
-            },
-            schedule="cosine",
-            schedule_options={"initial_learning_rate": 1e-3, "alpha": 0.0},
+            learning_rate=1e-3,
             warmup_steps=500,
-            ema={"average_decay": 0.999, "trainable_weights_only": False},
             steps_per_loop=50,
-            checkpoint_interval=500,
             validation_interval=2500,
         ),
     )

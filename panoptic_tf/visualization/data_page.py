@@ -1,12 +1,11 @@
 """The page of a data set: counts, histograms, what is rare, and images worth a look.
 
-One HTML file that asks nothing of the network and runs no script. `data_page.html`, `data_page.css`
-and `report.css` are the page and its style.
+One HTML file that asks nothing of the network and runs no script; `report.css` and `data_page.css`
+are its style.
 """
 
 from __future__ import annotations
 
-import string
 from typing import Any, List, Mapping, Sequence, Tuple
 
 from panoptic_tf.visualization import markup
@@ -73,13 +72,12 @@ def render_data_page(
         )
     quality = report["ground_truth_PQ"]
     subtitle = "" if quality is None else f"PQ of the ground truth against itself: {quality:.2f}"
-    return string.Template(markup.read("data_page.html")).substitute(
-        title=text(title),
-        style=markup.read("report.css"),
-        own_style=markup.read("data_page.css"),
-        subtitle=f'<p class="muted">{text(subtitle)}</p>',
+    return markup.page(
+        title,
+        subtitle=subtitle,
         tiles=_tiles(report),
-        sections="\n".join(section for section in sections if section),
+        body="\n".join(section for section in sections if section),
+        styles=["report.css", "data_page.css"],
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import string
 from importlib import resources
 from typing import Any, Iterable, Tuple, Union
 
@@ -23,6 +24,25 @@ def text(value: Any) -> str:
 def read(name: str) -> str:
     """A file of this package: a page or a style."""
     return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def page(title: str, *, subtitle: str, tiles: str, body: str, styles: Iterable[str]) -> str:
+    """A whole page, which asks nothing of the network and runs no script.
+
+    Args:
+      title: text.
+      subtitle: text; may be empty.
+      tiles: markup, shown side by side.
+      body: markup of all below.
+      styles: files of this package.
+    """
+    return string.Template(read("page.html")).substitute(
+        title=text(title),
+        style="\n".join(map(read, styles)),
+        subtitle=f'<p class="muted">{text(subtitle)}</p>' if subtitle else "",
+        tiles=tiles,
+        body=body,
+    )
 
 
 def table(head: Iterable[str], rows: Iterable[str], groups: str = "") -> str:

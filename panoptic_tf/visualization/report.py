@@ -1,8 +1,8 @@
 """The report of an evaluation: one HTML file that holds its style and its pictures.
 
-`report.html` and `report.css` are the page and its style; what depends on data is made here. The
-page asks nothing of the network and runs no script; its content security policy says so to the
-browser. All text that came from data (names, image ids, titles) is escaped.
+`report.html` and `report.css` are the body of the page and its style; what depends on data is made
+here. The page asks nothing of the network and runs no script; its content security policy says so
+to the browser. All text that came from data (names, image ids, titles) is escaped.
 """
 
 from __future__ import annotations
@@ -109,17 +109,16 @@ def render_report(
         _gallery_section(gallery, categories, colors),
         *(_extra_section(heading, values) for heading, values in (extras or {}).items()),
     ]
-    return string.Template(markup.read("report.html")).substitute(
-        title=text(title),
-        style=markup.read("report.css"),
-        subtitle=f'<p class="muted">{text(subtitle)}</p>' if subtitle else "",
-        tiles=_tiles(first),
+    body = string.Template(markup.read("report.html")).substitute(
         warnings="\n".join(
             f'<p class="card warning">{text(sentence)}</p>' for sentence in warnings
         ),
         metrics=_forms_table(forms, _COLUMN_GROUPS),
         others="".join(f"<h3>{heading}</h3>{table}" for heading, table in others if table),
         sections="\n".join(section for section in sections if section),
+    )
+    return markup.page(
+        title, subtitle=subtitle, tiles=_tiles(first), body=body, styles=["report.css"]
     )
 
 

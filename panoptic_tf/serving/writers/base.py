@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 from typing import NamedTuple
 
@@ -29,8 +30,8 @@ class ImageFile(NamedTuple):
     image_id: ImageId
 
 
-class Writer:
-    """Takes the results of many images.
+class Writer(abc.ABC):
+    """Takes the results of many images; a format that holds everything needs no `check` or `close`.
 
     Args:
       output_dir: folder of all files.
@@ -41,13 +42,14 @@ class Writer:
         self.output_dir = output_dir
         self.dataset_info = dataset_info
 
-    def check(self, image: ImageFile, result: PanopticResult) -> None:
+    def check(self, image: ImageFile, result: PanopticResult) -> None:  # noqa: B027
         """Checks that the format can hold a result; nothing is written.
 
         Raises:
           ValueError: it cannot; the message names the image.
         """
 
+    @abc.abstractmethod
     def add(self, image: ImageFile, result: PanopticResult) -> None:
         """Writes the files of one image, or keeps for `close` what belongs in one for all.
 
@@ -55,9 +57,8 @@ class Writer:
           image: the image.
           result: of the image, which `check` let pass.
         """
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """Writes the files of all images."""
 
 
