@@ -217,3 +217,11 @@ def test_nothing_names_the_machine_it_was_written_on(what):
         if pattern.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+def test_names_of_test_files_are_unique_outside_packages():
+    names = {}
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if not (path.parent / "__init__.py").exists():
+            names.setdefault(path.name, []).append(str(path.relative_to(ROOT)))
+    assert [paths for paths in names.values() if len(paths) > 1] == []
