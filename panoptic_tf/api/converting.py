@@ -25,6 +25,16 @@ def convert(
     Returns:
       The manifest of each split, which lists the shards and their numbers of records.
 
+    Example:
+        panoptic_tf.convert(
+            "coco_panoptic",
+            "data/records",
+            panoptic_json="data/train/panoptic.json",
+            panoptic_dir="data/train/panoptic",
+            image_dir="data/train/images",
+            split="train:0.8,val:0.2",
+        )
+
     Raises:
       ValueError: the annotations contradict each other or themselves, or `output_dir` holds
         another data set; the message names file and field.

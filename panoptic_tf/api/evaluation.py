@@ -114,6 +114,10 @@ def evaluate(
     Returns:
       The metrics, in percent, and the report's path.
 
+    Example:
+        result = panoptic_tf.evaluate(run.model_dir, output_dir="runs/python/report")
+        print(result.scores["PQ"], result.report)
+
     Raises:
       ValueError: there is no model, it does not fit its experiment, an argument is for another kind
         of model, records are missing or cannot be read, or every image is too large.

@@ -19,6 +19,7 @@ from panoptic_tf.training import runner
 
 FORMATS = ("saved_model", "tflite")
 TARGETS = (forms.Form.CPU.value, forms.Form.ACCELERATOR.value)
+SERVED_PRECISIONS = ("float32", "bfloat16")
 
 Path = Union[str, os.PathLike]
 
@@ -34,6 +35,9 @@ def export(path: Path, output: Path, *, format: Optional[str] = None, **options:
 
     Returns:
       The path that `Predictor` takes: the folder of the version, or the file.
+
+    Example:
+        saved_model = panoptic_tf.export(run.model_dir, "runs/python/saved_model")
 
     Raises:
       ValueError: unknown format, and what those two raise.
@@ -55,8 +59,10 @@ def export_saved_model(
     version: Optional[int] = None,
     input_type: str = "image_bytes",
     max_pixels: int = decoding.MAX_PIXELS,
+    max_png_pixels: int = decoding.MAX_PNG_PIXELS,
     warmup_batch_sizes: Sequence[int] = (1,),
     target: str = forms.Form.CPU.value,
+    precision: str = "float32",
     **configured: Any,
 ) -> str:
     """Exports a checkpoint for TensorFlow Serving and `Predictor`.
@@ -68,8 +74,11 @@ def export_saved_model(
       version: number of the version's folder; default the next free one.
       input_type: of `serving.export.INPUT_TYPES`: the signature that `serving_default` is.
       max_pixels: larger images are returned as not valid.
+      max_png_pixels: the same of the signature `panoptic_png`, if it is the lower one.
       warmup_batch_sizes: one warm-up request each.
       target: `cpu` or `accelerator`: what it is served on; the results are the same.
+      precision: of `SERVED_PRECISIONS`: what the network's layers compute in. Post-processing and
+        outputs are float32 in both.
       **configured: `experiment`, `config_file`, `overrides` where the params.yaml beside the
         checkpoint is not meant; see `settings.configure`.
 
@@ -86,19 +95,25 @@ def export_saved_model(
         )
     if target not in TARGETS:
         raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}.")
+    if precision not in SERVED_PRECISIONS:
+        raise ValueError(
+            f"precision must be one of {', '.join(SERVED_PRECISIONS)}, got {precision!r}."
+        )
     folder = os.fspath(export_dir)
     name = "" if version is None else str(version)
     paths.check_can_write("export_dir", os.path.join(folder, name, "saved_model.pb"))
     with process_state.kept():
-        loaded = _load(path, input_size, configured)
+        loaded = _load(path, input_size, configured, precision)
         return export_lib.export_saved_model(
             loaded.network,
             export_dir=folder,
             version=version,
             input_type=input_type,
             max_pixels=max_pixels,
+            max_png_pixels=max_png_pixels,
             warmup_batch_sizes=warmup_batch_sizes,
             form=forms.Form(target),
+            precision=precision,
             **loaded.arguments,
         )
 
@@ -207,7 +222,10 @@ class _Loaded(NamedTuple):
 
 
 def _load(
-    path: Path, input_size: Union[None, int, Sequence[int]], configured: Dict[str, Any]
+    path: Path,
+    input_size: Union[None, int, Sequence[int]],
+    configured: Dict[str, Any],
+    precision: str = "float32",
 ) -> _Loaded:
     """The inference network with a checkpoint's weights, its task, what the exports take."""
     checkpoint_path = os.fspath(path)
@@ -217,7 +235,7 @@ def _load(
     if input_size is not None:
         params = params.replace(task={"model": {"input_size": list(_size(input_size))}})
     task = runner.build_task(params)
-    model = runner.load_model(params, task, checkpoint_path=checkpoint_path)
+    model = runner.load_model(params, task, checkpoint_path=checkpoint_path, precision=precision)
     arguments = {**runner.export_arguments(params, task), "experiment": found.experiment}
     return _Loaded(model.inference_network, task, arguments)
 

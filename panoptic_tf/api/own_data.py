@@ -82,6 +82,10 @@ def init(
       overwrite: replace records of other annotations and an edited train.yaml.
       log: gets what is found, line by line.
 
+    Example:
+        made = panoptic_tf.init("data/train", "mydata")
+        print(made.config_file)
+
     Raises:
       ValueError: nothing or several things are recognised, the annotations contradict each other,
         the records have problems, an argument is out of its range, or a path is remote.

@@ -72,6 +72,19 @@ def train(
     Returns:
       The folder, its last checkpoint, and the metrics of the last evaluation.
 
+    Example:
+        run = panoptic_tf.train(
+            "panoptic_deeplab_shapes",
+            model_dir="runs/python",
+            overrides={
+                "task.dataset_info": "data/records/dataset_info.json",
+                "task.train_data": {"input_path": "data/records/train-*", "global_batch_size": 8},
+                "task.validation_data.input_path": "data/records/val-*",
+                "trainer.train_steps": 1000,
+            },
+        )
+        print(run.step, run.checkpoint, run.metrics["PQ"])
+
     Raises:
       ValueError: the configuration names no experiment, a key that there is not, a value of the
         wrong type, or what cannot go together; records are missing or cannot be read; another

@@ -68,6 +68,10 @@ class Predictor:
       max_pixels, exif, score_threshold: see above.
       last_seconds: time the model took for the last image, decoding not counted.
 
+    Example:
+        predictor = panoptic_tf.Predictor(saved_model)
+        prediction = predictor(glob.glob("data/train/images/*")[0])
+
     Raises:
       ValueError: no such path, or not a model of ours; the message says what was found. Or an
         argument is out of its range.

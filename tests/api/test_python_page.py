@@ -1,5 +1,6 @@
 """Runs the code of docs/python.md as it stands, but for fewer steps, in a thread of its own."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -10,6 +11,7 @@ import threading
 import pytest
 import tensorflow as tf
 
+import panoptic_tf
 from panoptic_tf.datasets import shapes_writer
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "python.md"
@@ -22,6 +24,13 @@ def process_state():
         tf.summary.experimental.get_step(),
         signal.getsignal(signal.SIGTERM),
     )
+
+
+@pytest.mark.parametrize("name", ["Predictor", "convert", "evaluate", "export", "init", "train"])
+def test_examples_of_docstrings_are_on_the_page(name):
+    docstring = inspect.getdoc(getattr(panoptic_tf, name))
+    example = re.search(r"\nExample:\n(.*?)\n\n(?=\S)", docstring, re.DOTALL).group(1)
+    assert inspect.cleandoc(f"\n{example}") in "\n".join(BLOCKS)
 
 
 @pytest.mark.slow
@@ -53,6 +62,7 @@ def test_the_page_runs_in_a_thread_and_leaves_no_state(tmp_path, monkeypatch):
         assert json.load(file) == result.metrics
     assert len(result.per_category) == 10
     assert all(not isinstance(value, (dict, list)) for value in result.scores.values())
+    assert os.path.exists(names["made"].config_file)
     for form in ("saved_model", "tflite"):
         assert os.path.exists(names[form])
     assert names["predictor"].experiment == "panoptic_deeplab_shapes"
