@@ -2,6 +2,7 @@
 #   make demo               the whole way on the embedded data, into runs/demo
 #   make test               lint and tests; TESTS=tests/layers for some of them, WORKERS=0 for one
 #                           process with its output
+#   make embed              build/panoptic, the C program of export/embed
 #   make install            the tested packages of STACK into VENV
 # STACK=tf215 is TensorFlow 2.15 with tensorflow-addons, on Python 3.9 to 3.11; STACK=tf220 is 2.20,
 # on Python 3.10 to 3.13. Without STACK it is the first that has the Python.
@@ -21,6 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
 TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints evaluation api)
+# And beam where the pins have it.
 EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
@@ -29,13 +31,17 @@ PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 SYSTEMS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install embed clean
 
 install: $(STAMP)
 	@cat $(STAMP)
 
 demo: install
 	$(BIN)/panoptic-tf demo --output_dir=runs/demo
+
+embed: install
+	mkdir -p build
+	$(MAKE) -C export/embed PYTHON='$(abspath $(BIN))/python' OUTPUT='$(CURDIR)/build/panoptic'
 
 # All tests in two runs: a process keeps some memory of every graph that TensorFlow has traced in it.
 test: lint
@@ -72,6 +78,8 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/*.txt)
 	test "$$python" = '$(BIN)/python' || $$python -m venv --clear $(VENV) || \
 	    { echo "'$$python -m venv' failed; Debian has it in the package python3-venv."; exit 1; }; \
 	rm -f $(VENV)/.installed-*; \
-	$(BIN)/python -m pip install -qq --use-pep517 -c $$pins -e '.[$(EXTRAS_$(STACK))]' && \
+	extras='$(EXTRAS_$(STACK))'; \
+	if grep -q '^apache-beam==' $$pins; then extras="$$extras,beam"; fi; \
+	$(BIN)/python -m pip install -qq --use-pep517 -c $$pins -e ".[$$extras]" && \
 	echo "$$tensorflow, Python $$version ($$pins) in $(VENV); installation took" \
 	    "$$(($$(date +%s) - start)) s." > $@

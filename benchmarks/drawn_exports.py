@@ -1,14 +1,17 @@
-"""Shapes as a person would have drawn and exported them: LabelMe, CVAT and Ultralytics YOLO.
+"""Shapes in the formats that `convert` reads.
 
-Every thing is one whole outline, in the order in which they lie one over the other; in LabelMe and
-CVAT the bands behind them are drawn too, YOLO has things only.
+As a person would have drawn and exported them, LabelMe, CVAT and Ultralytics YOLO: every thing is
+one whole outline, in the order in which they lie one over the other; in LabelMe and CVAT the bands
+behind them are drawn too, YOLO has things only. COCO instances and masks as `predict` writes them.
+Cityscapes, ADE20K and Mapillary Vistas in the folders of their archives, with categories of theirs.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from xml.etree import ElementTree
 
 import cv2
@@ -16,7 +19,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from panoptic_tf.datasets import shapes
+from panoptic_tf.datasets import segments, shapes
+from panoptic_tf.datasets.coco_format import CocoPanopticWriter
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.serving import writers
+from panoptic_tf.serving.result import PanopticResult
+from panoptic_tf.structures import Prediction
 
 _FINER = 8
 """Corners lie within an eighth of a pixel."""
@@ -143,3 +151,144 @@ def write_yolo(folder: str, splits: Sequence[Tuple[str, int, int]]) -> None:
     content["names"] = list(shapes.THING_NAMES)
     with open(os.path.join(folder, "data.yaml"), "w", encoding="utf-8") as file:
         yaml.safe_dump(content, file, sort_keys=False)
+
+
+class Drawn(NamedTuple):
+    """An image of shapes and its masks, [size, size] each; `categories` are 1..10, 0 is void."""
+
+    image: np.ndarray
+    categories: np.ndarray
+    instances: np.ndarray
+    is_crowd: np.ndarray
+
+
+def draw_masks(num_images: int, size: int = shapes.SIZE) -> Iterator[Drawn]:
+    """Images and masks, one after the other."""
+    for index in range(num_images):
+        image, id_map, described = shapes.generate_image(0, index, size)
+        rows, _ = segments.ids_to_rows(id_map, [segment["id"] for segment in described])
+        masks = segments.rows_to_masks(
+            rows,
+            categories=[segment["category_id"] for segment in described],
+            is_crowd=[bool(segment["iscrowd"]) for segment in described],
+            thing_ids=DatasetInfo.load("shapes").thing_ids,
+        )
+        yield Drawn(image, *masks)
+
+
+def write_predicted(
+    folder: str, num_images: int, *, formats: Sequence[str], size: int = shapes.SIZE
+) -> None:
+    """The folder images, and what `predict --write` makes of them where all is found.
+
+    Args:
+      folder: where to.
+      num_images: how many.
+      formats: of `writers.FORMATS`.
+      size: height and width of the images.
+    """
+    info = DatasetInfo.load("shapes")
+    chosen = [writers.FORMATS[name](folder, info) for name in formats]
+    for index, drawn in enumerate(draw_masks(num_images, size)):
+        name = f"{index:06d}.png"
+        path = _save(drawn.image, folder, "images", name)
+        masks = {
+            Prediction.CATEGORY_MASK: drawn.categories,
+            Prediction.INSTANCE_MASK: drawn.instances,
+        }
+        result = PanopticResult(drawn.image, masks, info)
+        for writer in chosen:
+            writer.add(writers.base.ImageFile(path, name, name[:-4], index), result)
+    for writer in chosen:
+        writer.close()
+
+
+def write_cityscapes(folder: str, num_images: int, *, size: int = shapes.SIZE) -> None:
+    """gtFine and leftImg8bit, the split train."""
+    things, stuff = _ids_of("cityscapes_panoptic")
+    label_of = np.array([0, *things, *stuff])  # 0 is "unlabeled"
+    for index, drawn in enumerate(draw_masks(num_images, size)):
+        ids = label_of[drawn.categories]
+        has_number = (drawn.instances > 0) & ~drawn.is_crowd
+        ids = np.where(has_number, ids * 1000 + drawn.instances, ids).astype(np.uint16)
+        stem = f"shapes_000000_{index:06d}"
+        _save(ids, folder, "gtFine/train/shapes", f"{stem}_gtFine_instanceIds.png")
+        _save(drawn.image, folder, "leftImg8bit/train/shapes", f"{stem}_leftImg8bit.png")
+
+
+def write_ade20k(folder: str, num_images: int, *, size: int = shapes.SIZE) -> None:
+    """images, annotations and annotations_instance, the split training."""
+    things, stuff = _ids_of("ade20k_panoptic")
+    number_of = np.array([0, *(i + 1 for i in (*things, *stuff))])
+    for index, drawn in enumerate(draw_masks(num_images, size)):
+        instances = np.zeros(drawn.image.shape, np.uint8)
+        is_thing = drawn.instances > 0
+        instances[is_thing, 0] = drawn.categories[is_thing]  # of the k-th thing: k
+        instances[is_thing, 1] = drawn.instances[is_thing]
+        name = f"ADE_train_{index:08d}"
+        _save(drawn.image, folder, "images/training", f"{name}.jpg")
+        semantic = number_of[drawn.categories].astype(np.uint8)
+        _save(semantic, folder, "annotations/training", f"{name}.png")
+        _save(instances, folder, "annotations_instance/training", f"{name}.png")
+
+
+def write_mapillary_vistas(folder: str, num_images: int, *, size: int = shapes.SIZE) -> None:
+    """Version 2.0, the split training; the categories are the shapes'."""
+    writer = CocoPanopticWriter(
+        os.path.join(folder, "training/v2.0/panoptic"),
+        DatasetInfo.load("shapes"),
+        json_name="panoptic_2020.json",
+        png_dir=".",
+    )
+    with writer:
+        for index, (image, *masks, is_crowd) in enumerate(draw_masks(num_images, size)):
+            stem = f"{index:022d}"
+            _save(image, folder, "training/images", f"{stem}.jpg")
+            writer.add(stem, stem, *masks, crowd=is_crowd)
+
+
+def _ids_of(data_set: str) -> Tuple[List[int], List[int]]:
+    """Ids of as many things and stuff of a data set as the shapes have."""
+    categories = DatasetInfo.load(data_set).categories
+    things = [c.dataset_id for c in categories if c.is_thing]
+    stuff = [c.dataset_id for c in categories if not c.is_thing]
+    return things[: len(shapes.THING_NAMES)], stuff[: len(shapes.STUFF_NAMES)]
+
+
+def _save(pixels: np.ndarray, *path: str) -> str:
+    """Saves a picture; the ending says how. Returns its path."""
+    joined = os.path.join(*path)
+    os.makedirs(os.path.dirname(joined), exist_ok=True)
+    Image.fromarray(pixels).save(joined)
+    return joined
+
+
+class Export(NamedTuple):
+    """A format: `write(folder, num_images)`, and options of `convert`; `{0}` is the folder."""
+
+    write: Callable[..., object]
+    options: Dict[str, str]
+
+
+def _predicted(formats: Sequence[str], **options: str) -> Export:
+    write = functools.partial(write_predicted, formats=formats)
+    return Export(write, {**options, "image_dir": "{0}/images"})
+
+
+_MASKS = {"source": "{0}/semantic_masks", "categories": "{0}/semantic_masks/categories.json"}
+EXPORTS = {
+    "coco_instances": _predicted(["coco_instances"], source="{0}/coco_instances.json"),
+    "yolo": Export(
+        lambda folder, num_images: write_yolo(folder, [("train", 0, num_images)]),
+        {"source": "{0}/data.yaml"},
+    ),
+    "labelme": Export(write_labelme, {"source": "{0}"}),
+    "cvat": Export(write_cvat, {"source": "{0}/annotations.xml", "image_dir": "{0}/images"}),
+    "semantic_masks": _predicted(["semantic_masks"], **_MASKS, things_by_components="true"),
+    "semantic_and_instance_masks": _predicted(
+        ["semantic_masks", "instance_masks"], **_MASKS, instance_dir="{0}/instance_masks"
+    ),
+    "cityscapes": Export(write_cityscapes, {"source": "{0}"}),
+    "ade20k_panoptic": Export(write_ade20k, {"source": "{0}"}),
+    "mapillary_vistas": Export(write_mapillary_vistas, {"source": "{0}", "version": "2.0"}),
+}

@@ -11,6 +11,7 @@ of the output folder. What breaks one of these is printed with its seed.
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ import tempfile
 import time
 from typing import Any, Callable, Counter, Dict, Iterator, List, NamedTuple, Tuple
 
+import drawn_exports
 import file_faults
 import numpy as np
 from absl import app, flags, logging
@@ -36,6 +38,9 @@ _SECONDS = flags.DEFINE_integer("seconds_per_case", 20, "After which a command h
 _OUTPUT_JSON = flags.DEFINE_string("output_json", None, "Counts and violations; optional.")
 
 _HEIGHT, _WIDTH = 12, 16
+_SMALL = 16
+"""Side of the images of drawn exports."""
+
 _SQUARE = ((2, 1), (9, 1), (9, 6), (2, 6))
 _WORDS = (
     *("", "0", "-1", "1", "7", "0.5", "nan", "inf", "1e300", "-1e9", "99999999999999999999"),
@@ -271,12 +276,26 @@ def _write_masks(folder: pathlib.Path) -> _DataSet:
     return _DataSet(options, [legend], pictures)
 
 
+def _write_export(name: str, folder: pathlib.Path) -> _DataSet:
+    write, options = drawn_exports.EXPORTS[name]
+    source = folder / "data"
+    write(str(source), 2, size=_SMALL)
+    files = sorted(str(path) for path in source.rglob("*.*") if path.is_file())
+    return _DataSet(
+        {key: text.format(source) for key, text in options.items()},
+        [path for path in files if path.endswith(".json")],
+        [path for path in files if not path.endswith(".json")],
+    )
+
+
+_DRAWN = ("semantic_and_instance_masks", "cityscapes", "ade20k_panoptic", "mapillary_vistas")
 _WRITERS: Dict[str, Callable[[pathlib.Path], _DataSet]] = {
     "coco_instances": _write_coco,
     "yolo": _write_yolo,
     "labelme": _write_labelme,
     "cvat": _write_cvat,
     "semantic_masks": _write_masks,
+    **{name: functools.partial(_write_export, name) for name in _DRAWN},
 }
 
 

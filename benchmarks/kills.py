@@ -1,6 +1,6 @@
 """kill -9 of conversions, trainings and evaluations at random moments.
 
-python benchmarks/kills.py --kills=30 [--what=convert,labelme,cvat,yolo,train,evaluate]
+python benchmarks/kills.py --kills=30 [--what=coco_panoptic,cityscapes,train,evaluate]
 
 The same command starts again after every kill. Wanted: the last checkpoint is whole and training
 goes on from it, `metrics.json` is whole JSON, the undisturbed run at the end finishes, makes up for
@@ -10,7 +10,9 @@ those of an undisturbed conversion.
 
 from __future__ import annotations
 
+import functools
 import json
+import multiprocessing
 import os
 import pathlib
 import random
@@ -18,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from typing import Any, Dict, List
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Union
 
 import drawn_exports
 import tensorflow as tf
@@ -27,6 +29,7 @@ from commands import command, write_shapes
 from tqdm import tqdm
 
 from panoptic_tf.datasets import converter
+from panoptic_tf.experiments import cli
 
 # The tests' tiny network.
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), os.pardir, "tests", "distribution"))
@@ -34,13 +37,19 @@ import jobs  # noqa: E402
 
 _KILLS = flags.DEFINE_integer("kills", 30, "Of each.")
 _WHAT = flags.DEFINE_list(
-    "what", ["convert", "labelme", "cvat", "yolo", "train", "evaluate"], "What is killed."
+    "what", [], "What is killed: conversions by their format, train, evaluate; default all."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+_FORK = flags.DEFINE_bool(
+    "fork",
+    False,
+    "Conversions are forks of this process, which has imported TensorFlow: kills come in the work, "
+    "not in the start. They have no processes of their own.",
+)
 
 _INTERVAL = 5
 _ENDLESS = 10**6
-_NUM_EXPORTED = 400
+_NUM_EXPORTED, _NUM_SHARDS = 400, 40
 
 
 def main(argv) -> None:
@@ -50,18 +59,47 @@ def main(argv) -> None:
     found: List[str] = []
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        for what in _WHAT.value:
-            found += [
-                f"{what}: {text}" for text in _PARTS[what](folder, random.Random(_SEED.value))
-            ]
+        for what in _WHAT.value or _PARTS:
+            part, rng = _PARTS[what], random.Random(_SEED.value)
+            found += [f"{what}: {text}" for text in part(folder, rng)]
     print("\n".join(found) or "nothing lost, nothing half-written")
     raise SystemExit(bool(found))
 
 
-def _kill_after(command: List[str], seconds: float, log: pathlib.Path) -> str:
-    """Starts a command and kills it and its children; how it ended, if it ended before."""
+class _Fork(multiprocessing.get_context("fork").Process):  # type: ignore[name-defined,misc]
+    """A command in a fork of this process, with the methods of `subprocess.Popen` used here."""
+
+    def __init__(self, arguments: List[str], log: BinaryIO):
+        super().__init__()
+        self._arguments, self._log = arguments, log
+        self.start()
+
+    def run(self) -> None:
+        """See the base."""
+        for descriptor in (1, 2):
+            os.dup2(self._log.fileno(), descriptor)
+        cli.main(self._arguments)
+
+    def wait(self, seconds: Optional[float] = None) -> int:
+        """The exit code."""
+        self.join(seconds)
+        if self.exitcode is None:
+            raise subprocess.TimeoutExpired(self._arguments, seconds or 0)
+        return self.exitcode
+
+
+def _start(command: List[str], log: BinaryIO, fork: bool) -> Union[subprocess.Popen, _Fork]:
+    if fork:
+        return _Fork(command[command.index("convert") :], log)
+    return subprocess.Popen(command, stdout=log, stderr=log)
+
+
+def _kill_after(
+    command: List[str], seconds: float, log: pathlib.Path, *, fork: bool = False
+) -> str:
+    """Starts a command and kills it; how it ended, if it ended before."""
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = _start(command, file, fork)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -71,9 +109,9 @@ def _kill_after(command: List[str], seconds: float, log: pathlib.Path) -> str:
     return f"ended with {code}: {log.read_text(errors='replace')[-1500:]}"
 
 
-def _finish(command: List[str], log: pathlib.Path) -> List[str]:
+def _finish(command: List[str], log: pathlib.Path, *, fork: bool = False) -> List[str]:
     with open(log, "wb") as file:
-        code = subprocess.run(command, stdout=file, stderr=file, check=False).returncode
+        code = _start(command, file, fork).wait()
     text = log.read_text(errors="replace")
     return [f"the undisturbed run ended with {code}: {text[-1500:]}"] if code else []
 
@@ -81,49 +119,51 @@ def _finish(command: List[str], log: pathlib.Path) -> List[str]:
 # Conversion
 
 
-def _kill_coco_panoptic(folder: pathlib.Path, rng: random.Random) -> List[str]:
-    paths = write_shapes(folder / "shapes", 3000)
-    return _kill_conversions(folder, rng, [f"--{name}={path}" for name, path in paths.items()])
+_EXPORTS = {
+    "coco_panoptic": drawn_exports.Export(
+        lambda folder, _: write_shapes(pathlib.Path(folder), 3000),
+        {
+            "panoptic_json": "{0}/panoptic.json",
+            "panoptic_dir": "{0}/panoptic",
+            "image_dir": "{0}/images",
+        },
+    ),
+    **drawn_exports.EXPORTS,
+}
 
 
-def _kill_labelme(folder: pathlib.Path, rng: random.Random) -> List[str]:
-    source = folder / "exported_labelme"
-    drawn_exports.write_labelme(str(source), _NUM_EXPORTED)
-    return _kill_conversions(folder, rng, ["--format=labelme", f"--source={source}"])
-
-
-def _kill_cvat(folder: pathlib.Path, rng: random.Random) -> List[str]:
-    source = folder / "exported_cvat"
-    drawn_exports.write_cvat(str(source), _NUM_EXPORTED)
-    paths = [f"--source={source / 'annotations.xml'}", f"--image_dir={source / 'images'}"]
-    return _kill_conversions(folder, rng, ["--format=cvat", *paths])
-
-
-def _kill_yolo(folder: pathlib.Path, rng: random.Random) -> List[str]:
-    source = folder / "exported_yolo"
-    drawn_exports.write_yolo(str(source), [("train", 0, _NUM_EXPORTED)])
-    return _kill_conversions(folder, rng, ["--format=yolo", f"--source={source / 'data.yaml'}"])
-
-
-def _kill_conversions(parent: pathlib.Path, rng: random.Random, flag_list: List[str]) -> List[str]:
-    folder = pathlib.Path(tempfile.mkdtemp(dir=parent))
+def _kill_conversions(name: str, parent: pathlib.Path, rng: random.Random) -> List[str]:
+    folder = parent / name
+    exported = folder / "exported"
+    write, options = _EXPORTS[name]
+    write(str(exported), _NUM_EXPORTED)
+    flag_list = [f"--{key}={text.format(exported)}" for key, text in options.items()]
 
     def convert(output: str) -> List[str]:
-        options = ["--split=train", "--num_shards=40", "--num_processes=2"]
-        return command("convert", *flag_list, f"--output_dir={folder / output}", *options)
+        processes = 1 if _FORK.value else 2
+        settings = [f"--num_shards={_NUM_SHARDS}", f"--num_processes={processes}"]
+        output_dir = f"--output_dir={folder / output}"
+        return command(
+            "convert", f"--format={name}", "--split=train", *settings, *flag_list, output_dir
+        )
 
     start = time.monotonic()
-    found = _finish(convert("undisturbed"), folder / "log")
+    found = _finish(convert("undisturbed"), folder / "log", fork=_FORK.value)
     span = time.monotonic() - start
-    for _ in tqdm(range(_KILLS.value), desc="convert", unit="kill"):
-        ended = _kill_after(convert("killed"), rng.uniform(0.0, span), folder / "log")
+    shards = []
+    for _ in tqdm(range(_KILLS.value), desc=name, unit="kill"):
+        moment = rng.uniform(0.0, span)
+        ended = _kill_after(convert("killed"), moment, folder / "log", fork=_FORK.value)
         if ended and not ended.startswith("ended with 0"):
             found.append(ended)
-        if rng.random() < 0.2:  # Else most of the kills would come after the last shard.
+        shards.append(len(list((folder / "killed").glob("*.tfrecord"))))
+        # Else most of the kills would come after the last shard.
+        if shards[-1] == _NUM_SHARDS or rng.random() < 0.2:
             for path in (folder / "killed").glob("train*"):
                 if rng.random() < 0.7:
                     path.unlink()
-    found += _finish(convert("killed"), folder / "log")
+    found += _finish(convert("killed"), folder / "log", fork=_FORK.value)
+    print(f"{name}: killed at these numbers of shards of {_NUM_SHARDS}: {shards}")
     expected, killed = (
         {path.name: path.read_bytes() for path in (folder / name).iterdir()}
         for name in ("undisturbed", "killed")
@@ -238,11 +278,8 @@ def _evaluated_steps(model_dir: pathlib.Path) -> set:
     return steps
 
 
-_PARTS = {
-    "convert": _kill_coco_panoptic,
-    "labelme": _kill_labelme,
-    "cvat": _kill_cvat,
-    "yolo": _kill_yolo,
+_PARTS: Dict[str, Callable[[pathlib.Path, random.Random], List[str]]] = {
+    **{name: functools.partial(_kill_conversions, name) for name in _EXPORTS},
     "train": _kill_trainings,
     "evaluate": _kill_evaluations,
 }

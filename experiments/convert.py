@@ -16,7 +16,7 @@ from absl import app, flags
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from panoptic_tf.datasets import unlabelled  # noqa: E402
-from panoptic_tf.experiments import cli, formats, limits  # noqa: E402
+from panoptic_tf.experiments import cli, formats, limits, runners  # noqa: E402
 
 _FORMAT = formats.define_flags("coco_panoptic")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to write to.", required=True)
@@ -54,6 +54,7 @@ _MAP = flags.DEFINE_string(
 _OVERWRITE = flags.DEFINE_bool(
     "overwrite", False, "Replace a finished conversion of other annotations."
 )
+runners.define_flags()
 
 
 def main(argv):
@@ -74,6 +75,7 @@ def main(argv):
         overwrite=_OVERWRITE.value,
         unlabelled_policy=_UNLABELLED.value,
         map=_MAP.value,
+        beam_options=runners.beam_options(),
         max_pixels=_MAX_PIXELS.value,
         **formats.options(),
     )

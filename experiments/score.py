@@ -4,9 +4,10 @@ python experiments/score.py --panoptic_json=GT.json --panoptic_dir=GT/ \
     --predictions_json=P.json --predictions_dir=P/ --output_dir=runs/score
 
 writes metrics.json: panoptic quality and the IoU of the segments' categories in percent, the shares
-of void and things, the numbers of segments and the kinds of errors (docs/metrics.md). Mask AP and
-calibration are null: a panoptic result orders its segments by no score. --crowd_rule=last gives the
-numbers of the COCO panoptic tools, --boundary_ratio=0.02 adds those of the Boundary IoU tools.
+of void and things, the numbers of segments and the kinds of errors (docs/metrics.md), and the
+calibration where segments of the predictions have a score of 0..1. Mask AP is null.
+--crowd_rule=last gives the numbers of the COCO panoptic tools, --boundary_ratio=0.02 adds those of
+the Boundary IoU tools.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def main(argv) -> None:
 
     if models.kind_of(_TFLITE_PATH.value) != models.TFLITE:
         raise ValueError(
-            f"--tflite_path={_TFLITE_PATH.value} is a folder or a checkpoint, not a .tflite file. "
-            "`panoptic-tf evaluate` scores those."
+            f"--tflite_path={_TFLITE_PATH.value} is no .tflite file. `panoptic-tf evaluate` scores "
+            "runs, checkpoints, SavedModels and .onnx files."
         )
     result = evaluation.evaluate(
         _TFLITE_PATH.value,

@@ -10,6 +10,10 @@ panoptic-tf export-tflite --checkpoint_path=runs/shapes --tflite_path=model_int8
     --quantization=int8 --calibration_path='data/train-*'
 
 --quantization_report=layers.csv lists the error of every layer that it quantised.
+
+--with_runner writes panoptic_tf_lite.py beside the file, which runs it without TensorFlow.
+--part=network is the network without post-processing, --part=semantic its semantic logits alone,
+with the metadata that MediaPipe reads.
 """
 
 from __future__ import annotations
@@ -42,6 +46,18 @@ _FLOAT_LAYERS = flags.DEFINE_string(
 _REPORT = flags.DEFINE_string(
     "quantization_report", None, "CSV file for the error of each int8 layer, the worst first."
 )
+_PART = flags.DEFINE_enum(
+    "part",
+    "whole",
+    ["whole", "network", "semantic"],
+    "whole: with post-processing. network: what the heads give, of static shapes, for delegates. "
+    "semantic: the semantic logits alone, which MediaPipe's ImageSegmenter takes.",
+)
+_WITH_RUNNER = flags.DEFINE_bool(
+    "with_runner",
+    False,
+    "Write panoptic_tf_lite.py beside the file, the module that runs it without TensorFlow.",
+)
 common.define_flags()
 
 
@@ -54,6 +70,8 @@ def main(argv) -> None:
     path = exporting.export_tflite(
         tflite_path=_TFLITE_PATH.value,
         quantization=_QUANTIZATION.value,
+        part=_PART.value,
+        with_runner=_WITH_RUNNER.value,
         calibration_path=_CALIBRATION_PATH.value,
         num_calibration_images=_NUM_CALIBRATION_IMAGES.value,
         float_layers=_FLOAT_LAYERS.value,

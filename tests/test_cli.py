@@ -12,6 +12,7 @@ from panoptic_tf.experiments import cli
 # What the documentation promises.
 COMMANDS = {
     "analyze": "experiments",
+    "benchmark": "experiments",
     "convert": "experiments",
     "demo": "experiments",
     "doctor": "experiments",
@@ -22,12 +23,14 @@ COMMANDS = {
     "inspect": "experiments",
     "predict": "experiments",
     "report": "experiments",
+    "request": "experiments",
     "score": "experiments",
     "shapes": "experiments",
     "train": "experiments",
     "evaluate-tflite": "export",
     "export-saved-model": "export",
     "export-tflite": "export",
+    "export-web": "export",
 }
 
 

@@ -29,7 +29,10 @@ ALLOWED = {
     "checkpoints": set(),
 }
 ALLOWED["systems"] = set(ALLOWED) - {"_keras2"}
+# A copy of it runs .tflite files without the package.
+ALLOWED["lite"] = set()
 ALLOWED["serving"] = ALLOWED["systems"] - {"addons", "backbones", "losses", "checkpoints"}
+ALLOWED["serving"].add("lite")
 ALLOWED["evaluation"] = ALLOWED["systems"] | {"systems", "serving"}
 ALLOWED["training"] = ALLOWED["evaluation"] | {"evaluation"}
 ALLOWED["api"] = ALLOWED["training"] | {"training"}
@@ -40,7 +43,7 @@ ALLOWED[""] = {"_keras2", "serving", "api"}
 
 BINARIES = ("experiments", "export")
 WITH_MODEL_GARDEN = ("backbones", "systems", "evaluation", "training", "api", *BINARIES)
-WITHOUT_TENSORFLOW = ("structures", "visualization", "_keras2", "")
+WITHOUT_TENSORFLOW = ("structures", "lite", "visualization", "_keras2", "")
 
 
 class Import(NamedTuple):
@@ -186,7 +189,7 @@ def test_numpy_parts_import_no_tensorflow(imports):
 
 @pytest.mark.parametrize(
     "modules",
-    ["panoptic_tf", "panoptic_tf.structures, panoptic_tf.experiments.cli"],
+    ["panoptic_tf", "panoptic_tf.structures, panoptic_tf.experiments.cli", "panoptic_tf.lite"],
 )
 def test_importing_the_package_loads_no_tensorflow(modules):
     code = f"import sys, {modules}; print(sorted({{'tensorflow', 'absl'}} & set(sys.modules)))"

@@ -96,7 +96,7 @@ def test_wheel_holds_every_module_and_data_file(tmp_path):
         (entry_points,) = [name for name in names if name.endswith("entry_points.txt")]
         assert b"panoptic-tf = panoptic_tf.experiments.cli:main" in archive.read(entry_points)
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.is_file()]
-    suffixes = (".py", ".json", ".yaml", ".html", ".css")
+    suffixes = (".py", ".json", ".yaml", ".html", ".css", ".js", ".c")
     expected = {_installed_name(path) for path in files if path.suffix in suffixes}
     assert expected <= names, f"not in the wheel: {sorted(expected - names)}"
     assert {"panoptic_tf/py.typed", "panoptic_tf/datasets/categories/coco_panoptic.json"} <= names

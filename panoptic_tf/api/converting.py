@@ -20,7 +20,8 @@ def convert(
       output_dir: folder to write to; an interrupted conversion is resumed.
       split: beginning of the shards' names, or names and shares: `train:0.8,val:0.2`.
       **options: of `converter.convert_dataset`, and those of the format: its flags, such as
-        `image_dir` or `source`.
+        `image_dir` or `source`. `beam_options`, a list of Apache Beam's, which may be empty, has
+        the workers of a runner write the shards.
 
     Returns:
       The manifest of each split, which lists the shards and their numbers of records.

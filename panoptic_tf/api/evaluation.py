@@ -22,6 +22,7 @@ _KINDS = {
     models.CHECKPOINT: "a checkpoint or the folder of a run",
     models.SAVED_MODEL: "a SavedModel",
     models.TFLITE: "a .tflite file",
+    models.ONNX: "a .onnx file",
 }
 
 
@@ -91,13 +92,14 @@ def evaluate(
 
     Args:
       path: the folder of a run, a checkpoint's prefix, a SavedModel's folder (or that of its
-        versions), or a .tflite file.
+        versions), or a .tflite or .onnx file.
       input_path: pattern of the records; default a run's own validation data.
       output_dir: gets metrics.json and report.html; default nothing is written.
       experiment, config_file, overrides: of a run or checkpoint; default its params.yaml. See
         `settings.configure`.
       saved_dir: folder of the params.yaml; default the checkpoint's, or the one above.
-      write_predictions: also write predictions.json and predictions/*.png to `output_dir`.
+      write_predictions: also write predictions.json, predictions/*.png and, of a model that finds
+        instances, coco_instances_results.json to `output_dir`.
       gallery_size: best and worst images in the report, each.
       with_ceiling: of a run or checkpoint, also score the ground truth through its targets:
         `PQ_ceiling`.
@@ -107,7 +109,7 @@ def evaluate(
       with_instances: measure AP on the records' overlapping instances.
       max_examples: only the first so many; 0 is all.
       max_pixels: larger images are left out and counted.
-      num_threads: of the interpreter of a .tflite file.
+      num_threads: of what runs a .tflite or .onnx file.
       show_progress: a bar.
       **devices: of a run or checkpoint; see `settings.configure`.
 

@@ -1,23 +1,23 @@
-"""Exports from Python, and what `panoptic-tf export-saved-model` and `export-tflite` run."""
+"""Exports from Python, and what `panoptic-tf export-saved-model` and the like run."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple, Union
 
 import tensorflow as tf
 
 from panoptic_tf.api import models, paths, process_state, settings
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.ops import forms
-from panoptic_tf.serving import calibration, decoding, tflite
+from panoptic_tf.serving import calibration, decoding, onnx_export, onnx_runner, tflite
 from panoptic_tf.serving import export as export_lib
 from panoptic_tf.serving import quantization as quantization_lib
 from panoptic_tf.systems.task import PanopticTask
 from panoptic_tf.training import runner
 
-FORMATS = ("saved_model", "tflite")
+FORMATS = ("saved_model", "tflite", "onnx")
 TARGETS = (forms.Form.CPU.value, forms.Form.ACCELERATOR.value)
 SERVED_PRECISIONS = ("float32", "bfloat16")
 
@@ -29,9 +29,9 @@ def export(path: Path, output: Path, *, format: Optional[str] = None, **options:
 
     Args:
       path: the folder of a run, or a checkpoint's prefix.
-      output: folder of the SavedModel's versions, or the .tflite file.
-      format: `saved_model` or `tflite`; default `tflite` for an output of that name.
-      **options: of `export_saved_model` or `export_tflite`.
+      output: folder of the SavedModel's versions, or the .tflite or .onnx file.
+      format: `saved_model`, `tflite` or `onnx`; default by the ending of the output.
+      **options: of `export_saved_model`, `export_tflite` or `export_onnx`.
 
     Returns:
       The path that `Predictor` takes: the folder of the version, or the file.
@@ -40,15 +40,19 @@ def export(path: Path, output: Path, *, format: Optional[str] = None, **options:
         saved_model = panoptic_tf.export(run.model_dir, "runs/python/saved_model")
 
     Raises:
-      ValueError: unknown format, and what those two raise.
+      ValueError: unknown format, and what those raise.
     """
     if format is None:
-        format = "tflite" if os.fspath(output).endswith(".tflite") else "saved_model"
+        ending = os.path.splitext(os.fspath(output))[1]
+        format = {".tflite": "tflite", onnx_runner.SUFFIX: "onnx"}.get(ending, "saved_model")
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
-    return (export_saved_model if format == "saved_model" else export_tflite)(
-        path, output, **options
-    )
+    functions: Dict[str, Callable[..., str]] = {
+        "saved_model": export_saved_model,
+        "tflite": export_tflite,
+        "onnx": export_onnx,
+    }
+    return functions[format](path, output, **options)
 
 
 def export_saved_model(
@@ -124,6 +128,8 @@ def export_tflite(
     *,
     input_size: Union[None, int, Sequence[int]] = None,
     quantization: str = "none",
+    part: str = tflite.PARTS[0],
+    with_runner: bool = False,
     calibration_path: Optional[str] = None,
     num_calibration_images: int = calibration.NUM_IMAGES,
     float_layers: Optional[str] = None,
@@ -137,6 +143,10 @@ def export_tflite(
       tflite_path: the file.
       input_size: (height, width) that images are fitted into; default the experiment's.
       quantization: of `serving.tflite.QUANTIZATIONS`.
+      part: `whole`; or `network`, without post-processing, or `semantic`, its semantic logits with
+        the metadata that MediaPipe reads.
+      with_runner: whether to write `panoptic_tf_lite.py` beside it, which runs a whole file without
+        TensorFlow.
       calibration_path: pattern of training records, which `int8` needs.
       num_calibration_images: the first so many are taken.
       float_layers: regular expression of the layers that stay float32 in an `int8` file; default
@@ -153,6 +163,8 @@ def export_tflite(
       OSError: it cannot be written.
     """
     _check_quantization(quantization, calibration_path, quantization_report, float_layers)
+    if part not in tflite.PARTS:
+        raise ValueError(f"part must be one of {', '.join(tflite.PARTS)}, got {part!r}.")
     file = os.fspath(tflite_path)
     paths.check_can_write("tflite_path", file)
     if quantization_report:
@@ -173,13 +185,50 @@ def export_tflite(
                 else float_layers,
                 quantization_report,
             )
-        return tflite.export_tflite(
+        tflite.export_tflite(
             loaded.network,
             tflite_path=file,
             quantization=quantization,
+            part=part,
             int8_options=options,
             **loaded.arguments,
         )
+    if with_runner:
+        tflite.write_runner(file)
+    return file
+
+
+def export_onnx(
+    path: Path,
+    onnx_path: Path,
+    *,
+    input_size: Union[None, int, Sequence[int]] = None,
+    **configured: Any,
+) -> str:
+    """Exports a checkpoint as one .onnx file, post-processing included.
+
+    Args:
+      path: the folder of a run, or a checkpoint's prefix.
+      onnx_path: the file, named `.onnx`.
+      input_size: (height, width) that images are fitted into; default the experiment's.
+      **configured: see `export_saved_model`.
+
+    Returns:
+      `onnx_path`.
+
+    Raises:
+      ValueError: there is no checkpoint or it does not fit, the file has another ending, a package
+        is missing, or the file does not answer as the network does.
+      OSError: it cannot be written.
+    """
+    file = os.fspath(onnx_path)
+    if not file.endswith(onnx_runner.SUFFIX):
+        raise ValueError(f"--onnx_path={file} must end in {onnx_runner.SUFFIX}.")
+    paths.check_can_write("onnx_path", file)
+    onnx_export.check_packages()
+    with process_state.kept():
+        loaded = _load(path, input_size, configured)
+        return onnx_export.export_onnx(loaded.network, onnx_path=file, **loaded.arguments)
 
 
 def _check_quantization(

@@ -6,21 +6,24 @@ import os
 
 import tensorflow as tf
 
+from panoptic_tf.serving import onnx_runner
 from panoptic_tf.training.run_folder import PARAMS_FILE
 from panoptic_tf.training.run_folder import latest_checkpoint as latest
 
-SAVED_MODEL, TFLITE, CHECKPOINT = "saved_model", "tflite", "checkpoint"
+SAVED_MODEL, TFLITE, ONNX, CHECKPOINT = "saved_model", "tflite", "onnx", "checkpoint"
 
 
 def kind_of(path: str) -> str:
-    """What is there: a SavedModel or its versions, a .tflite file, a checkpoint or a run's folder.
+    """What is there: a SavedModel or its versions, a file, a checkpoint or a run's folder.
 
-    Any other file is taken for a .tflite file too, which need not be named so.
+    Any file not named .onnx is taken for a .tflite file, which need not be named so.
 
     Raises:
       ValueError: none of them.
     """
     is_folder = tf.io.gfile.isdir(path)
+    if not is_folder and path.endswith(onnx_runner.SUFFIX):
+        return ONNX
     if not is_folder and (path.endswith(".tflite") or tf.io.gfile.exists(path)):
         return TFLITE
     if latest(path) is not None:  # A run's folder, which may hold an export too.
@@ -32,7 +35,8 @@ def kind_of(path: str) -> str:
             return SAVED_MODEL
     raise ValueError(
         f"{path}: no checkpoint, SavedModel or .tflite file there. Expected a run's folder, a "
-        "checkpoint's prefix such as .../ckpt-1000, a SavedModel's folder or a .tflite file."
+        "checkpoint's prefix such as .../ckpt-1000, a SavedModel's folder, or a .tflite or .onnx "
+        "file."
     )
 
 

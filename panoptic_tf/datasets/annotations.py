@@ -20,6 +20,8 @@ class Segment:
       is_crowd: a group of things that nobody told apart.
       area: pixels, or None where the file does not say, or no whole number.
       bbox: [x, y, width, height] in pixels, or None likewise.
+      score: 0..1 of a predicted segment, or None where the file does not say; of what is no such
+        number, NaN.
     """
 
     id: int
@@ -27,6 +29,7 @@ class Segment:
     is_crowd: bool = False
     area: Optional[int] = None
     bbox: Optional[Box] = None
+    score: Optional[float] = None
 
 
 @dataclasses.dataclass(frozen=True)

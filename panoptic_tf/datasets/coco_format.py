@@ -7,6 +7,7 @@ This module knows nothing of TensorFlow.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import warnings
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -103,7 +104,8 @@ def read_predictions_json(
       annotations: the ground truth, which says what images there are.
 
     Returns:
-      One prediction per entry of `annotations`, in its order.
+      One prediction per entry of `annotations`, in its order. If a score is no number of 0..1, none
+      has scores, and a warning names the segment.
 
     Raises:
       ValueError: malformed, of categories that disagree with the ground truth's, or an image of the
@@ -130,7 +132,26 @@ def read_predictions_json(
             f"the ground truth, the first is image_id {missing[0]!r}. An image without any segment "
             "needs an entry with empty segments_info and a black PNG."
         )
-    return [by_id[a.image_id] for a in annotations]
+    return _check_scores(predictions_json, [by_id[a.image_id] for a in annotations])
+
+
+def _check_scores(path: str, predictions: List[PanopticAnnotation]) -> List[PanopticAnnotation]:
+    """The predictions, without scores if one is wrong: scores of another kind tell nothing."""
+    for prediction in predictions:
+        for segment in prediction.segments:
+            if segment.score is not None and math.isnan(segment.score):
+                warnings.warn(
+                    f"{path}: image_id {prediction.image_id!r}: the score of segment {segment.id} "
+                    "is no number of 0..1; scores are left out, and there is no calibration.",
+                    stacklevel=3,
+                )
+                return [_without_scores(p) for p in predictions]
+    return predictions
+
+
+def _without_scores(prediction: PanopticAnnotation) -> PanopticAnnotation:
+    segments = tuple(dataclasses.replace(s, score=None) for s in prediction.segments)
+    return dataclasses.replace(prediction, segments=segments)
 
 
 def _raise(message: str) -> None:

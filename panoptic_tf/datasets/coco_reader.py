@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import posixpath
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, TypeVar
@@ -163,6 +164,7 @@ class Reader:
             is_crowd=is_crowd,
             area=self._parse_unread(f"{field}.area", item.get("area"), _whole_number),
             bbox=self._parse_unread(f"{field}.bbox", item.get("bbox"), _whole_box),
+            score=_score(item.get("score")),
         )
 
     def _parse_unread(self, field: str, value: Any, parse: Callable[[Any], T]) -> T:
@@ -270,6 +272,14 @@ def _segment_id(field: str, value: Any) -> int:
         if json_fields.is_integer(value) and value == 0:
             raise ValueError(f"{error} Black pixels are void, and of no segment.") from error
         raise
+
+
+def _score(value: Any) -> Optional[float]:
+    """See `Segment.score`."""
+    if value is None:
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= 1 else math.nan
 
 
 def _whole_number(value: Any) -> Optional[int]:

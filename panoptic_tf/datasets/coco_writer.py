@@ -121,13 +121,20 @@ class CocoPanopticWriter:
             {"image_id": image_id, "file_name": png_name, "segments_info": segments_info}
         )
 
+    def entries(self) -> Dict[str, List[Dict[str, Any]]]:
+        """The `images` and `annotations` of the JSON file so far."""
+        return {"images": list(self._images.values()), "annotations": self._annotations}
+
+    def add_entries(self, entries: Mapping[str, List[Dict[str, Any]]]) -> None:
+        """Adds the `entries` of another writer into the same folder, of other images."""
+        for image, annotation in zip(entries["images"], entries["annotations"]):
+            self._images[self._check_id(image["id"])] = image
+            self._annotations.append(annotation)
+            self._png_names.add(annotation["file_name"])
+
     def close(self) -> str:
         """Writes the JSON file and returns its path."""
-        content = {
-            "images": list(self._images.values()),
-            "annotations": self._annotations,
-            "categories": self._info.annotated().to_coco(),
-        }
+        content = {**self.entries(), "categories": self._info.annotated().to_coco()}
         files.write_json(self.json_path, content)
         return self.json_path
 

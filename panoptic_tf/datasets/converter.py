@@ -1,4 +1,4 @@
-"""Annotated images to shards of records, by a pool of processes.
+"""Annotated images to shards of records, by a pool of processes or the workers of Apache Beam.
 
 A shard is written under a temporary name and renamed when it is whole; the manifest comes last. A
 run that was killed is resumed by the same call: finished shards are checked and kept. Equal inputs
@@ -8,6 +8,7 @@ give equal files, byte for byte, however often the way there was interrupted.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import glob
 import hashlib
 import json
@@ -32,6 +33,7 @@ import tqdm
 from absl import logging
 
 from panoptic_tf.datasets import (
+    beam,
     category_map,
     files,
     importers,
@@ -46,6 +48,7 @@ from panoptic_tf.datasets.checks import LoadedAnnotation
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.datasets.dataset_info import FILE_NAME as DATASET_INFO_FILE
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.datasets.images import decode_on_cpu
 from panoptic_tf.datasets.importers.source import Source
 from panoptic_tf.datasets.notes import Notes
 
@@ -72,6 +75,9 @@ class _Written(NamedTuple):
     notes: List[Tuple[str, str]]
 
 
+_WriteAll = Callable[[Sequence[_Task]], Iterator[_Written]]
+
+
 def convert_dataset(
     format_name: str,
     output_dir: str,
@@ -83,6 +89,7 @@ def convert_dataset(
     overwrite: bool = False,
     unlabelled_policy: str = "auto",
     map: Optional[str] = None,
+    beam_options: Optional[Sequence[str]] = None,
     **options: Any,
 ) -> List[manifest.Manifest]:
     """Reads an annotated data set and writes it as records.
@@ -92,7 +99,7 @@ def convert_dataset(
       output_dir: folder to write to.
       split: name of the split, or names and shares: `train:0.8,val:0.2`; see `splits.parse`.
       split_group: see `splits.assign`.
-      num_shards, num_processes, overwrite: see `convert`.
+      num_shards, num_processes, overwrite, beam_options: see `convert`.
       unlabelled_policy: what unlabelled pixels become; see `unlabelled.resolve`.
       map: file of other categories; see `category_map`.
       **options: arguments of the format's importer.
@@ -103,6 +110,7 @@ def convert_dataset(
     Raises:
       ValueError, OSError: what the importer, `splits` and `convert` raise.
     """
+    _check_workers(num_processes, beam_options)
     shares = splits.parse(split)
     own_split = {} if len(shares) > 1 else {"split": split}
     source = importers.read(format_name, **own_split, **options)
@@ -124,6 +132,7 @@ def convert_dataset(
             num_processes=num_processes,
             overwrite=overwrite,
             skip_unlabelled=unlabelled_policy == unlabelled.SKIP,
+            beam_options=beam_options,
         )
         for name, images in parts.items()
     ]
@@ -153,6 +162,7 @@ def convert(
     num_processes: Optional[int] = None,
     overwrite: bool = False,
     skip_unlabelled: bool = False,
+    beam_options: Optional[Sequence[str]] = None,
 ) -> manifest.Manifest:
     """Writes `<split>-*.tfrecord`, `<split>.manifest.json` and `dataset_info.json`.
 
@@ -166,6 +176,8 @@ def convert(
       overwrite: replace a finished conversion of other inputs.
       skip_unlabelled: leave out images without a labelled pixel; `source.num_skipped` of the
         manifest counts them.
+      beam_options: options of Apache Beam, whose workers then write the shards in place of
+        processes; see `beam_pool.parse_options`. They see the same files by the same names.
 
     Returns:
       The manifest.
@@ -175,27 +187,25 @@ def convert(
         else; the message names file and field.
       OSError: `output_dir` cannot be written.
     """
+    _check_workers(num_processes, beam_options)
     dataset_info = source.dataset_info
     num_shards = num_shards or max(1, math.ceil(len(source.images) / _IMAGES_PER_SHARD))
     _check_arguments(split, num_shards, len(source.images))
-    fingerprint = {
-        **source.fingerprint,
-        "num_shards": num_shards,
-        "format_version": manifest.FORMAT_VERSION,
-    }
-    if dataset_info.unlabelled_id is not None:
-        fingerprint["unlabelled"] = "background"
-    if skip_unlabelled:
-        fingerprint["skip_unlabelled"] = True
+    fingerprint = _fingerprint(source, num_shards, skip_unlabelled)
     _check_output(output_dir, split, fingerprint, dataset_info, overwrite)
     _check_files(source.images)
     progress = manifest.Progress(output_dir, split)
     notes = Notes()
     good = _resume(output_dir, split, fingerprint, progress)
     tasks = _tasks(source, output_dir, split, num_shards, skip_unlabelled)
+    write_all: _WriteAll = functools.partial(
+        _write_by_processes, num_processes or os.cpu_count() or 1
+    )
+    if beam_options is not None:
+        write_all = functools.partial(_write_by_beam, output_dir, split, beam_options)
     progress.start(fingerprint, list(good.values()))
     try:
-        for written in _run(tasks, good, num_processes or os.cpu_count() or 1):
+        for written in _run(tasks, good, write_all):
             progress.add(written.shard)
             good[written.shard.name] = written.shard
             for kind, image_file in written.notes:
@@ -261,6 +271,17 @@ def shard_of(image_id: ImageId, num_shards: int) -> int:
     return int.from_bytes(digest[:8], "big") % num_shards
 
 
+def _check_workers(num_processes: Optional[int], beam_options: Optional[Sequence[str]]) -> None:
+    if beam_options is None:
+        return
+    if num_processes is not None:
+        raise ValueError(
+            "num_processes is not read with Beam. Its runner has options of its own: "
+            "beam_options=direct_num_workers=8,direct_running_mode=multi_processing."
+        )
+    beam.require_pool().parse_options(beam_options)
+
+
 def _check_arguments(split: str, num_shards: int, num_images: int) -> None:
     if not re.fullmatch(r"\w+", split):
         raise ValueError(f"split must consist of letters, digits and '_', got {split!r}.")
@@ -268,6 +289,20 @@ def _check_arguments(split: str, num_shards: int, num_images: int) -> None:
         raise ValueError(f"num_shards must be 1..99999, got {num_shards}.")
     if not num_images:
         raise ValueError("there is no annotated image to convert: 'annotations' is empty.")
+
+
+def _fingerprint(source: Source, num_shards: int, skip_unlabelled: bool) -> Dict[str, Any]:
+    """What the shards are made from and how."""
+    fingerprint = {
+        **source.fingerprint,
+        "num_shards": num_shards,
+        "format_version": manifest.FORMAT_VERSION,
+    }
+    if source.dataset_info.unlabelled_id is not None:
+        fingerprint["unlabelled"] = "background"
+    if skip_unlabelled:
+        fingerprint["skip_unlabelled"] = True
+    return fingerprint
 
 
 def _check_output(
@@ -318,6 +353,7 @@ def _resume(
             os.unlink(name)
     for name in glob.glob(os.path.join(glob.escape(output_dir), f".{split}[-.]*.tmp")):
         os.unlink(name)
+    beam.clear(output_dir, split)
     if good:
         logging.info("%s: %d finished shards are kept.", output_dir, len(good))
     return good
@@ -353,20 +389,35 @@ def _tasks(
 
 
 def _run(
-    tasks: Sequence[_Task], good: Mapping[str, manifest.Shard], num_processes: int
+    tasks: Sequence[_Task], good: Mapping[str, manifest.Shard], write_all: _WriteAll
 ) -> Iterator[_Written]:
     """Writes the shards that are not good yet, and yields them as they are finished."""
     pending = [task for task in tasks if os.path.basename(task.path) not in good]
     num_images = sum(len(task.images) for task in tasks)
     num_done = num_images - sum(len(task.images) for task in pending)
-    num_processes = min(num_processes, len(pending))
     with tqdm.tqdm(total=num_images, initial=num_done, unit="image", desc="convert") as bar:
-        shards: Iterator[_Written] = map(_write_shard, pending)
-        if num_processes > 1:
-            shards = worker_pool.map_unordered(_write_shard, pending, num_processes)
-        for written in shards:
+        for written in write_all(pending) if pending else ():
             bar.update(written.num_images)
             yield written
+
+
+def _write_by_processes(num_processes: int, tasks: Sequence[_Task]) -> Iterator[_Written]:
+    num_processes = min(num_processes, len(tasks))
+    if num_processes > 1:
+        return worker_pool.map_unordered(_write_shard, tasks, num_processes)
+    return map(_write_shard, tasks)
+
+
+def _write_by_beam(
+    output_dir: str, split: str, options: Sequence[str], tasks: Sequence[_Task]
+) -> Iterator[_Written]:
+    pool = beam.require_pool()
+    return pool.map_unordered(_start_beam_worker, tasks, output_dir, split, options)
+
+
+def _start_beam_worker() -> Callable[[_Task], _Written]:
+    decode_on_cpu()
+    return _write_shard
 
 
 def _write_shard(task: _Task) -> _Written:

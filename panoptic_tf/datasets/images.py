@@ -7,12 +7,15 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from typing import Callable, Iterator, Tuple
+from typing import TYPE_CHECKING, Callable, Iterator, Tuple
 
-import tensorflow as tf
 from PIL import Image
 
 from panoptic_tf.datasets import png
+
+# The functions that decode import it, so that a client needs seconds less to start.
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 MAX_PIXELS = 50_000_000
 """Default limit of height times width; its pixels take 150 MB."""
@@ -54,6 +57,8 @@ def header_size(content: bytes) -> Tuple[int, int]:
     Raises:
       ValueError: neither JPEG nor PNG, or the header is damaged.
     """
+    import tensorflow as tf
+
     is_png = content.startswith(png.SIGNATURE)
     if not is_png and not content.startswith(JPEG_SIGNATURE):
         raise ValueError(f"it starts with {content[:8]!r}")
@@ -70,6 +75,8 @@ def header_size(content: bytes) -> Tuple[int, int]:
 
 def decode_on_cpu() -> None:
     """Leaves the GPUs to others; without effect where TensorFlow has them already."""
+    import tensorflow as tf
+
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 
@@ -83,6 +90,8 @@ def check_decodes(content: bytes) -> None:
     Raises:
       ValueError: training could not decode it.
     """
+    import tensorflow as tf
+
     try:
         tf.io.decode_image(content, channels=3, expand_animations=False)
     except tf.errors.OpError as error:

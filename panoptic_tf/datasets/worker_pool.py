@@ -50,11 +50,11 @@ def map_unordered(
 
 
 def _start_worker() -> None:
-    _end_with_parent()
+    end_with_parent()
     images.decode_on_cpu()
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ends this worker when the process that started it is gone, killed without a word included."""
     parent = multiprocessing.parent_process()
 

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
 from tqdm import tqdm
 
 from panoptic_tf.datasets import coco_format
@@ -47,6 +48,7 @@ def score_files(
 
     Returns:
       The content of metrics.json; `per_category` also holds each category's `dataset_id`.
+      Calibration is that of the segments that have a score.
 
     Raises:
       ValueError: a file is malformed, an image has no prediction, or a PNG and its JSON entry do
@@ -106,7 +108,9 @@ def score_pairs(
         size = (int(ground_truth.size[0]), int(ground_truth.size[1]))
         prediction = dataclasses.replace(prediction, height=size[0], width=size[1])
         predicted = _read_labels(prediction, contiguous_ids)
-        evaluator.update_labels(json.dumps(annotation.image_id), ground_truth, predicted)
+        evaluator.update_labels(
+            json.dumps(annotation.image_id), ground_truth, predicted, _scores(prediction)
+        )
     return evaluator
 
 
@@ -119,6 +123,13 @@ def _evaluator(info: DatasetInfo, crowd_rule: str, boundary_ratio: float) -> Pan
         compute_ap=False,
         boundary_ratio=boundary_ratio,
     )
+
+
+def _scores(prediction: Annotation) -> Optional[np.ndarray]:
+    """float64 [S + 1] by label, NaN of void and of segments without a score; or None."""
+    if all(segment.score is None for segment in prediction.segments):
+        return None
+    return np.array([None, *(segment.score for segment in prediction.segments)], np.float64)
 
 
 def _read_labels(annotation: Annotation, contiguous_ids: Mapping[int, int]) -> segments.LabelMap:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 from typing import Any, Dict, List, Mapping, Optional, Sequence
-from urllib import parse
 
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.datasets import coco_writer, files
+from panoptic_tf.datasets import files
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.evaluation.prediction_files import PredictionFiles
 from panoptic_tf.inputs import reading
 from panoptic_tf.metrics import coverage
 from panoptic_tf.metrics.evaluator import as_text
@@ -38,38 +38,32 @@ class ResultCollector:
         Args:
           dataset_info: categories.
           output_dir: folder of all results.
-          write_predictions: whether to write COCO panoptic result files.
+          write_predictions: whether to write COCO result files, see `prediction_files`.
           gallery_size: best and worst images in the report, each.
         """
         self._info = dataset_info
         self._output_dir = output_dir
         self._gallery = gallery.Gallery(gallery_size)
-        self._writer: Optional[coco_writer.CocoPanopticWriter] = None
+        self._predictions: Optional[PredictionFiles] = None
         if write_predictions:
-            self._writer = coco_writer.CocoPanopticWriter(output_dir, dataset_info)
+            self._predictions = PredictionFiles(output_dir, dataset_info)
 
     def add(self, ground_truth: Arrays, prediction: Arrays, pq: Optional[float]) -> None:
         """Takes one image.
 
         Args:
           ground_truth: keys of `structures.GroundTruth`, in the image's own size.
-          prediction: keys of `structures.Prediction`; one without masks is not kept.
+          prediction: keys of `structures.Prediction`; one without masks has no picture.
           pq: of this image alone, percent.
         """
-        if Prediction.CATEGORY_MASK not in prediction:
-            return
-        masks = original_masks(prediction, ground_truth[GroundTruth.CATEGORY_MASK].shape)
+        size = ground_truth[GroundTruth.CATEGORY_MASK].shape
         image_id = as_text(ground_truth[GroundTruth.IMAGE_ID])
-        self._gallery.add(image_id, pq, ground_truth, masks)
-        if self._writer is not None:
-            own_id = json.loads(image_id)
-            self._writer.add(
-                own_id,
-                f"{own_id:012d}" if isinstance(own_id, int) else parse.quote(own_id, safe=""),
-                masks[Prediction.CATEGORY_MASK],
-                masks[Prediction.INSTANCE_MASK],
-                scores=_scores(prediction),
-            )
+        masks: Dict[str, np.ndarray] = {}
+        if Prediction.CATEGORY_MASK in prediction:
+            masks = original_masks(prediction, size)
+            self._gallery.add(image_id, pq, ground_truth, masks)
+        if self._predictions is not None:
+            self._predictions.add(json.loads(image_id), prediction, masks, size)
 
     def finish(
         self,
@@ -90,8 +84,8 @@ class ResultCollector:
         Returns:
           The path of the report.
         """
-        if self._writer is not None:
-            self._writer.close()
+        if self._predictions is not None:
+            self._predictions.close()
         files.write_json(os.path.join(self._output_dir, "metrics.json"), metrics)
         images = read_images(input_path, self._gallery.image_ids)
         html = report.render_report(
@@ -136,11 +130,3 @@ def read_images(input_path: str, image_ids: Sequence[str]) -> Dict[str, np.ndarr
         if len(images) == len(wanted):
             break
     return images
-
-
-def _scores(prediction: Arrays) -> Dict[Any, float]:
-    """Segment scores by (category, instance)."""
-    count = int(prediction[Prediction.NUM_SEGMENTS])
-    columns = (Prediction.SEGMENT_CATEGORY, Prediction.SEGMENT_INSTANCE, Prediction.SEGMENT_SCORE)
-    rows = zip(*(prediction[key][:count].tolist() for key in columns))
-    return {(category, instance): score for category, instance, score in rows}

@@ -8,7 +8,7 @@ Masks of the whole image come as bits, and go to another size by nearest neighbo
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -21,12 +21,43 @@ SCORE_THRESHOLD = 0.05
 """A detection counts if its score is larger; lower ones only cost time."""
 
 _MASK_THRESHOLD = 0.5
+_SEGMENT_KEYS = (
+    Prediction.INSTANCE_MASK,
+    Prediction.SEGMENT_CATEGORY,
+    Prediction.SEGMENT_INSTANCE,
+    Prediction.SEGMENT_SCORE,
+)
 
 
 def has_detections(prediction: Mapping[str, Any]) -> bool:
     """Whether a prediction holds detections, with masks of one kind or the other."""
     kinds = (Prediction.DETECTION_KEYS, Prediction.BIT_MASK_DETECTION_KEYS)
     return any(all(key in prediction for key in keys) for keys in kinds)
+
+
+def found_instances(
+    prediction: Mapping[str, Any], masks: Mapping[str, np.ndarray], original_size: Sequence[int]
+) -> Optional[instances_lib.Instances]:
+    """The instances that AP is computed of: detections where there are some, else segments.
+
+    Args:
+      prediction: keys of `Prediction`, no batch dimension.
+      masks: its masks by key, in the image's own size.
+      original_size: (height, width) of the image.
+
+    Returns:
+      Instances with scores, of whatever category; None if the prediction has none of either kind.
+    """
+    if has_detections(prediction):
+        return detected_instances(prediction, original_size)
+    if any(key not in prediction for key in _SEGMENT_KEYS):
+        return None
+    return instances_lib.predicted_instances(
+        masks[Prediction.INSTANCE_MASK],
+        segment_instance=np.asarray(prediction[Prediction.SEGMENT_INSTANCE]),
+        segment_category=np.asarray(prediction[Prediction.SEGMENT_CATEGORY]),
+        segment_score=np.asarray(prediction[Prediction.SEGMENT_SCORE]),
+    )
 
 
 def detected_instances(

@@ -47,7 +47,6 @@ _SCORE_KEYS = (
     _Prediction.SEGMENT_INSTANCE,
     _Prediction.SEGMENT_SCORE,
 )
-_TABLE_KEYS = (_Prediction.INSTANCE_MASK, *_SCORE_KEYS)
 
 
 class PanopticEvaluator:
@@ -138,13 +137,23 @@ class PanopticEvaluator:
             raise ValueError(f"image {image_id}: {error}") from error
 
     def update_labels(
-        self, image_id: str, ground_truth: segments.LabelMap, prediction: segments.LabelMap
+        self,
+        image_id: str,
+        ground_truth: segments.LabelMap,
+        prediction: segments.LabelMap,
+        scores: Optional[np.ndarray] = None,
     ) -> None:
-        """Adds one image by its segments alone: semantic IoU is theirs; no AP, no calibration."""
+        """Adds one image by its segments alone: semantic IoU is theirs, and there is no AP.
+
+        Args:
+          image_id: of the image.
+          ground_truth, prediction: its segments.
+          scores: float [P + 1] by label of the prediction, 0..1; NaN: this one has none.
+        """
         overlaps = segments.count_overlaps(
             ground_truth, prediction, boundary_ratio=self._boundary_ratio
         )
-        self._add_overlaps(image_id, overlaps)
+        self._add_overlaps(image_id, overlaps, scores)
         self._segmentation.update_overlaps(overlaps)
 
     def merge(self, other: PanopticEvaluator) -> None:
@@ -277,7 +286,9 @@ class PanopticEvaluator:
         instances: Optional[instances_lib.Instances],
     ) -> None:
         size = truth[_Truth.CATEGORY_MASK].shape
-        found = None if self._instances is None else _found_instances(prediction, masks, size)
+        found = None
+        if self._instances is not None:
+            found = detections.found_instances(prediction, masks, size)
         if self._instances is None or found is None:
             return
         if instances is None:
@@ -332,22 +343,6 @@ def _scale(prediction: Mapping[str, Any], truth: Mapping[str, np.ndarray]) -> fl
     size = prediction.get(_Prediction.IMAGE_SIZE)
     pixels = truth[_Truth.CATEGORY_MASK].size
     return 1.0 if size is None or not pixels else float(np.prod(np.int64(size))) / pixels
-
-
-def _found_instances(
-    prediction: Mapping[str, Any], masks: Mapping[str, np.ndarray], original_size: Sequence[int]
-) -> Optional[instances_lib.Instances]:
-    """The instances that AP is computed of, or None if the prediction has none of any kind."""
-    if detections.has_detections(prediction):
-        return detections.detected_instances(prediction, original_size)
-    if any(key not in prediction for key in _TABLE_KEYS):
-        return None
-    return instances_lib.predicted_instances(
-        masks[_Prediction.INSTANCE_MASK],
-        segment_instance=np.asarray(prediction[_Prediction.SEGMENT_INSTANCE]),
-        segment_category=np.asarray(prediction[_Prediction.SEGMENT_CATEGORY]),
-        segment_score=np.asarray(prediction[_Prediction.SEGMENT_SCORE]),
-    )
 
 
 def as_text(image_id: Any) -> str:

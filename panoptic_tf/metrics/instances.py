@@ -123,7 +123,7 @@ class InstanceAveragePrecision:
     def _annotations(self, images: Sequence[Instances]) -> List[Dict[str, Any]]:
         annotations: List[Dict[str, Any]] = []
         for image_id, instances in enumerate(images):
-            boxes = _coco_boxes(instances)
+            boxes = coco_boxes(instances)
             for k, rle in enumerate(instances.rles):
                 annotations.append(
                     {
@@ -251,8 +251,8 @@ def predicted_instances(
     )
 
 
-def _coco_boxes(instances: Instances) -> List[List[float]]:
-    """Boxes as COCO has them: x, y, width, height."""
+def coco_boxes(instances: Instances) -> List[List[float]]:
+    """Boxes as COCO has them: x, y, width, height, in pixels; without own ones those of masks."""
     if instances.boxes is None:
         return coco_mask.toBbox(instances.rles).tolist() if instances.rles else []
     top, left, bottom, right = np.asarray(instances.boxes, np.float64).reshape(-1, 4).T

@@ -25,11 +25,13 @@ class Form(enum.Enum):
       ACCELERATOR: GPUs, TPUs and whatever XLA compiles: the references.
       CPU: CPUs without XLA.
       TFLITE: TFLite's builtin operators; shapes are static, the batch included.
+      ONNX: operators that ONNX and its runtimes define alike.
     """
 
     ACCELERATOR = "accelerator"
     CPU = "cpu"
     TFLITE = "tflite"
+    ONNX = "onnx"
 
 
 _state = threading.local()

@@ -212,10 +212,15 @@ def _interpolate(maps: tf.Tensor, positions: tf.Tensor, *, axis: int) -> tf.Tens
     """Maps [B, h, w, C] at positions [B, P]."""
     low = tf.floor(positions)
     high = tf.minimum(low + 1.0, maps.shape[axis] - 1.0)
-    first, second = (
-        tf.gather(maps, tf.cast(index, tf.int32), axis=axis, batch_dims=1) for index in (low, high)
-    )
+    first, second = (_take(maps, tf.cast(index, tf.int32), axis) for index in (low, high))
     return first + (second - first) * _along(positions - low, axis)
+
+
+def _take(maps: tf.Tensor, index: tf.Tensor, axis: int) -> tf.Tensor:
+    """Maps [B, h, w, C] at int32 [B, P] along an axis."""
+    if maps.shape[0] == 1:  # As in a TFLite file: OpenVINO reads no gather of a batch of maps.
+        return tf.gather(maps, tf.squeeze(index, axis=0), axis=axis)
+    return tf.gather(maps, index, axis=axis, batch_dims=1)
 
 
 def _along(weights: tf.Tensor, axis: int) -> tf.Tensor:

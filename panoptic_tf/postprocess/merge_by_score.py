@@ -52,11 +52,10 @@ def merge_by_score(
     row_map = tf.where(owner > 0.0, owner - 1.0, stuff_row)
     batch = tf.shape(scores)[0]
     stuff_scores = tf.ones([batch, num_categories])
-    values = [tf.ones_like(row_map)]
     if stuff_probability is None:
-        (areas,) = sum_by_row(values, row_map, total)
+        (areas,) = sum_by_row([None], row_map, total)
     else:
-        areas, sums = sum_by_row([*values, stuff_probability], row_map, total)
+        areas, sums = sum_by_row([None, stuff_probability], row_map, total)
         stuff_scores = tf.math.divide_no_nan(sums, areas)[:, count:]
     # [K + N], the smallest area of each row
     smallest = [0.0] * count + [

@@ -52,8 +52,7 @@ def merge_by_vote(
     batch = tf.shape(semantic_mask)[0]
     stuff_categories = tf.tile(tf.range(1, categories + 1)[tf.newaxis], [batch, 1])
     probability = probability_of(_channels(semantic_mask, on_instance, instance_ids, voted))
-    ones = tf.ones_like(row_map)
-    areas, total = sum_by_row([ones, probability], row_map, count + categories)
+    areas, total = sum_by_row([None, probability], row_map, count + categories)
     row_is_thing = tf.range(count + categories) < count  # [K + N]
     keep = tf.logical_or(row_is_thing, areas >= stuff_area)
     objectness = tf.concat([instance_scores, tf.ones([batch, categories])], axis=1)
@@ -78,7 +77,7 @@ def _vote(
 ) -> tf.Tensor:
     """Most frequent category of each instance's pixels: float32 [B, K]."""
     cell = (instance_ids - 1.0) * categories + semantic_mask - 1.0  # negative without instance
-    (histogram,) = sum_by_row([tf.ones_like(cell)], cell, count * categories)
+    (histogram,) = sum_by_row([None], cell, count * categories)
     histogram = tf.reshape(histogram, [-1, count, categories])
     return tf.cast(tf.argmax(histogram, axis=-1), tf.float32) + 1.0
 

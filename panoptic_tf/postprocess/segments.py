@@ -52,11 +52,11 @@ def build_segments(row_map: tf.Tensor, rows: Rows) -> Tensors:
     is_instance = tf.cast(tf.logical_and(valid, rows.is_thing), tf.int32)
     instance = tf.cumsum(is_instance, axis=1) * is_instance  # [B, R], 1..M on valid things
     category = tf.where(valid, rows.category, 0)
-    order = _valid_first(valid)
+    goes_to = _valid_first(valid)
 
     def table(values: tf.Tensor) -> tf.Tensor:
-        values = tf.where(valid, values, tf.zeros_like(values))
-        return tf.gather(values, order, axis=1, batch_dims=1)
+        moved = tf.where(goes_to, tf.cast(values, tf.float32)[:, tf.newaxis], 0.0)
+        return tf.cast(tf.reduce_sum(moved, axis=2), values.dtype)
 
     return {
         Prediction.CATEGORY_MASK: _look_up(category, row_map),
@@ -70,10 +70,13 @@ def build_segments(row_map: tf.Tensor, rows: Rows) -> Tensors:
 
 
 def _valid_first(valid: tf.Tensor) -> tf.Tensor:
-    """Row order that puts valid rows first and keeps their order: int32 [B, R]."""
-    count = valid.shape[1]
-    key = tf.cast(valid, tf.int32) * count - tf.range(count)[tf.newaxis, :]
-    return tf.math.top_k(key, k=count).indices
+    """Where rows go for valid ones to be first and in their order: bool [B, R (to), R (from)].
+
+    Not a sort, which OpenVINO gets wrong within such a graph.
+    """
+    number = tf.cumsum(tf.cast(valid, tf.float32), axis=1)  # 1..S on valid rows
+    to = tf.range(1.0, valid.shape[1] + 1.0)[:, tf.newaxis]
+    return tf.logical_and(valid[:, tf.newaxis], tf.equal(number[:, tf.newaxis], to))
 
 
 def _look_up(values: tf.Tensor, row_map: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,7 @@ Everything but JPEG and PNG is refused, GIF included. EXIF orientation is not ap
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Tuple, Union
 
 import numpy as np
 import tensorflow as tf
@@ -17,6 +17,9 @@ from panoptic_tf.datasets import images, png
 from panoptic_tf.inputs import geometry
 
 MAX_PIXELS = images.MAX_PIXELS
+
+MAX_PNG_PIXELS = 25_000_000
+"""Default limit of `panoptic_png`: 75 MB decoded, and as much again to be encoded."""
 
 _OTHER_FORMATS = (
     (0, b"GIF8", "GIF"),
@@ -30,6 +33,7 @@ _OTHER_FORMATS = (
     (4, b"ftypavif", "AVIF"),
 )
 """Where a file of another format has which bytes."""
+_MOST_CHUNKS = 20_000  # Encoders write one for every 8 to 64 KB.
 _PARALLEL_IMAGES = 4  # a decoded image may take 3 * max_pixels bytes
 
 
@@ -147,9 +151,37 @@ def header_size(content: tf.Tensor) -> tf.Tensor:
 
 def _png_size(content: tf.Tensor) -> tf.Tensor:
     """The first chunk, IHDR, starts with width and height at byte 16, big-endian."""
-    values = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 16, 8), tf.uint8), tf.int64)
-    width_height = tf.reshape(values, [2, 4]) * tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64)
-    return tf.reverse(tf.reduce_sum(width_height, axis=1), axis=[0])
+    with tf.control_dependencies([_check_chunks(content)]):
+        width, height = _big_endian(content, 16), _big_endian(content, 20)
+    return tf.stack([height, width])
+
+
+def _check_chunks(content: tf.Tensor) -> tf.Operation:
+    """Fails where a chunk is longer than the file: libpng allocates what it says, up to 2 GiB."""
+    size = tf.cast(tf.strings.length(content), tf.int64)
+
+    def is_before_end(start: tf.Tensor, is_end: tf.Tensor) -> tf.Tensor:
+        return tf.logical_not(is_end) & (start + 12 <= size)
+
+    def skip(start: tf.Tensor, is_end: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+        kind = tf.strings.substr(content, start + 4, tf.constant(4, tf.int64))
+        return start + 12 + _big_endian(content, start), tf.equal(kind, b"IEND")
+
+    start = tf.constant(len(png.SIGNATURE), tf.int64)
+    end, is_end = tf.while_loop(
+        is_before_end, skip, (start, tf.constant(False)), maximum_iterations=_MOST_CHUNKS
+    )
+    return tf.debugging.assert_equal(
+        is_end & (end <= size), True, "a PNG with chunks that are not whole"
+    )
+
+
+def _big_endian(content: tf.Tensor, start: Union[int, tf.Tensor]) -> tf.Tensor:
+    """The four bytes from `start` as a number: int64 []."""
+    start = tf.cast(start, tf.int64)
+    word = tf.strings.substr(content, start, tf.constant(4, tf.int64))
+    values = tf.cast(tf.io.decode_raw(word, tf.uint8), tf.int64)
+    return tf.reduce_sum(values * tf.constant([1 << 24, 1 << 16, 1 << 8, 1], tf.int64))
 
 
 def _with_header_size(index: tf.Tensor, content: tf.Tensor) -> Tuple[tf.Tensor, ...]:

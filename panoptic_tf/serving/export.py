@@ -51,8 +51,10 @@ def export_saved_model(
     experiment: str = "",
     version: Optional[int] = None,
     max_pixels: int = decoding.MAX_PIXELS,
+    max_png_pixels: int = decoding.MAX_PNG_PIXELS,
     warmup_batch_sizes: Sequence[int] = (1,),
     form: forms.Form = forms.Form.CPU,
+    precision: str = "",
 ) -> str:
     """Writes `<export_dir>/<version>/`, whole or not at all.
 
@@ -66,9 +68,12 @@ def export_saved_model(
       experiment: name of the experiment, kept in the assets.
       version: integer name of the folder; default the next free one.
       max_pixels: larger images are returned as not valid.
+      max_png_pixels: the limit of `panoptic_png`, which encodes as many pixels as it decodes; where
+        it is above `max_pixels`, that is the limit.
       warmup_batch_sizes: batch sizes of the warm-up requests; none are written without the package
         tensorflow-serving-api.
       form: of the operations: for servers with CPUs or with accelerators; kept in the assets.
+      precision: what the network's layers compute in, kept in the assets.
 
     Returns:
       The folder of the version.
@@ -77,9 +82,12 @@ def export_saved_model(
       ValueError: unknown input type, the version exists, or the network lacks a panoptic head that
         `panoptic_png` needs.
     """
-    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment, form.value)
-    answer = _build_answer(inference_network, mean, std, channel_order, form)
-    functions = _build_functions(answer, info.input_size, max_pixels)
+    size = (input_size[0], input_size[1])
+    info = ModelInfo(dataset_info, size, experiment, form.value, precision)
+    answer = build_answer(inference_network, mean, std, channel_order, form)
+    functions = _build_functions(
+        answer, info.input_size, max_pixels, min(max_pixels, max_png_pixels)
+    )
     if not _has_panoptic_outputs(inference_network):
         del functions["panoptic_png"]
     if input_type not in functions:
@@ -109,13 +117,15 @@ class _ServingModule(tf.Module):
             setattr(self, name, function)
 
 
-def _build_answer(
+def build_answer(
     network: tf.keras.Model,
     mean: Sequence[float],
     std: Sequence[float],
     channel_order: str,
     form: forms.Form,
 ) -> Callable[[tf.Tensor, tf.Tensor], Tensors]:
+    """From images as `geometry.fit_and_pad` makes them, and their image_info, to predictions."""
+
     def answer(images: tf.Tensor, image_info: tf.Tensor) -> Tensors:
         normalized = normalize.normalize_image(
             images, image_info, mean=mean, std=std, channel_order=channel_order
@@ -127,7 +137,10 @@ def _build_answer(
 
 
 def _build_functions(
-    answer: Callable[[tf.Tensor, tf.Tensor], Tensors], input_size: geometry.Size, max_pixels: int
+    answer: Callable[[tf.Tensor, tf.Tensor], Tensors],
+    input_size: geometry.Size,
+    max_pixels: int,
+    max_png_pixels: int,
 ) -> Dict[str, Any]:
     # No AutoGraph, which would walk through the whole network.
     @tf.function(
@@ -156,7 +169,7 @@ def _build_functions(
         input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
     )
     def panoptic_png(image_bytes):
-        decoded = decoding.decode_images(image_bytes, input_size, max_pixels=max_pixels)
+        decoded = decoding.decode_images(image_bytes, input_size, max_pixels=max_png_pixels)
         prediction = answer(decoded.images, decoded.image_info)
         sizes = tf.cast(decoded.image_info[:, ImageInfo.ORIGINAL_SIZE], tf.int32)
         pngs, areas = id_map.encode_id_maps(prediction, sizes)

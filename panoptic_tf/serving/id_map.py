@@ -26,19 +26,43 @@ def encode_id_maps(prediction: Tensors, original_sizes: tf.Tensor) -> Tuple[tf.T
 
     def encode(row: Tuple[Tensors, tf.Tensor]) -> Tuple[tf.Tensor, tf.Tensor]:
         one, original_size = row
-        ids = _segment_ids(one)
         answered = one[Prediction.IMAGE_SIZE]
-        ids = tf.gather(ids, _nearest(original_size[0], answered[0]), axis=0)
-        ids = tf.gather(ids, _nearest(original_size[1], answered[1]), axis=1)
+        # Cut first: of a strip of one pixel's width, whole rows would be millions of pixels.
+        ids = _segment_ids(one)[: answered[0], : answered[1]]
+        rows = _nearest(original_size[0], answered[0])
+        columns = _nearest(original_size[1], answered[1])
         rgb = tf.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
+        rgb = tf.cast(rgb, tf.uint8)  # bytes before they become many
+        rgb = tf.gather(tf.gather(rgb, rows, axis=0), columns, axis=1)
         count = one[Prediction.SEGMENT_CATEGORY].shape[0] + 1
-        areas = tf.math.bincount(tf.reshape(ids, [-1]), minlength=count, maxlength=count)
-        return tf.io.encode_png(tf.cast(rgb, tf.uint8)), areas[1:]
+        areas = _areas(ids, rows, columns, count)
+        return tf.io.encode_png(rgb), areas[1:]
 
     panoptic = {key: prediction[key] for key in Prediction.PANOPTIC_KEYS}
     segments = prediction[Prediction.SEGMENT_CATEGORY].shape[1]
     signature = (tf.TensorSpec([], tf.string), tf.TensorSpec([segments], tf.int32))
-    return tf.map_fn(encode, (panoptic, original_sizes), fn_output_signature=signature)
+    # One at a time: the pixels of one image are in memory, not those of the batch.
+    return tf.map_fn(
+        encode,
+        (panoptic, original_sizes),
+        fn_output_signature=signature,
+        parallel_iterations=1,
+    )
+
+
+def _areas(ids: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor, count: int) -> tf.Tensor:
+    """Pixels of each id after the resize, counted before it: int32 [count].
+
+    Args:
+      ids: int32 [H, W].
+      rows, columns: source row and column of every pixel, int64.
+      count: number of ids.
+    """
+    height, width = tf.shape(ids)[0], tf.shape(ids)[1]
+    row_copies = tf.math.bincount(tf.cast(rows, tf.int32), minlength=height)
+    column_copies = tf.math.bincount(tf.cast(columns, tf.int32), minlength=width)
+    copies = tf.reshape(row_copies[:, tf.newaxis] * column_copies, [-1])
+    return tf.math.bincount(tf.reshape(ids, [-1]), copies, minlength=count, maxlength=count)
 
 
 def _segment_ids(prediction: Tensors) -> tf.Tensor:

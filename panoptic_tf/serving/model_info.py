@@ -9,11 +9,11 @@ import dataclasses
 import json
 from typing import Any, Optional, Tuple
 
+from panoptic_tf import lite
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 
-FILE_NAME = dataset_info_lib.FILE_NAME
-MAX_BYTES = 4 * 1024 * 1024
-"""Longer descriptions are refused: 100,000 categories would fit."""
+FILE_NAME = lite.FILE_NAME
+MAX_BYTES = lite.MAX_BYTES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +25,18 @@ class ModelInfo:
       input_size: (height, width) of the network's input.
       experiment: name of the experiment it was trained with.
       target: what its graph is for: `cpu`, `accelerator` or `tflite`; empty where it does not say.
+      precision: what its layers compute in: `float32` or `bfloat16`; empty where it does not say.
+      part: of the model: `whole`, or one without post-processing; see `tflite_parts`.
+      padding_color: RGB, of the frame outside of the image where a part needs one; else empty.
     """
 
     dataset_info: dataset_info_lib.DatasetInfo
     input_size: Tuple[int, int]
     experiment: str = ""
     target: str = ""
+    precision: str = ""
+    part: str = lite.WHOLE
+    padding_color: Tuple[float, ...] = ()
 
     def to_bytes(self) -> bytes:
         """JSON text, UTF-8."""
@@ -40,6 +46,9 @@ class ModelInfo:
                 "input_size": list(self.input_size),
                 "experiment": self.experiment,
                 "target": self.target,
+                "precision": self.precision,
+                "part": self.part,
+                "padding_color": list(self.padding_color),
             },
         }
         return json.dumps(content, indent=1).encode()
@@ -61,7 +70,8 @@ class ModelInfo:
         return cls(info, *_parse_model(parsed.get("model"), source))
 
 
-def _parse_model(model: Any, source: str) -> Tuple[Tuple[int, int], str, str]:
+def _parse_model(model: Any, source: str) -> Tuple[Any, ...]:
+    """The attributes of `ModelInfo` behind the first."""
     if not isinstance(model, dict):
         raise ValueError(
             f"{source}: 'model' must be an object, got {model!r}. Export the model again."
@@ -80,4 +90,16 @@ def _parse_model(model: Any, source: str) -> Tuple[Tuple[int, int], str, str]:
             f"{source}: model.input_size must be [height, width], two positive integers, "
             f"got {size!r}."
         )
-    return (numbers[0], numbers[1]), text("experiment", None), text("target", "")
+    color = model.get("padding_color", [])
+    if not isinstance(color, list) or not all(type(v) in (int, float) for v in color):
+        raise ValueError(f"{source}: model.padding_color must be a list of numbers, got {color!r}.")
+    texts = [
+        text(name, default)
+        for name, default in (
+            ("experiment", None),
+            ("target", ""),
+            ("precision", ""),
+            ("part", lite.WHOLE),
+        )
+    ]
+    return ((numbers[0], numbers[1]), *texts, tuple(color))

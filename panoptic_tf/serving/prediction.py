@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import glob
 import os
-from typing import Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence
 
 from tqdm import tqdm
 
 from panoptic_tf.datasets import files, images
 from panoptic_tf.datasets.coco_writer import ImageId
 from panoptic_tf.serving import writers
-from panoptic_tf.serving.predictor import Predictor
 from panoptic_tf.serving.writers import overlays
+
+if TYPE_CHECKING:
+    from panoptic_tf.serving.predictor import Predictor
+
+PredictImages = Callable[
+    ["Predictor", Sequence[writers.base.ImageFile], Sequence[writers.base.Writer]], List[str]
+]
+"""See `predict_here`."""
 
 _MAX_NAME_BYTES = 255 - len(".json")
 _MAX_IMAGE_ID = 2**31 - 1
@@ -72,6 +79,7 @@ def predict_files(
     image_dir: Optional[str] = None,
     formats: Sequence[str] = writers.DEFAULT,
     overlay_format: str = overlays.JPEG,
+    predict_images: Optional[PredictImages] = None,
 ) -> List[str]:
     """Predicts files and writes what was found.
 
@@ -83,6 +91,7 @@ def predict_files(
         the folder that they have in common.
       formats: of `writers.FORMATS`.
       overlay_format: of the overlays, one of `overlays.PICTURES`.
+      predict_images: does the work; default `predict_here`.
 
     Returns:
       One message for each image that could not be read, or whose result does not fit a format.
@@ -97,8 +106,32 @@ def predict_files(
     for name in dict.fromkeys(formats):
         options = {"picture": overlay_format} if name == overlays.FOLDER else {}
         chosen.append(writers.FORMATS[name](output_dir, predictor.dataset_info, **options))
+    failures = (predict_images or predict_here)(predictor, named, chosen)
+    for writer in chosen:
+        writer.close()
+    return failures
+
+
+def predict_here(
+    predictor: Predictor,
+    named: Sequence[writers.base.ImageFile],
+    chosen: Sequence[writers.base.Writer],
+    *,
+    show_progress: bool = True,
+) -> List[str]:
+    """Predicts images one by one and gives the results to writers, which are not closed.
+
+    Args:
+      predictor: the model.
+      named: the images.
+      chosen: the writers.
+      show_progress: whether to show a progress bar.
+
+    Returns:
+      See `predict_files`.
+    """
     failures = []
-    for image in tqdm(named, unit="image"):
+    for image in tqdm(named, unit="image", disable=not show_progress):
         try:
             _check_name(image)
             result = predictor(image.path)
@@ -109,8 +142,6 @@ def predict_files(
             continue
         for writer in chosen:
             writer.add(image, result)
-    for writer in chosen:
-        writer.close()
     return failures
 
 

@@ -11,23 +11,14 @@ import tensorflow as tf
 
 from panoptic_tf.datasets import files
 from panoptic_tf.inputs import geometry
-from panoptic_tf.metrics.original_size import restore_original_size
-from panoptic_tf.serving import decoding, image_source, tflite
+from panoptic_tf.serving import decoding, image_source, onnx_runner, tflite, tiling
 from panoptic_tf.serving.image_source import ImageSource
 from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
-from panoptic_tf.serving.result import PanopticResult, PredictedSegment
-from panoptic_tf.structures import Prediction
+from panoptic_tf.serving.result import PanopticResult, PredictedSegment, to_original_size
 
 __all__ = ["PanopticResult", "PredictedSegment", "Predictor", "UnreadableImages"]
 
 Arrays = Dict[str, np.ndarray]
-
-_MASKS = (
-    Prediction.CATEGORY_MASK,
-    Prediction.INSTANCE_MASK,
-    Prediction.SEMANTIC_MASK,
-    Prediction.DETECTION_BIT_MASKS,
-)
 
 
 class UnreadableImages(ValueError):
@@ -53,13 +44,16 @@ class Predictor:
     A SavedModel is a program that runs with your rights: load only what you trust.
 
     Args:
-      path: a SavedModel's folder, the folder of its versions (the newest is taken), or a .tflite
-        file.
-      num_threads: of the TFLite interpreter.
+      path: a SavedModel's folder, the folder of its versions (the newest is taken), or a .tflite or
+        .onnx file.
+      num_threads: of what runs a file.
       max_pixels: larger images are refused before they are decoded.
       exif: what is done with an EXIF orientation: `apply` turns the picture as it says, and results
         are of the turned picture; `ignore` predicts the pixels as they are stored.
       score_threshold: 0..1; see `PanopticResult`.
+      tile_size: an image that is larger is predicted in tiles of this side, or (height, width), in
+        pixels of the image, which are then one result; see `tiling`. Default: every image whole.
+      tile_overlap: pixels that neighbouring tiles share; default a quarter of the shorter side.
 
     Attributes:
       dataset_info: the model's categories.
@@ -85,20 +79,24 @@ class Predictor:
         max_pixels: int = decoding.MAX_PIXELS,
         exif: str = image_source.APPLY,
         score_threshold: Optional[float] = None,
+        tile_size: Union[int, Sequence[int], None] = None,
+        tile_overlap: Optional[int] = None,
     ):
         if exif not in image_source.EXIF:
             raise ValueError(f"exif must be one of {', '.join(image_source.EXIF)}, got {exif!r}.")
         if score_threshold is not None and not 0.0 <= score_threshold <= 1.0:
             raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}.")
+        self._tiling = tiling.Tiling.of(tile_size, tile_overlap)
         path = os.fspath(path)
         if not os.path.exists(path):
             raise ValueError(
-                f"{path}: no such file or folder; expected a SavedModel's folder or a .tflite file."
+                f"{path}: no such file or folder; expected a SavedModel's folder, or a .tflite or "
+                ".onnx file."
             )
         if os.path.isdir(path):
-            self._model: Any = _SavedModel(path)
+            self._model: Any = SavedModelRunner(path)
         else:
-            self._model = _TFLiteModel(path, num_threads)
+            self._model = _FileModel(path, num_threads)
         self.path = path
         self.dataset_info = self._model.info.dataset_info
         self.input_size = self._model.info.input_size
@@ -168,16 +166,47 @@ class Predictor:
         Returns:
           What the model gives of the keys of `structures.Prediction`, without a batch dimension;
           masks have the image's exact size, areas are the table's: pixels of the model's output.
+          Of an image in tiles, masks and segment table alone, and areas are pixels of the image.
         """
+        if self._tiling is None or not self._tiling.cuts(pixels.shape):
+            return self._predict_whole(pixels)
+        seconds = 0.0
+
+        def predict(tile: np.ndarray) -> tiling.TilePrediction:
+            nonlocal seconds
+            arrays = self._predict_whole(tile)
+            seconds += self.last_seconds
+            return tiling.panoptic_masks(arrays, self.score_threshold)
+
+        merged = tiling.predict_tiles(
+            predict, pixels, self._tiling, num_categories=len(self.dataset_info.categories)
+        )
+        self.last_seconds = seconds
+        return merged
+
+    def _predict_whole(self, pixels: np.ndarray) -> Arrays:
         start = time.perf_counter()
         outputs = self._model(pixels)
         self.last_seconds = time.perf_counter() - start
-        return _to_original_size(outputs, (pixels.shape[0], pixels.shape[1]))
+        return to_original_size(outputs, (pixels.shape[0], pixels.shape[1]))
 
 
-class _SavedModel:
+class SavedModelRunner:
+    """Runs a SavedModel.
+
+    Args:
+      path: its folder, or the folder of its versions.
+
+    Attributes:
+      info: what it says of itself.
+      signatures: by name; see `export`.
+
+    Raises:
+      ValueError: not a SavedModel of ours.
+    """
+
     def __init__(self, path: str):
-        folder = _find_version(path)
+        folder = find_version(path)
         asset = os.path.join(folder, "assets", FILE_NAME)
         try:
             with open(asset, "rb") as file:
@@ -190,19 +219,26 @@ class _SavedModel:
         self.info = ModelInfo.from_bytes(content, source=asset)
         try:
             self._loaded = tf.saved_model.load(folder)
-            self._run = self._loaded.signatures["image_tensor"]
+            self.signatures = self._loaded.signatures
+            self._run = self.signatures["image_tensor"]
         except (KeyError, OSError, ValueError, RuntimeError, tf.errors.OpError) as error:
             raise ValueError(f"{folder} cannot be loaded as a SavedModel: {error}") from error
 
     def __call__(self, pixels: np.ndarray) -> Arrays:
+        """Predicts one image: uint8 [H, W, 3] -> predictions without a batch dimension."""
         outputs = self._run(image_tensor=tf.constant(pixels[np.newaxis]))
         return {key: value[0].numpy() for key, value in outputs.items() if key != "valid"}
 
 
-class _TFLiteModel:
+class _FileModel:
     def __init__(self, path: str, num_threads: Optional[int]):
-        self._runner = tflite.TFLiteRunner(path, num_threads=num_threads)
-        self.info = tflite.read_model_info(path)
+        self._runner: Any
+        if path.endswith(onnx_runner.SUFFIX):
+            self._runner = onnx_runner.OnnxRunner(path, num_threads=num_threads)
+            self.info = self._runner.info
+        else:
+            self._runner = tflite.TFLiteRunner(path, num_threads=num_threads)
+            self.info = tflite.read_model_info(path)
         if self.info.input_size != self._runner.input_size:
             raise ValueError(
                 f"{path}: its {FILE_NAME} says input size {self.info.input_size}, the model has "
@@ -215,8 +251,12 @@ class _TFLiteModel:
         return {key: value[0] for key, value in outputs.items()}
 
 
-def _find_version(path: str) -> str:
-    """The folder itself, or its newest version."""
+def find_version(path: str) -> str:
+    """The folder of a SavedModel: the path itself, or the newest version in it.
+
+    Raises:
+      ValueError: there is none.
+    """
     if os.path.exists(os.path.join(path, "saved_model.pb")):
         return path
     names = [name for name in os.listdir(path) if name.isdecimal()]
@@ -227,17 +267,3 @@ def _find_version(path: str) -> str:
     raise ValueError(
         f"{path} is not a model: neither it nor a numbered folder in it holds a saved_model.pb."
     )
-
-
-def _to_original_size(outputs: Arrays, original_size: Tuple[int, int]) -> Arrays:
-    """Cuts masks to the image, and resizes them and boxes where it is not of the output's size."""
-    answered = outputs[Prediction.IMAGE_SIZE].tolist()
-    changed = {
-        key: restore_original_size(outputs[key], answered, original_size)
-        for key in _MASKS
-        if key in outputs
-    }
-    if Prediction.DETECTION_BOXES in outputs:
-        scale = np.tile(np.divide(original_size, answered), 2).astype(np.float32)
-        changed[Prediction.DETECTION_BOXES] = outputs[Prediction.DETECTION_BOXES] * scale
-    return {**outputs, **changed, Prediction.IMAGE_SIZE: np.asarray(original_size, np.int32)}

@@ -10,9 +10,17 @@ from PIL import Image
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files, segments
+from panoptic_tf.metrics.original_size import restore_original_size
 from panoptic_tf.serving import detections, other_packages
 from panoptic_tf.structures import VOID, Prediction
 from panoptic_tf.visualization import overlay
+
+_MASKS = (
+    Prediction.CATEGORY_MASK,
+    Prediction.INSTANCE_MASK,
+    Prediction.SEMANTIC_MASK,
+    Prediction.DETECTION_BIT_MASKS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,3 +218,27 @@ def segment_scores(arrays: Mapping[str, np.ndarray]) -> Dict[Tuple[int, int], fl
     columns = (Prediction.SEGMENT_CATEGORY, Prediction.SEGMENT_INSTANCE, Prediction.SEGMENT_SCORE)
     rows = zip(*(arrays[key][:count].tolist() for key in columns))
     return {(category, instance): score for category, instance, score in rows}
+
+
+def to_original_size(
+    arrays: Mapping[str, np.ndarray], original_size: Tuple[int, int]
+) -> Dict[str, np.ndarray]:
+    """Cuts masks to the image, and resizes them and boxes where it is not of the output's size.
+
+    Args:
+      arrays: keys of `structures.Prediction`, unbatched.
+      original_size: (height, width) of the image.
+
+    Raises:
+      ValueError: the image size in `arrays` is not within a mask.
+    """
+    answered = arrays[Prediction.IMAGE_SIZE].tolist()
+    changed = {
+        key: restore_original_size(arrays[key], answered, original_size)
+        for key in _MASKS
+        if key in arrays
+    }
+    if Prediction.DETECTION_BOXES in arrays:
+        scale = np.tile(np.divide(original_size, answered), 2).astype(np.float32)
+        changed[Prediction.DETECTION_BOXES] = arrays[Prediction.DETECTION_BOXES] * scale
+    return {**arrays, **changed, Prediction.IMAGE_SIZE: np.asarray(original_size, np.int32)}

@@ -4,30 +4,35 @@ Signature `serving_default`: image float32 [1, H, W, 3] (RGB 0..255, zero padded
 float32 [1, 4, 2], as `geometry.fit_and_pad` makes them -> the network's predictions. Normalisation
 and post-processing are inside. The categories travel in the file as a zip archive behind the model,
 the way TFLite metadata keeps its associated files: `unzip -p model.tflite dataset_info.json`.
+`tflite_parts` are files without post-processing. `panoptic_tf.lite` runs files without TensorFlow.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import os
 import re
 import zipfile
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
-import numpy as np
 import tensorflow as tf
 
+from panoptic_tf import lite
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files
 from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.ops import forms
 from panoptic_tf.serving import quantization as quantization_lib
-from panoptic_tf.serving.model_info import FILE_NAME, MAX_BYTES, ModelInfo
+from panoptic_tf.serving import tflite_metadata, tflite_parts
+from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
-SIGNATURE = "serving_default"
+PARTS = tflite_parts.PARTS
+SIGNATURE = lite.SIGNATURE
 
-_IDENTIFIER = b"TFL3"  # bytes 4..8 of every TFLite file
-_MAX_ARCHIVE_FILES = 16
+RUNNER_NAME = "panoptic_tf_lite.py"
+"""Name of the copy of `panoptic_tf.lite` beside a file."""
 
 
 def export_tflite(
@@ -42,6 +47,7 @@ def export_tflite(
     experiment: str = "",
     quantization: str = "none",
     int8_options: Optional[quantization_lib.Options] = None,
+    part: str = tflite_parts.WHOLE,
 ) -> str:
     """Converts a network, batch 1, and writes the file, whole or not at all.
 
@@ -56,13 +62,14 @@ def export_tflite(
         bits, activations float) or `int8` (weights and activations of the layers with weights; see
         `quantization`).
       int8_options: what `int8` is calibrated with; it needs them.
+      part: `whole`, `network` or `semantic`; see `tflite_parts`.
 
     Returns:
       `tflite_path`.
 
     Raises:
-      ValueError: unknown quantisation, no calibration for `int8`, or the network needs an operator
-        that is not builtin.
+      ValueError: unknown quantisation or part, no calibration for `int8`, the network has no such
+        part, or it needs an operator that is not builtin.
     """
     if quantization not in QUANTIZATIONS:
         raise ValueError(
@@ -73,35 +80,44 @@ def export_tflite(
             "int8_options, which hold the images to calibrate with, belong to quantization 'int8', "
             f"got quantization {quantization!r} and options {int8_options}."
         )
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}.")
     target = forms.Form.TFLITE
-    info = ModelInfo(dataset_info, (input_size[0], input_size[1]), experiment, target.value)
-
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([1, *input_size, 3], tf.float32, name="image"),
-            tf.TensorSpec([1, 4, 2], tf.float32, name="image_info"),
-        ],
+    info = ModelInfo(
+        dataset_info, (input_size[0], input_size[1]), experiment, target.value, part=part
     )
-    def answer(image, image_info):
-        normalized = normalize.normalize_image(
-            image, image_info, mean=mean, std=std, channel_order=channel_order
+    settings: Dict[str, Any] = {"mean": mean, "std": std, "channel_order": channel_order}
+    network, build = inference_network, _whole_function
+    if part != tflite_parts.WHOLE:
+        color = tflite_parts.padding_color(mean, channel_order)
+        info = dataclasses.replace(info, padding_color=color)
+        network, build = (
+            tflite_parts.cut_network(network, part, num_categories=dataset_info.num_categories),
+            tflite_parts.part_function,
         )
-        features = {"image": normalized, "image_info": image_info}
-        with forms.use(target):
-            return inference_network(features, training=False)
 
     module = tf.Module()
-    module.network_weights = list(inference_network.weights)
-    module.answer = answer
+    module.network_weights = list(network.weights)
+    module.answer = build(network, input_size=input_size, **settings)
     converted = "none" if quantization == "int8" else quantization
-    model = _convert(answer.get_concrete_function(), module, converted)
+    with forms.use(target):
+        model = _convert(module.answer.get_concrete_function(), module, converted)
     if int8_options is not None:
-        model = quantization_lib.quantize_model(
-            model, layers=_layers_with_weights(inference_network), options=int8_options
-        )
-    files.write_bytes(tflite_path, append_model_info(model, info))
+        model = _quantize(model, network, info, int8_options)
+    _write(tflite_path, model, info)
     return tflite_path
+
+
+def write_runner(tflite_path: str) -> str:
+    """Writes the module that runs a file without TensorFlow beside it, `RUNNER_NAME`.
+
+    Returns:
+      Its path.
+    """
+    path = os.path.join(os.path.dirname(tflite_path), RUNNER_NAME)
+    with open(lite.__file__, "rb") as file:
+        files.write_bytes(path, file.read())
+    return path
 
 
 def quantize_tflite(
@@ -128,19 +144,21 @@ def quantize_tflite(
     info = read_model_info(float_path)
     with open(float_path, "rb") as file:
         model = file.read()
-    model = quantization_lib.quantize_model(
-        model, layers=_layers_with_weights(inference_network), options=int8_options
-    )
-    files.write_bytes(tflite_path, append_model_info(model, info))
+    model = _quantize(model, inference_network, info, int8_options)
+    _write(tflite_path, model, info)
     return tflite_path
 
 
-def append_model_info(model: bytes, info: ModelInfo) -> bytes:
-    """Appends the description of a model as a zip archive of one file."""
+def append_model_info(model: bytes, info: ModelInfo, *, labels: str = "") -> bytes:
+    """Appends the description of a model, and names of channels if there are some, as a zip."""
+    contents = {FILE_NAME: info.to_bytes()}
+    if labels:
+        contents[tflite_metadata.LABELS] = labels.encode()
     buffer = io.BytesIO(model)
     with zipfile.ZipFile(buffer, "a") as archive:
-        # A fixed date: the same model gives the same bytes.
-        archive.writestr(zipfile.ZipInfo(FILE_NAME, (1980, 1, 1, 0, 0, 0)), info.to_bytes())
+        for name, content in contents.items():
+            # A fixed date: the same model gives the same bytes.
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
     return buffer.getvalue()
 
 
@@ -150,23 +168,11 @@ def read_model_info(tflite_path: str) -> ModelInfo:
     Raises:
       ValueError: the file has none, or one that is too large or malformed.
     """
-    source = f"{tflite_path}:{FILE_NAME}"
-    try:
-        with zipfile.ZipFile(tflite_path) as archive:
-            if len(archive.infolist()) > _MAX_ARCHIVE_FILES:
-                raise ValueError(f"{tflite_path}: its archive has over {_MAX_ARCHIVE_FILES} files.")
-            with archive.open(FILE_NAME) as file:
-                # One byte more than allowed: from_bytes refuses it, however far it would unpack.
-                content = file.read(MAX_BYTES + 1)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(
-            f"{tflite_path} holds no readable {FILE_NAME} ({error}); expected a file written by "
-            "`panoptic-tf export-tflite`."
-        ) from error
-    return ModelInfo.from_bytes(content, source=source)
+    content = lite.read_description(tflite_path)
+    return ModelInfo.from_bytes(content, source=f"{tflite_path}:{FILE_NAME}")
 
 
-class TFLiteRunner:
+class TFLiteRunner(lite.Runner):
     """Runs a .tflite file; needs the package ai-edge-litert or the interpreter of TensorFlow.
 
     Args:
@@ -178,27 +184,52 @@ class TFLiteRunner:
     """
 
     def __init__(self, tflite_path: str, *, num_threads: Optional[int] = None):
-        _check_identifier(tflite_path)
-        try:
-            interpreter = interpreter_class()(model_path=tflite_path, num_threads=num_threads)
-            self._run = interpreter.get_signature_runner(SIGNATURE)
-            inputs = self._run.get_input_details()
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(f"{tflite_path} cannot be loaded: {error}") from error
-        if set(inputs) != {"image", "image_info"}:
-            raise ValueError(
-                f"{tflite_path}: expected inputs image and image_info, got {sorted(inputs)}."
-            )
-        self._interpreter = interpreter  # the signature runner does not own it
-        self.input_size = tuple(int(v) for v in inputs["image"]["shape"][1:3])
-
-    def __call__(self, image: np.ndarray, image_info: np.ndarray) -> Dict[str, np.ndarray]:
-        """Predicts one image: float32 [H, W, 3] and [4, 2] -> predictions with batch 1."""
-        return self._run(image=image[np.newaxis], image_info=image_info[np.newaxis])
+        super().__init__(
+            tflite_path, num_threads=num_threads, interpreter_class=interpreter_class()
+        )
 
 
-def _layers_with_weights(network: tf.keras.Model) -> List[str]:
-    return [layer.name for layer in network.layers if layer.weights]
+def _whole_function(
+    network: tf.keras.Model,
+    *,
+    input_size: geometry.Size,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str,
+) -> Any:
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec([1, *input_size, 3], tf.float32, name="image"),
+            tf.TensorSpec([1, 4, 2], tf.float32, name="image_info"),
+        ],
+    )
+    def answer(image, image_info):
+        normalized = normalize.normalize_image(
+            image, image_info, mean=mean, std=std, channel_order=channel_order
+        )
+        return network({"image": normalized, "image_info": image_info}, training=False)
+
+    return answer
+
+
+def _write(tflite_path: str, model: bytes, info: ModelInfo) -> None:
+    labels = ""
+    if info.part == tflite_parts.SEMANTIC:
+        model = tflite_metadata.add_segmenter_metadata(model, name=info.experiment)
+        labels = "".join(f"{category.name}\n" for category in info.dataset_info.categories)
+    files.write_bytes(tflite_path, append_model_info(model, info, labels=labels))
+
+
+def _quantize(
+    model: bytes, network: tf.keras.Model, info: ModelInfo, options: quantization_lib.Options
+) -> bytes:
+    """The int8 form of a float32 file's model, calibrated on images as it wants them."""
+    if info.padding_color:
+        read_inputs = tflite_parts.with_padding(options.read_inputs, info.padding_color)
+        options = options._replace(read_inputs=read_inputs)
+    layers = [layer.name for layer in network.layers if layer.weights]
+    return quantization_lib.quantize_model(model, layers=layers, options=options)
 
 
 def _convert(function: Any, module: tf.Module, quantization: str) -> bytes:
@@ -221,20 +252,9 @@ def _convert(function: Any, module: tf.Module, quantization: str) -> bytes:
         ) from error
 
 
-def _check_identifier(path: str) -> None:
-    try:
-        with open(path, "rb") as file:
-            head = file.read(8)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}; expected a .tflite file.") from error
-    if head[4:] != _IDENTIFIER:
-        raise ValueError(f"{path} is not a TFLite file: it starts with {head!r}.")
-
-
 def interpreter_class() -> Any:
     """The interpreter of ai_edge_litert where it is installed, else TensorFlow's."""
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        return lite.litert().Interpreter
     except ImportError:
         return tf.lite.Interpreter
-    return Interpreter

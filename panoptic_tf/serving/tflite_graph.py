@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, List, Mapping, NamedTuple, Sequence, Set, Tuple
+from typing import Any, Iterator, List, Mapping, NamedTuple, Sequence, Set, Tuple
 
 import flatbuffers
 from tensorflow.lite.python import schema_py_generated as schema
@@ -95,6 +95,20 @@ def network_part(model: bytes, layers: Sequence[str]) -> bytes:
     )
     inputs, outputs = sorted(read - written), sorted(written & read_by_others)
     return _pack(_reduced(_parse(model), chosen, inputs=inputs, outputs=outputs))
+
+
+def single_operators(model: bytes) -> Iterator[Tuple[Operator, bytes]]:
+    """Each operator of the first graph that computes with tensors, and a model of it alone."""
+    parsed = _parse(model)
+    graph = parsed.subgraphs[0]
+    every = list(graph.operators)
+    for operator, found in zip(read_operators(model)[0], every):
+        if operator.inputs:
+            graph.operators = [found]
+            yield (
+                operator,
+                _pack(_reduced(parsed, {0}, inputs=operator.inputs, outputs=operator.outputs)),
+            )
 
 
 def layer_pattern(layers: Sequence[str]) -> re.Pattern[str]:

@@ -10,6 +10,8 @@ from typing import Optional
 
 import tensorflow as tf
 
+from panoptic_tf.serving.throughput.machine import cpu_flags
+
 _DEFAULT_GPU_MEMORY = 8 << 30
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -45,7 +47,7 @@ def find_machine() -> Machine:
     """Looks at the machine that this process runs on."""
     gpus, memory = tf.config.list_physical_devices("GPU"), _machine_memory()
     if not gpus:
-        return Machine(0, memory, bool(_BFLOAT16_FLAGS & _cpu_flags()), memory)
+        return Machine(0, memory, bool(_BFLOAT16_FLAGS & cpu_flags()), memory)
     details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
     capabilities = [d.get("compute_capability", (0, 0)) for d in details]
     return Machine(
@@ -75,12 +77,3 @@ def _gpu_memory() -> Optional[int]:
         return None
     megabytes = [int(number) for number in re.findall(r"\d+", text)]
     return min(megabytes) << 20 if megabytes else None
-
-
-def _cpu_flags() -> set:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            found = re.search(r"^flags\s*:(.*)$", file.read(), re.MULTILINE)
-    except OSError:
-        return set()
-    return set(found[1].split()) if found else set()

@@ -31,6 +31,10 @@ def set_precision(runtime: cfg.RuntimeConfig) -> None:
     """
     dtype = runtime.mixed_precision_dtype or "float32"
     _check_choice("runtime.mixed_precision_dtype", dtype, PRECISIONS)
+    _set_policy(dtype)
+
+
+def _set_policy(dtype: str) -> None:
     policy = dtype if dtype == "float32" else f"mixed_{dtype}"
     tf.keras.mixed_precision.set_global_policy(policy)
 
@@ -245,19 +249,24 @@ def evaluate(
 
 
 def load_model(
-    params: cfg.ExperimentConfig, task: PanopticTask, *, checkpoint_path: str
+    params: cfg.ExperimentConfig,
+    task: PanopticTask,
+    *,
+    checkpoint_path: str,
+    precision: str = "float32",
 ) -> PanopticModel:
-    """A float32 model with a checkpoint's weights, averaged ones where the experiment keeps them.
+    """A model with a checkpoint's weights, averaged ones where the experiment keeps them.
 
     Args:
       params: the experiment.
       task: its task.
       checkpoint_path: a checkpoint's prefix or a folder of checkpoints, of which the last counts.
+      precision: one of `PRECISIONS`: what its layers compute in; weights and logits are float32.
 
     Raises:
       ValueError: there is no checkpoint, or it does not fit the experiment.
     """
-    tf.keras.mixed_precision.set_global_policy("float32")
+    _set_policy(precision)
     # Averages are swapped in under a strategy only.
     with tf.distribute.OneDeviceStrategy("device:CPU:0").scope():
         trainer = train_utils.create_trainer(params, task, train=False, evaluate=False)

@@ -165,6 +165,7 @@ def test_evaluate_refuses(arguments, words):
     "output, arguments, words",
     [
         ("x", {"target": "phone"}, "target must be one of cpu, accelerator"),
+        ("x", {"precision": "int8"}, "precision must be one of float32, bfloat16"),
         ("x", {"input_type": "jpeg"}, "input_type must be one of image_bytes"),
         ("x.tflite", {"quantization": "int4"}, "quantization must be one of none, .*'int4'"),
         ("x.tflite", {"quantization": "int8"}, "int8 needs --calibration_path"),

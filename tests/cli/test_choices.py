@@ -30,7 +30,9 @@ CASES = [
     ("experiments.predict", "exif", "serving.image_source.EXIF"),
     ("export.export_saved_model", "input_type", "serving.export.INPUT_TYPES"),
     ("export.export_saved_model", "target", "api.exporting.TARGETS"),
+    ("export.export_saved_model", "precision", "api.exporting.SERVED_PRECISIONS"),
     ("export.export_tflite", "quantization", "serving.tflite.QUANTIZATIONS"),
+    ("export.export_tflite", "part", "serving.tflite.PARTS"),
     ("export.evaluate_tflite", "crowd_rule", "metrics.panoptic_quality.CROWD_RULES"),
 ]
 

@@ -12,7 +12,10 @@ SCORE = [
     "--output_dir={tmp}/out",
     "--num_processes=1",
 ]
+REQUEST = ["request", "--input={tmp}/shapes/images", "--output_dir={tmp}/out"]
 CONVERT = ["convert", "--image_dir={tmp}/shapes/images", "--output_dir={tmp}/out"]
+BENCHMARK = ["benchmark", "--tflite_path={tmp}/fake.tflite"]
+IMAGES = "--input={tmp}/shapes/images"
 
 
 def override(values):
@@ -254,6 +257,7 @@ COMMANDS = {
         ["--input_image_size"],
     ),
     "quantisation": ([*TFLITE, "--quantization=int4"], ["--quantization=int4", "int8"]),
+    "part": ([*TFLITE, "--part=heads"], ["--part=heads", "semantic"]),
     "int8 without images": (
         [*TFLITE, "--checkpoint_path={tmp}/deeplab_run", "--quantization=int8"],
         ["--calibration_path"],
@@ -321,6 +325,15 @@ COMMANDS = {
         ["evaluate-tflite"],
         ["missing: --tflite_path, --input_path, --output_dir"],
     ),
+    "a page without a model": (
+        ["export-web", "--tflite_path={tmp}/nope.tflite", "--output_dir={tmp}/out"],
+        ["nope.tflite", "expected a .tflite file"],
+    ),
+    "a page of zeros": (
+        ["export-web", "--tflite_path={tmp}/fake.tflite", "--output_dir={tmp}/out"],
+        ["fake.tflite"],
+    ),
+    "export-web without flags": (["export-web"], ["missing: --tflite_path, --output_dir"]),
     "import of nothing": (
         ["import-checkpoint", "--source={tmp}/nope.pkl", "--output_dir={tmp}/out"],
         ["nope.pkl"],
@@ -332,6 +345,22 @@ COMMANDS = {
     "import into a full folder": (
         ["import-checkpoint", "--source={tmp}/fake.pkl", "--output_dir={tmp}/a_file"],
         ["--output_dir", "a_file"],
+    ),
+    "request without flags": (
+        ["request"],
+        ["missing: --address, --dataset_info, --input, --output_dir"],
+    ),
+    "an address without a protocol": (
+        [*REQUEST, "--address=localhost:8500", "--dataset_info=shapes"],
+        ["address must be grpc://host:port", "'localhost:8500'"],
+    ),
+    "categories of no file": (
+        [*REQUEST, "--address=grpc://localhost:1", "--dataset_info={tmp}/nope.json"],
+        ["nope.json", "dataset_info.json"],
+    ),
+    "a signature of pixels": (
+        [*REQUEST, "--address=grpc://localhost:1", "--signature=image_tensor"],
+        ["--signature=image_tensor", "image_bytes, panoptic_png"],
     ),
     "demo below a file": (["demo", "--output_dir={tmp}/a_file/x"], ["a_file is not a folder"]),
     "demo without images": (["demo", "--num_train_images=0"], ["--num_train_images=0"]),
@@ -398,6 +427,18 @@ DATA = {
         [*CONVERT, "--panoptic_json={tmp}/shapes/panoptic.json", "--split=train:0.8,val:0.3"],
         ["train:0.8,val:0.3", "sum to 1"],
     ),
+    "convert with options of a runner that is not asked for": (
+        [
+            *CONVERT,
+            "--panoptic_json={tmp}/shapes/panoptic.json",
+            "--beam_options=runner=DirectRunner",
+        ],
+        ["--beam_options", "--runner=beam"],
+    ),
+    "convert by processes and by Beam": (
+        [*CONVERT, "--panoptic_json={tmp}/nope.json", "--runner=beam", "--num_processes=2"],
+        ["num_processes", "direct_num_workers"],
+    ),
     "convert of no JSON": ([*CONVERT, "--panoptic_json={tmp}/nope.json"], ["nope.json"]),
     "convert of a list": ([*CONVERT, "--panoptic_json={tmp}/list.json"], ["list.json"]),
     "convert without categories": (
@@ -462,7 +503,51 @@ DATA = {
         ],
         ["--write: formats must be of overlays", "yolo"],
     ),
-    "predict without flags": (["predict"], ["missing: --output_dir, --input"]),
+    "predict videos by Beam": (
+        [
+            "predict",
+            "--tflite_path={tmp}/none.tflite",
+            "--video={tmp}/none.mp4",
+            "--runner=beam",
+            "--output_dir={tmp}/out",
+        ],
+        ["--runner=beam", "no videos"],
+    ),
+    "predict without flags": (
+        ["predict"],
+        ["missing: --output_dir.", "exactly one of --input, --video, --camera must be given"],
+    ),
+    "predict photographs and videos at once": (
+        [
+            "predict",
+            "--input={tmp}/clip.mp4",
+            "--input={tmp}/fake.png",
+            "--output_dir={tmp}/out",
+            "--saved_model_dir=x",
+        ],
+        ["clip.mp4 is a video, {tmp}/fake.png is none", "two commands"],
+    ),
+    "predict in tiles of no size": (
+        [
+            "predict",
+            "--input={tmp}/fake.png",
+            "--output_dir={tmp}/out",
+            "--saved_model_dir=x",
+            "--tile_size=64,a",
+        ],
+        ["--tile_size must be a side or height,width, whole numbers, got '64,a'"],
+    ),
+    "predict in tiles that overlap too much": (
+        [
+            "predict",
+            "--input={tmp}/fake.png",
+            "--output_dir={tmp}/out",
+            "--saved_model_dir=x",
+            "--tile_size=64",
+            "--tile_overlap=33",
+        ],
+        ["tile_overlap must lie in 0..32", "got 33"],
+    ),
     "predict with no SavedModel": (
         [
             "predict",
@@ -493,5 +578,46 @@ DATA = {
     ),
 }
 
-ALL = {**FLAGS, **CONFIGS, **COMMANDS, **DATA}
-assert len(ALL) == sum(map(len, (FLAGS, CONFIGS, COMMANDS, DATA)))
+MEASURED = {
+    "benchmark of no model": (
+        ["benchmark", IMAGES],
+        ["exactly one of --saved_model_dir, --tflite_path, --onnx_path, --address"],
+    ),
+    "benchmark of no images": (BENCHMARK, ["exactly one of --input, --input_image_size"]),
+    "benchmark of a model that is not there": (
+        ["benchmark", "--tflite_path={tmp}/nope.tflite", IMAGES],
+        ["nope.tflite: no such file or folder"],
+    ),
+    "benchmark of a broken image": (
+        [*BENCHMARK, "--input={tmp}/fake.png"],
+        ["fake.png has 0 x 0 pixels"],
+    ),
+    "benchmark of images of no size": (
+        [*BENCHMARK, "--input_image_size=0"],
+        ["--input_image_size must be height,width"],
+    ),
+    "benchmark of no batch": (
+        [*BENCHMARK, IMAGES, "--batch_sizes=1,0"],
+        ["--batch_sizes must be whole numbers above 0", "'1,0'"],
+    ),
+    "benchmark of no threads": ([*BENCHMARK, IMAGES, "--threads=many"], ["--threads", "'many'"]),
+    "benchmark of a file, at once": (
+        [*BENCHMARK, IMAGES, "--concurrency=2"],
+        ["--concurrency is of addresses"],
+    ),
+    "benchmark of a server's threads": (
+        ["benchmark", "--address=grpc://localhost:1", IMAGES, "--threads=1"],
+        ["--threads and --decoded are of models that are loaded here"],
+    ),
+    "benchmark of unknown categories": (
+        ["benchmark", "--address=grpc://localhost:1", IMAGES],
+        ["--address needs --dataset_info"],
+    ),
+    "benchmark below a file": (
+        [*BENCHMARK, IMAGES, "--output_json={tmp}/a_file/rows.json"],
+        ["--output_json", "a_file is not a folder"],
+    ),
+}
+
+ALL = {**FLAGS, **CONFIGS, **COMMANDS, **DATA, **MEASURED}
+assert len(ALL) == sum(map(len, (FLAGS, CONFIGS, COMMANDS, DATA, MEASURED)))

@@ -92,7 +92,12 @@ def test_evaluate_reads_the_config_of_the_run(run, demo, tmp_path):
         f"--predictions_dir={tmp_path / 'predictions'}",
         f"--output_dir={tmp_path / 'score'}",
     )
-    assert load(tmp_path / "score" / "metrics.json")["PQ"] == pytest.approx(metrics["PQ"], abs=1e-6)
+    scored = load(tmp_path / "score" / "metrics.json")
+    for name in ("PQ", "ECE"):
+        assert scored[name] == pytest.approx(metrics[name], abs=1e-6)
+    things = [row["dataset_id"] for row in scored["per_category"] if row["is_thing"]]
+    results = load(tmp_path / "coco_instances_results.json")
+    assert {result["category_id"] for result in results} <= set(things)
 
 
 def test_evaluate_saved_model_and_tflite(run, demo, tmp_path):

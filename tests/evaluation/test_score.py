@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from panoptic_tf.datasets.coco_format import CocoPanopticWriter
+from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.evaluation import result_files
+from panoptic_tf.metrics import calibration
+from panoptic_tf.metrics.evaluator import PanopticEvaluator
 
 CASE = pathlib.Path(__file__).parents[1] / "golden" / "pq_case"
 
@@ -252,7 +256,7 @@ def test_an_id_of_another_name_or_kind_is_an_error(tmp_path, category, message):
         {"area": 3.75, "bbox": [0.5, 0.5, 1.25, 2.5]},
         {"area": float("nan"), "bbox": [float("nan"), -1, 0, -3]},
         {"area": "many", "bbox": "here"},
-        {"area": None, "bbox": None, "score": "high", "iscrowd": None},
+        {"area": None, "bbox": None, "score": None, "iscrowd": None},
         {"area": -1, "bbox": [], "isthing": {"a": 1}},
     ],
 )
@@ -260,6 +264,97 @@ def test_values_that_nothing_reads_end_nothing(tmp_path, name, unread):
     write_case(tmp_path)
     edit(tmp_path / f"{name}.json", lambda content: segment(content, 1).update(unread))
     assert run(tmp_path)["PQ"] == 100
+
+
+CALIBRATION = (*calibration.METRIC_NAMES, "calibration")
+
+
+def test_calibration_of_predictions_with_scores(tmp_path):
+    write_case(tmp_path)
+    without = run(tmp_path)
+    assert [without[name] for name in CALIBRATION] == [None, None, None, []]
+
+    def set_scores(content):
+        # On a crowd: left out. A match. A match of stuff.
+        for row, score in enumerate([0.4, 0.9, 1]):
+            segment(content, row)["score"] = score
+
+    edit(tmp_path / "found.json", set_scores)
+    metrics = run(tmp_path)
+    assert metrics["ECE_things"] == pytest.approx(100 * (1 - 0.9))
+    assert metrics["ECE_stuff"] == 0
+    assert metrics["ECE"] == pytest.approx(100 * (1 - 0.9) / 2)
+    assert [row["segments"] for row in metrics["calibration"]] == [1, 1]
+    assert {**metrics, **{name: without[name] for name in CALIBRATION}} == without
+
+
+def test_segments_without_a_score_are_left_out_of_calibration(tmp_path):
+    write_case(tmp_path)
+    edit(tmp_path / "found.json", lambda content: segment(content, 1).update(score=0.25))
+    edit(tmp_path / "truth.json", lambda content: segment(content, 1).update(score="unread"))
+    metrics = run(tmp_path)
+    assert (metrics["ECE"], metrics["ECE_things"], metrics["ECE_stuff"]) == (75, 75, None)
+
+
+@pytest.mark.parametrize("score", ["high", True, -0.1, 1.5, 10**400, float("nan"), [1]])
+def test_scores_of_another_kind_leave_calibration_out_with_a_warning(tmp_path, score):
+    write_case(tmp_path)
+    edit(tmp_path / "found.json", lambda content: segment(content, 1).update(score=0.25))
+    edit(tmp_path / "found.json", lambda content: segment(content, 2).update(score=score))
+    with pytest.warns(UserWarning, match=r"found\.json: image_id 5: the score of segment 7 is no"):
+        metrics = run(tmp_path)
+    assert metrics["PQ"] == 100
+    assert [metrics[name] for name in CALIBRATION] == [None, None, None, []]
+
+
+def draw(rng):
+    """Masks of categories and instances, 1 and 2 are things; void is 0."""
+    instances = np.kron(rng.integers(0, 9, (4, 5)), np.ones((5, 4), int))
+    categories = rng.integers(0, 4, 9)[instances]
+    return categories, np.where((categories == 1) | (categories == 2), instances, 0)
+
+
+def test_calibration_is_that_of_the_evaluation_that_wrote_the_files(tmp_path):
+    content = [{"id": i, "name": name} for i, name in ((9, "cat"), (4, "dog"), (77, "sky"))]
+    content = [{**c, "isthing": int(c["name"] != "sky")} for c in content]
+    info = DatasetInfo.from_coco(content, name="drawn", source="a test")
+    evaluator = PanopticEvaluator(
+        num_categories=3, thing_ids=info.thing_ids, category_names=info.names
+    )
+    rng = np.random.default_rng(3)
+    writers = [
+        CocoPanopticWriter(str(tmp_path), info, json_name=f"{name}.json", png_dir=name)
+        for name in ("truth", "found")
+    ]
+    for image_id in range(40):
+        truth, other = draw(rng), draw(rng)
+        noise = rng.random(truth[0].shape) < 0.3
+        found = [np.where(noise, theirs, ours) for ours, theirs in zip(truth, other)]
+        segment_ids = sorted({pair for pair in zip(*(mask.flat for mask in found)) if pair[0]})
+        scores = rng.random(len(segment_ids)).astype(np.float32)
+        table = dict(zip(segment_ids, scores.tolist()))
+        crowd = truth[1] == 3
+        writers[0].add(image_id, str(image_id), *truth, crowd=crowd)
+        writers[1].add(image_id, str(image_id), *found, scores=table)
+        evaluator.update(
+            dict(zip(("category_mask", "instance_mask", "crowd_mask"), (*truth, crowd))),
+            {
+                "category_mask": found[0],
+                "instance_mask": found[1],
+                "segment_category": np.array([pair[0] for pair in table]),
+                "segment_instance": np.array([pair[1] for pair in table]),
+                "segment_score": scores,
+            },
+        )
+    for writer in writers:
+        writer.close()
+    expected, metrics = evaluator.result(), run(tmp_path)
+    assert metrics["PQ"] == pytest.approx(expected["PQ"], rel=1e-12)
+    assert len(metrics["calibration"]) > 5
+    for name in calibration.METRIC_NAMES:
+        assert metrics[name] == pytest.approx(expected[name], rel=1e-12)
+    for row, other in zip(metrics["calibration"], expected["calibration"]):
+        assert row == pytest.approx(other, rel=1e-12)
 
 
 def test_shares_of_the_void_are_scored_too(tmp_path):

@@ -31,6 +31,23 @@ def test_5x5_and_its_gradients(size, form):
         np.testing.assert_allclose(ours, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("size", [(7, 6), (2, 3), (1, 1)])
+@pytest.mark.parametrize("padding, dilation_rate", [("SAME", 2), ("SAME", 3), ("VALID", 2)])
+@pytest.mark.parametrize(
+    "form", forms.registered()["depthwise.depthwise_conv2d"], ids=lambda form: form.value
+)
+def test_dilated_without_training(form, size, padding, dilation_rate):
+    size = size if padding == "SAME" else (9, 8)
+    x = tf.random.stateless_normal([2, *size, 3], seed=(0, 1))
+    kernel = tf.random.stateless_normal([3, 3, 3, 1], seed=(0, 2))
+    expected = tf.nn.depthwise_conv2d(
+        x, kernel, (1, 1, 1, 1), padding, dilations=[dilation_rate] * 2
+    )
+    with forms.use(form):
+        found = depthwise_conv2d(x, kernel, padding=padding, dilation_rate=dilation_rate)
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("is_compiled", [False, True])
 @pytest.mark.parametrize(
     "form", forms.registered()["depthwise.depthwise_conv2d"], ids=lambda form: form.value

@@ -4,8 +4,10 @@ import io
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image, features
 
+from panoptic_tf.datasets.importers import photographs
 from panoptic_tf.serving.image_source import read_image
 
 ORIENTATION = 0x0112
@@ -54,6 +56,32 @@ def test_formats(image_format, tmp_path):
             # Away from the edges, which lossy formats smear.
             difference = np.abs(pixels.astype(int) - drawn())[2::8, 2::8]
             assert difference.max() <= (0 if image_format in ("PNG", "TIFF", "BMP") else 12)
+
+
+@pytest.mark.parametrize(
+    "image_format, modes",
+    [
+        ("PNG", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"]),
+        ("JPEG", ["L", "RGB", "CMYK"]),
+        ("TIFF", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"]),
+        ("BMP", ["1", "L", "P", "RGB", "RGBA"]),
+        ("GIF", ["L", "P", "RGB"]),
+        ("WEBP", ["L", "P", "RGB", "RGBA"]),
+    ],
+)
+def test_pixels_are_those_of_training(image_format, modes, tmp_path):
+    """What `convert` stores, decoded as the graph does."""
+    path = tmp_path / "a.bin"
+    for mode in modes:
+        picture = Image.fromarray(drawn())
+        picture = picture.convert("L").convert("I") if mode == "I;16" else picture
+        picture = picture.convert(mode)
+        if mode in ("LA", "RGBA"):
+            picture.putalpha(100)
+        picture.save(path, image_format)
+        stored = photographs.read(str(path), max_pixels=1000).content
+        expected = tf.io.decode_image(stored, channels=3, expand_animations=False)
+        np.testing.assert_array_equal(read_image(path), expected, err_msg=mode)
 
 
 def test_the_first_frame_of_an_animation():

@@ -248,10 +248,10 @@ def test_newest_version_by_number(saved_model_dir, tmp_path):
     for version in ("9", "10"):
         os.symlink(os.path.join(saved_model_dir, "1"), tmp_path / version)
     (tmp_path / "11").mkdir()  # empty: a folder that someone is still filling
-    from panoptic_tf.serving.predictor import _find_version
+    from panoptic_tf.serving.predictor import find_version
 
-    assert _find_version(str(tmp_path)) == str(tmp_path / "10")
-    assert _find_version(os.path.join(saved_model_dir, "1")).endswith("1")
+    assert find_version(str(tmp_path)) == str(tmp_path / "10")
+    assert find_version(os.path.join(saved_model_dir, "1")).endswith("1")
 
 
 def test_nothing_here_unpickles():

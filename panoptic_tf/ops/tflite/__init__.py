@@ -1,8 +1,9 @@
-"""Forms of TFLite's builtin operators; each registers itself with its operation."""
+"""Forms of TFLite's builtin operators, some for ONNX too; each registers itself."""
 
 from panoptic_tf.ops.tflite import (  # noqa: F401
     blocks,
     deformable_conv2d,
+    depthwise,
     roi_align,
     sum_by_row,
 )

@@ -1,7 +1,7 @@
 """Deformable convolution for TFLite, a corner at a time.
 
 TFLite takes longer to put the four corners side by side, and to multiply a small matrix for each
-sample, than for all of this.
+sample, than for all of this. ONNX has no loop in it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from panoptic_tf.ops import chunks, forms
 from panoptic_tf.ops import deformable_conv2d as reference
 
 
-@forms.register(reference.index_dtype, forms.Form.TFLITE)
+@forms.register(reference.index_dtype, forms.Form.TFLITE, forms.Form.ONNX)
 def index_dtype() -> tf.DType:
     """See the reference."""
     return tf.int32
 
 
-@forms.register(reference.sampled_product, forms.Form.TFLITE)
+@forms.register(reference.sampled_product, forms.Form.TFLITE, forms.Form.ONNX)
 def sampled_product(
     cells: tf.Tensor,
     corners: Sequence[reference.Corner],

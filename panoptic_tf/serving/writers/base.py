@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -31,7 +31,7 @@ class ImageFile(NamedTuple):
 
 
 class Writer(abc.ABC):
-    """Takes the results of many images; a format that holds everything needs no `check` or `close`.
+    """Takes the results of many images; a format of one file an image may need `add` alone.
 
     Args:
       output_dir: folder of all files.
@@ -57,6 +57,13 @@ class Writer(abc.ABC):
           image: the image.
           result: of the image, which `check` let pass.
         """
+
+    def kept(self) -> Any:
+        """What `add` has kept for `close`; it pickles."""
+        return None
+
+    def join(self, kept: Any) -> None:  # noqa: B027
+        """Takes what an equal writer, in another process, has kept of the images that come next."""
 
     def close(self) -> None:  # noqa: B027
         """Writes the files of all images."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
@@ -35,6 +35,14 @@ class PanopticWriter(base.Writer):
             image_file=image.file_name,
         )
 
+    def kept(self) -> Any:
+        """The entries of the JSON file."""
+        return self._writer.entries()
+
+    def join(self, kept: Any) -> None:
+        """See `Writer`."""
+        self._writer.add_entries(kept)
+
     def close(self) -> None:
         """Writes the JSON file."""
         self._writer.close()
@@ -54,24 +62,19 @@ class InstancesWriter(base.Writer):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self._images: List[Dict[str, Any]] = []
-        self._annotations: List[Dict[str, Any]] = []
+        self._kept: List[Tuple[Dict[str, Any], List[Dict[str, Any]]]] = []
 
     def add(self, image: base.ImageFile, result: PanopticResult) -> None:
         """Keeps the instances of an image."""
         height, width = result.image_size
-        is_number = isinstance(image.image_id, int)
-        image_id = image.image_id if is_number else len(self._images) + 1
-        self._images.append(
-            {"id": image_id, "file_name": image.file_name, "height": height, "width": width}
-        )
+        annotations = []
         by_id = {segment.id: segment for segment in result.segments}
         things = np.where(result.instance_mask > 0, result.id_map, 0)
         ids, rles, _ = instances.encode_id_map(things)
         for segment, rle in zip((by_id[i] for i in ids.tolist()), rles):
             annotation: Dict[str, Any] = {
-                "id": len(self._annotations) + 1,
-                "image_id": image_id,
+                "id": None,
+                "image_id": None,
                 "category_id": segment.dataset_category_id,
                 "segmentation": {"size": [height, width], "counts": rle["counts"].decode()},
                 "area": segment.area,
@@ -80,13 +83,29 @@ class InstancesWriter(base.Writer):
             }
             if segment.score is not None:
                 annotation["score"] = segment.score
-            self._annotations.append(annotation)
+            annotations.append(annotation)
+        entry = {
+            "id": image.image_id,
+            "file_name": image.file_name,
+            "height": height,
+            "width": width,
+        }
+        self._kept.append((entry, annotations))
+
+    def kept(self) -> Any:
+        """Images and their annotations, which `close` numbers."""
+        return self._kept
+
+    def join(self, kept: Any) -> None:
+        """See `Writer`."""
+        self._kept += kept
 
     def close(self) -> None:
         """Writes both files."""
+        images, annotations = self._number()
         content = {
-            "images": self._images,
-            "annotations": self._annotations,
+            "images": images,
+            "annotations": annotations,
             "categories": [
                 {"id": c.dataset_id, "name": c.name, "supercategory": ""}
                 for c in self.dataset_info.categories
@@ -97,7 +116,18 @@ class InstancesWriter(base.Writer):
         keys = ("image_id", "category_id", "segmentation", "bbox")
         # Results need a score to be ranked; without one they are as sure as can be.
         results = [
-            {**{key: a[key] for key in keys}, "score": a.get("score", 1.0)}
-            for a in self._annotations
+            {**{key: a[key] for key in keys}, "score": a.get("score", 1.0)} for a in annotations
         ]
         files.write_json(os.path.join(self.output_dir, RESULTS_FILE), results)
+
+    def _number(self) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:
+        """The images and annotations with their ids."""
+        images: List[Dict[str, Any]] = []
+        annotations: List[Dict[str, Any]] = []
+        for entry, instances_of_image in self._kept:
+            image_id = entry["id"] if isinstance(entry["id"], int) else len(images) + 1
+            images.append({**entry, "id": image_id})
+            for annotation in instances_of_image:
+                ids = {"id": len(annotations) + 1, "image_id": image_id}
+                annotations.append({**annotation, **ids})
+        return images, annotations

@@ -155,7 +155,10 @@ class _ClassConv(tf.keras.layers.Layer):
     def call(self, inputs: tf.Tensor, classes: tf.Tensor) -> tf.Tensor:
         """[N, h, w, C], int32 [N] -> float32 [N, h, w]."""
         height, width, channels = inputs.shape[1:]
-        chosen = tf.one_hot(classes, self._num_classes, dtype=inputs.dtype)  # [N, T]
+        # Not tf.one_hot, whose product is to TFLite a look-up that other runtimes do not read.
+        numbers = tf.range(self._num_classes, dtype=tf.float32)
+        distance = tf.cast(classes, tf.float32)[:, tf.newaxis] - numbers
+        chosen = tf.cast(tf.nn.relu(1.0 - tf.abs(distance)), inputs.dtype)  # [N, T]
         kernels = tf.matmul(chosen, self.kernel[0, 0], transpose_b=True)  # [N, C]
         pixels = tf.reshape(inputs, [-1, height * width, channels])
         logits = tf.matmul(pixels, kernels[:, :, tf.newaxis])  # [N, h * w, 1]

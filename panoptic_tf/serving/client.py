@@ -1,0 +1,304 @@
+"""`Client`: an image goes to a server of an exported model, a `PanopticResult` comes back.
+
+TensorFlow is not needed for that: a JPEG or PNG is sent as it is. Only what the server would not
+read, or not as a photograph is meant (another format, an EXIF orientation), is decoded here first,
+as `Predictor` does, and sent as PNG; that imports TensorFlow.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import threading
+import urllib.parse
+from concurrent import futures
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from panoptic_tf.datasets import files, images, png
+from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.serving import client_response, client_retry, prediction
+from panoptic_tf.serving.client_grpc import GrpcTransport
+from panoptic_tf.serving.client_rest import RestTransport
+from panoptic_tf.serving.client_retry import CallError, RetryPolicy
+from panoptic_tf.serving.result import PanopticResult
+
+__all__ = ["Client", "RequestError", "RetryPolicy", "ServerError", "request_files"]
+
+SIGNATURES = ("image_bytes", "panoptic_png", "serving_default")
+MAX_RESPONSE_BYTES = 2**30
+
+_INPUT_NAME = "image_bytes"
+_EXIF = _APPLY, _IGNORE = ("apply", "ignore")
+_ADDRESSES = "grpc://host:port, http://host:port or https://host:port"
+_MOST_FAILURES = 10
+
+
+class RequestError(ValueError):
+    """The request for one image failed, in the end; the message names it."""
+
+
+class ServerError(OSError):
+    """No request would succeed: the model is not there, or the server does not answer."""
+
+
+class Client:
+    """Predicts images on a server: TensorFlow Serving, or what speaks its protocols.
+
+    It may be called from several threads at once.
+
+    Args:
+      address: grpc://host:port, or http(s)://host:port (the REST API; a path before `/v1` is fine).
+      dataset_info: the model's categories: `dataset_info.json` of its assets, which a server does
+        not tell, or a built-in name.
+      model: name that the server has for the model.
+      version: None is the server's choice: the newest.
+      signature: of `SIGNATURES`; `panoptic_png` has the smallest response.
+      timeout: deadline of one attempt, in seconds.
+      retry: of what may succeed later: no connection, a full queue, a deadline.
+      connections: that are opened and kept.
+      max_pixels, exif, score_threshold: see `Predictor`.
+
+    Attributes:
+      dataset_info: the categories.
+
+    Raises:
+      ValueError: an argument is out of its range; `dataset_info` cannot be read.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        dataset_info: Union[str, os.PathLike[str], DatasetInfo],
+        model: str = "panoptic",
+        version: Optional[int] = None,
+        signature: str = "image_bytes",
+        timeout: float = 60.0,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
+        connections: int = 4,
+        max_pixels: int = 50_000_000,
+        exif: str = _APPLY,
+        score_threshold: Optional[float] = None,
+    ):
+        for name, is_right, value in (
+            ("signature", signature in SIGNATURES, signature),
+            ("exif", exif in _EXIF, exif),
+            ("timeout", timeout > 0, timeout),
+            ("connections", connections >= 1, connections),
+            ("model", bool(model), model),
+        ):
+            if not is_right:
+                choices = {"signature": SIGNATURES, "exif": _EXIF}.get(name, ("more than nothing",))
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+        if not isinstance(dataset_info, DatasetInfo):
+            dataset_info = DatasetInfo.load(os.fspath(dataset_info))
+        self.address = address
+        self.dataset_info = dataset_info
+        self._retry = retry
+        self._max_pixels = max_pixels
+        self._exif = exif
+        self._score_threshold = score_threshold
+        self._closed = threading.Event()
+        self._transport = _connect(
+            address,
+            model=model,
+            version=version,
+            signature=signature,
+            timeout=timeout,
+            connections=connections,
+            max_response_bytes=MAX_RESPONSE_BYTES,
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections; what is under way is not tried again."""
+        self._closed.set()
+        self._transport.close()
+
+    def __call__(self, image: Any, *, name: str = "the image") -> PanopticResult:
+        """Predicts one image.
+
+        Args:
+          image: what `Predictor` takes: a path, bytes of a file, uint8 [H, W, 3] RGB, or a Pillow
+            image.
+          name: of the image where it is no path, for messages.
+
+        Raises:
+          ValueError: the image cannot be read, by the server or here.
+          RequestError: the request failed, after all attempts; a ValueError, too.
+          ServerError: no other request would succeed.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            name = os.fsdecode(image)
+            image = files.read_bytes(name, expected="a photograph")
+        sent = self._prepare(image, name)
+        try:
+            outputs = client_retry.call(
+                lambda: self._transport.predict(sent.content, _INPUT_NAME),
+                self._retry,
+                sleep=self._closed.wait,
+            )
+        except CallError as error:
+            if error.is_of_server:
+                raise ServerError(f"{self.address}: {error}") from error
+            raise RequestError(f"{name}: {self.address}: {error}") from error
+        try:
+            if not client_response.is_valid(outputs):
+                raise ValueError(
+                    "the server could not read it: damaged, or above the model's limit of pixels"
+                )
+            arrays = client_response.read_prediction(
+                outputs, sent.size, self.dataset_info.num_categories
+            )
+            pixels = sent.read_pixels()
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{name}: {error}") from error
+        return PanopticResult(
+            pixels, arrays, self.dataset_info, score_threshold=self._score_threshold
+        )
+
+    def _prepare(self, image: Any, name: str) -> _Sent:
+        if isinstance(image, bytes):
+            picture = self._open_as_it_is(image)
+            if picture is not None:
+                return _Sent(
+                    image, (picture.height, picture.width), lambda: _pixels(picture, image)
+                )
+        from panoptic_tf.serving import image_source
+
+        pixels = image_source.read_image(
+            image, name=name, max_pixels=self._max_pixels, exif=self._exif
+        )
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
+        return _Sent(buffer.getvalue(), (pixels.shape[0], pixels.shape[1]), lambda: pixels)
+
+    def _open_as_it_is(self, content: bytes) -> Optional[Image.Image]:
+        """The header of a file that the server reads as it is meant, else None."""
+        if not content.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
+            return None
+        if self._exif == _APPLY and images.orientation(content) != 1:
+            return None
+        try:
+            picture = images.open_picture(content)
+        except Exception:  # Pillow raises what it meets; the other way says what is wrong.
+            return None
+        return picture if picture.height * picture.width <= self._max_pixels else None
+
+
+class _Sent(NamedTuple):
+    """The bytes for the server, the size they decode to, and the pixels, decoded when needed."""
+
+    content: bytes
+    size: Tuple[int, int]
+    read_pixels: Callable[[], np.ndarray]
+
+
+def _pixels(picture: Image.Image, content: bytes) -> np.ndarray:
+    if picture.mode.startswith(("I", "F")):  # 16 bits, which Pillow would clip
+        from panoptic_tf.serving import image_source
+
+        return image_source.read_image(content, max_pixels=picture.height * picture.width)
+    return np.asarray(picture.convert("RGB"))
+
+
+def _connect(address: str, **options: Any) -> Union[GrpcTransport, RestTransport]:
+    parts = urllib.parse.urlsplit(address)
+    try:
+        is_right = bool(parts.hostname) and (parts.scheme != "grpc" or parts.port is not None)
+    except ValueError:  # the port
+        is_right = False
+    if parts.scheme not in ("grpc", "http", "https") or not is_right:
+        raise ValueError(f"address must be {_ADDRESSES}, got {address!r}.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"address must be {_ADDRESSES} and nothing else, got {address!r}.")
+    if parts.scheme == "grpc":
+        if parts.path.strip("/"):
+            raise ValueError(f"an address grpc://host:port has no path, got {address!r}.")
+        return GrpcTransport(parts.netloc, **options)
+    return RestTransport(address, **options)
+
+
+def request_files(
+    client: Client, paths: Sequence[str], output_dir: str, *, concurrency: int = 8, **options: Any
+) -> List[str]:
+    """Predicts files on a server and writes what was found, in their order.
+
+    Args:
+      client: of the server.
+      paths: of the images.
+      output_dir: folder of the results.
+      concurrency: requests at a time. While results are written, the next are on their way.
+      **options: of `prediction.predict_files`.
+
+    Returns:
+      One message for each image that could not be read, or whose request failed.
+
+    Raises:
+      ValueError: see `prediction.predict_files`.
+      ServerError: the server does not have the model, or ten requests failed one after another.
+    """
+    with _Ahead(client, paths, concurrency) as ahead:
+        predictor: Any = ahead
+        return prediction.predict_files(predictor, paths, output_dir, **options)
+
+
+class _Ahead:
+    """A predictor for `predict_files`, which has the next images predicted meanwhile."""
+
+    def __init__(self, client: Client, paths: Sequence[str], concurrency: int):
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {concurrency}.")
+        self.dataset_info = client.dataset_info
+        self._client = client
+        self._paths = iter(paths)
+        self._executor = futures.ThreadPoolExecutor(concurrency)
+        self._waiting: Deque[Tuple[str, futures.Future[PanopticResult]]] = collections.deque()
+        self._failures = 0
+        for _ in range(2 * concurrency):  # As many results wait in memory, at most.
+            self._submit()
+
+    def __enter__(self) -> _Ahead:
+        return self
+
+    def __exit__(self, error_type: Any, *unused: Any) -> None:
+        for _, future in self._waiting:
+            future.cancel()
+        if error_type is not None:
+            self._client.close()
+        self._executor.shutdown()
+
+    def __call__(self, image: str) -> PanopticResult:
+        while True:
+            path, future = self._waiting.popleft()
+            self._submit()
+            if path == image:  # `predict_files` leaves out what it cannot name.
+                break
+        try:
+            result = future.result()
+        except RequestError as error:
+            self._failures += 1
+            if self._failures == _MOST_FAILURES:
+                raise ServerError(
+                    f"{error}. {_MOST_FAILURES} requests failed, one after another."
+                ) from error
+            raise
+        except ValueError:
+            self._failures = 0
+            raise
+        self._failures = 0
+        return result
+
+    def _submit(self) -> None:
+        path = next(self._paths, None)
+        if path is not None:
+            self._waiting.append((path, self._executor.submit(self._client, path)))

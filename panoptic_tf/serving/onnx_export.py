@@ -1,0 +1,152 @@
+"""ONNX export with the post-processing inside, checked on ONNX Runtime before it is written.
+
+Inputs are image float32 [B, H, W, 3] (RGB 0..255, zero padded) and image_info float32 [B, 4, 2], as
+`geometry.fit_and_pad` makes them; outputs the network's predictions. B is dynamic. The file's
+metadata hold what `ModelInfo` says, under the name of its file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, Dict, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_tf.datasets import dataset_info as dataset_info_lib
+from panoptic_tf.datasets import files, shapes
+from panoptic_tf.inputs import geometry
+from panoptic_tf.ops import forms
+from panoptic_tf.serving import onnx_runner
+from panoptic_tf.serving.export import build_answer
+from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
+from panoptic_tf.structures import Prediction
+
+OPSET = 17
+"""Of ONNX 1.12; ONNX Runtime has it since 1.12, of 2022."""
+
+_PRODUCER = "panoptic_tf"
+_EQUAL_SHARE = 0.999
+_SCORE_TOLERANCE = 1e-3
+_MASKS = (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.SEMANTIC_MASK)
+_TABLE = (
+    Prediction.NUM_SEGMENTS,
+    Prediction.SEGMENT_CATEGORY,
+    Prediction.SEGMENT_INSTANCE,
+    Prediction.IMAGE_SIZE,
+)
+
+
+def export_onnx(
+    inference_network: tf.keras.Model,
+    *,
+    dataset_info: dataset_info_lib.DatasetInfo,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str,
+    input_size: geometry.Size,
+    onnx_path: str,
+    experiment: str = "",
+) -> str:
+    """Converts a network, runs the result beside it, and writes the file, whole or not at all.
+
+    Args:
+      inference_network: takes normalised image [B, H, W, 3] and image_info [B, 4, 2].
+      dataset_info: categories, kept in the file.
+      mean, std, channel_order: see `normalize.normalize_image`.
+      input_size: (height, width) of the network's input.
+      onnx_path: the file.
+      experiment: name of the experiment, kept in the file.
+
+    Returns:
+      `onnx_path`.
+
+    Raises:
+      ValueError: a package of the extra `onnx` is missing, or ONNX Runtime answers something else
+        than the network.
+    """
+    check_packages()
+    size = (input_size[0], input_size[1])
+    info = ModelInfo(dataset_info, size, experiment, forms.Form.ONNX.value)
+    preprocessing = (mean, std, channel_order)
+    content = _convert(
+        build_answer(inference_network, *preprocessing, forms.Form.ONNX), info, onnx_path
+    )
+    _check(content, build_answer(inference_network, *preprocessing, forms.current()), onnx_path)
+    files.write_bytes(onnx_path, content)
+    return onnx_path
+
+
+def check_packages() -> None:
+    """Raises a ValueError where one of the extra `onnx` is missing."""
+    for package in ("tf2onnx", "onnx", "onnxruntime"):
+        onnx_runner.import_package(package)
+
+
+def _convert(answer: Any, info: ModelInfo, path: str) -> bytes:
+    tf2onnx = importlib.import_module("tf2onnx")
+    onnx = importlib.import_module("onnx")
+    signature = [
+        tf.TensorSpec([None, *info.input_size, 3], tf.float32, name="image"),
+        tf.TensorSpec([None, 4, 2], tf.float32, name="image_info"),
+    ]
+    function = tf.function(answer, autograph=False, input_signature=signature)
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
+    unknown = sorted(
+        {node.op_type for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    )
+    if unknown:
+        raise ValueError(f"{path}: ONNX has no operator for {', '.join(unknown)} of the network.")
+    model.producer_name = _PRODUCER
+    onnx.helper.set_model_props(model, {FILE_NAME: info.to_bytes().decode()})
+    return model.SerializeToString()
+
+
+def _check(content: bytes, answer: Any, path: str) -> None:
+    """Runs the model and the network on two drawn images, of which one leaves a part of the frame.
+
+    Raises:
+      ValueError: they differ.
+    """
+    run = onnx_runner.OnnxRunner(path, content=content)
+    height, width = run.input_size
+    drawn = shapes.generate_image(0, 0, max(height, width)).image
+    parts = [drawn[:height, :width], drawn[: max(height * 3 // 4, 1), : max(width // 2, 1)]]
+    fitted = [geometry.fit_and_pad(tf.constant(part), run.input_size) for part in parts]
+    image, image_info = (tf.stack(x) for x in zip(*fitted))
+    expected = {key: value.numpy() for key, value in answer(image, image_info).items()}
+    for problem in differences(run.predict_batch(image.numpy(), image_info.numpy()), expected):
+        raise ValueError(
+            f"{path} is not written: on ONNX Runtime {problem}. Try other versions of the packages "
+            "of the extra `onnx`."
+        )
+
+
+def differences(found: Dict[str, np.ndarray], expected: Dict[str, np.ndarray]) -> Sequence[str]:
+    """In what two predictions differ by more than rounding, in words.
+
+    Masks agree in 99.9% of the pixels; segments in number, category and instance, in area to 0.1%
+    of the pixels, in score to 0.001.
+    """
+    if set(found) != set(expected):
+        return [f"the outputs are {sorted(found)} instead of {sorted(expected)}"]
+    problems = []
+    for key, value in expected.items():
+        other = found[key]
+        if other.shape != value.shape or other.dtype != value.dtype:
+            problems.append(
+                f"{key} is {other.dtype} {other.shape}, not {value.dtype} {value.shape}"
+            )
+        elif key in _MASKS and np.mean(other == value) < _EQUAL_SHARE:
+            problems.append(f"{key} differs in {np.mean(other != value):.2%} of the pixels")
+        elif key in _TABLE and np.any(other != value):
+            problems.append(f"{key} is {other.tolist()}, not {value.tolist()}")
+        elif key == Prediction.SEGMENT_SCORE and np.abs(other - value).max() > _SCORE_TOLERANCE:
+            problems.append(f"{key} differs by {np.abs(other - value).max():.3g}")
+        elif key == Prediction.SEGMENT_AREA:
+            most = np.abs(other - value).max()
+            if most > (1 - _EQUAL_SHARE) * expected[Prediction.CATEGORY_MASK][0].size:
+                problems.append(f"{key} differs by {most} pixels")
+    return problems

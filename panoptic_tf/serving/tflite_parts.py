@@ -1,0 +1,101 @@
+"""The network of a model without its post-processing: static shapes, operators that delegates take.
+
+`network` answers what the post-processor reads, `semantic` the semantic logits alone. The input is
+the image [1, H, W, 3], RGB 0..255, padded with the mean colour, which normalisation makes zero: so
+nothing in the graph depends on the image's size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterator, Sequence, Tuple
+
+import numpy as np
+import tensorflow as tf
+
+from panoptic_tf import lite
+from panoptic_tf.inputs import normalize
+from panoptic_tf.serving.quantization import Inputs, ReadInputs
+
+PARTS = WHOLE, NETWORK, SEMANTIC = lite.WHOLE, "network", "semantic"
+
+_POSTPROCESSOR = "postprocessor"
+_LOGITS = "semantic_logits"
+
+
+def cut_network(
+    inference_network: tf.keras.Model, part: str, *, num_categories: int
+) -> tf.keras.Model:
+    """The layers between the normalised image and the post-processor.
+
+    Args:
+      inference_network: of a system.
+      part: `network` or `semantic`.
+      num_categories: that many channels the semantic logits must have.
+
+    Returns:
+      A network that takes {`image`: [B, H, W, 3]} and answers by name what the post-processor
+      reads, all of static size but for B.
+
+    Raises:
+      ValueError: the network is no one piece, or has no such logits.
+    """
+    node = inference_network.get_layer(_POSTPROCESSOR).inbound_nodes[-1]
+    outputs = dict(node.call_args[0])
+    if part == SEMANTIC:
+        channels = outputs[_LOGITS].shape[-1] if _LOGITS in outputs else 0
+        if channels != num_categories:
+            raise ValueError(
+                f"--part={SEMANTIC} needs semantic logits of {num_categories} channels, one for "
+                f"each category; this network has {channels}."
+            )
+        outputs = {_LOGITS: outputs[_LOGITS]}
+    image = inference_network.input["image"]
+    try:
+        return tf.keras.Model({"image": image}, outputs, name="network")
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"--part={part}: this network finds regions or kernels in the middle, which depend on "
+            "the image's size, so it is no one piece without post-processing. Panoptic-DeepLab is, "
+            "and so is a semantic branch with a class for every category."
+        ) from error
+
+
+def part_function(
+    network: tf.keras.Model,
+    *,
+    input_size: Sequence[int],
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str,
+) -> Any:
+    """The function to convert: `image` float32 [1, H, W, 3] -> the outputs of `cut_network`."""
+
+    @tf.function(
+        autograph=False,
+        input_signature=[tf.TensorSpec([1, *input_size, 3], tf.float32, name="image")],
+    )
+    def answer(image):
+        if channel_order == "BGR":  # a product, since delegates do not read backwards
+            image = tf.nn.conv2d(image, tf.eye(3)[tf.newaxis, tf.newaxis, ::-1], 1, "VALID")
+        scale = tf.constant([1.0 / value for value in std], tf.float32)
+        normalized = (image - tf.constant(tuple(mean), tf.float32)) * scale
+        return network({"image": normalized}, training=False)
+
+    return answer
+
+
+def padding_color(mean: Sequence[float], channel_order: str) -> Tuple[float, ...]:
+    """The colour, RGB, that normalisation makes zero."""
+    return tuple(mean[::-1] if channel_order == "BGR" else mean)
+
+
+def with_padding(read_inputs: ReadInputs, color: Sequence[float]) -> ReadInputs:
+    """The images of another function, with a colour outside of them."""
+
+    def inputs() -> Iterator[Inputs]:
+        for values in read_inputs():
+            image = values["image"]
+            inside = normalize.valid_mask(values["image_info"], *image.shape[1:3]).numpy() > 0
+            yield {**values, "image": np.where(inside, image, np.asarray(color, np.float32))}
+
+    return inputs

@@ -1,0 +1,1 @@
+"""How fast a model answers: images per second, latencies, memory."""
