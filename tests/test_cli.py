@@ -28,6 +28,7 @@ COMMANDS = {
     "shapes": "experiments",
     "train": "experiments",
     "evaluate-tflite": "export",
+    "export-onnx": "export",
     "export-saved-model": "export",
     "export-tflite": "export",
     "export-web": "export",
