@@ -43,7 +43,7 @@ def merge_by_vote(
     count, categories = instance_scores.shape[1], num_categories
     in_thing = is_on_things(semantic_mask, thing_ids)
     on_instance = tf.logical_and(instance_ids > 0.0, in_thing)
-    voted = _vote(semantic_mask, tf.where(on_instance, instance_ids, 0.0), count, categories)
+    voted = _vote(semantic_mask, tf.where(on_instance, instance_ids, 0.0), count, thing_ids)
 
     is_stuff_pixel = tf.logical_and(semantic_mask > 0.0, tf.logical_not(in_thing))
     row_map = tf.where(is_stuff_pixel, semantic_mask + (count - 1.0), float(count + categories))
@@ -73,13 +73,16 @@ def is_on_things(semantic_mask: tf.Tensor, thing_ids: Sequence[int]) -> tf.Tenso
 
 
 def _vote(
-    semantic_mask: tf.Tensor, instance_ids: tf.Tensor, count: int, categories: int
+    semantic_mask: tf.Tensor, instance_ids: tf.Tensor, count: int, thing_ids: Sequence[int]
 ) -> tf.Tensor:
-    """Most frequent category of each instance's pixels: float32 [B, K]."""
-    cell = (instance_ids - 1.0) * categories + semantic_mask - 1.0  # negative without instance
+    """Most frequent category of each instance's pixels, which are things': float32 [B, K]."""
+    first, last = min(thing_ids, default=1), max(thing_ids, default=1)
+    categories = last - first + 1
+    cell = (instance_ids - 1.0) * categories + semantic_mask - first
+    cell = tf.where(instance_ids > 0.0, cell, -1.0)
     (histogram,) = sum_by_row([None], cell, count * categories)
     histogram = tf.reshape(histogram, [-1, count, categories])
-    return tf.cast(tf.argmax(histogram, axis=-1), tf.float32) + 1.0
+    return tf.cast(tf.argmax(histogram, axis=-1), tf.float32) + first
 
 
 def _channels(
