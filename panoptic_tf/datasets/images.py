@@ -93,7 +93,11 @@ def check_decodes(content: bytes) -> None:
     import tensorflow as tf
 
     try:
+        if content.startswith(png.SIGNATURE):
+            png.check_lengths(content)
         tf.io.decode_image(content, channels=3, expand_animations=False)
+    except OSError as error:
+        raise ValueError(str(error)) from error
     except tf.errors.OpError as error:
         raise ValueError(_reason(error)) from error
 

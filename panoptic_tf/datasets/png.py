@@ -46,6 +46,17 @@ def header_size(content: bytes) -> Tuple[int, int]:
     return int.from_bytes(sides[4:], "big"), int.from_bytes(sides[:4], "big")
 
 
+def check_lengths(content: bytes) -> None:
+    """Checks that no chunk is longer than the file: libpng allocates what it says, up to 2 GiB.
+
+    Raises:
+      OSError: one is.
+    """
+    for kind, _, checksum in chunks(content):
+        if len(checksum) < 4:
+            raise OSError(f"damaged or cut off: its chunk {kind!r} is longer than the file")
+
+
 def check_whole(content: bytes) -> None:
     """Checks the checksums of all chunks that the pixels depend on, which Pillow does not.
 

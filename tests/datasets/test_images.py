@@ -81,3 +81,11 @@ def test_what_is_cut_off_does_not_decode(kind):
     content = encode(kind, (40, 40))
     with pytest.raises(ValueError, match="^[^{\\[]+$"):  # nothing of TensorFlow's graph
         images.check_decodes(content[:-30])
+
+
+@pytest.mark.parametrize("length", [1000, 2**31 - 1])
+def test_a_chunk_longer_than_the_file_is_not_decoded(length):
+    content = encode("PNG", (40, 40))
+    bomb = struct.pack(">I", length) + b"zTXt" + b"text\0\0" + bytes(4)
+    with pytest.raises(ValueError, match="its chunk b'zTXt' is longer than the file"):
+        images.check_decodes(content[:33] + bomb + content[33:])
