@@ -215,8 +215,9 @@ class TileMerger:
         is_deeper = ~is_seen | (here == VOID) | (found != VOID) & (own_depths > depths)
         is_one = _find_partners(count(is_seen), old, own)  # [old, own]
         covered = count(is_deeper)
-        own_ranks = _ranks(own, covered.sum(axis=0), is_one.any(axis=0))
-        old_ranks = _ranks(old, old["area"] - covered.sum(axis=1), is_one.any(axis=1))
+        own_ranks = _ranks(own, covered.sum(axis=0), np.logical_or.reduce(is_one, axis=0))
+        left_over = old["area"] - covered.sum(axis=1)
+        old_ranks = _ranks(old, left_over, np.logical_or.reduce(is_one, axis=1))
         lead = own_ranks[found] - old_ranks[here]
         covers = ~is_seen | (lead > 0) | (lead == 0) & is_deeper
 
@@ -245,17 +246,17 @@ class TileMerger:
             mask[:] = categories[rows]
             rows[:] = instances[rows]
         image_size = np.asarray(self._map.shape, np.int32)
-        rows = np.flatnonzero(is_there)
-        if np.isnan(table["score"][rows]).any():
+        found = np.flatnonzero(is_there)
+        if np.isnan(table["score"][found]).any():
             return {Prediction.SEMANTIC_MASK: category_mask, Prediction.IMAGE_SIZE: image_size}
         return {
             Prediction.CATEGORY_MASK: category_mask,
             Prediction.INSTANCE_MASK: self._map,
-            Prediction.SEGMENT_CATEGORY: table["category"][rows],
-            Prediction.SEGMENT_INSTANCE: instances[rows].astype(np.int32),
-            Prediction.SEGMENT_SCORE: table["score"][rows].astype(np.float32),
-            Prediction.SEGMENT_AREA: table["area"][rows].astype(np.int32),
-            Prediction.NUM_SEGMENTS: np.asarray(len(rows), np.int32),
+            Prediction.SEGMENT_CATEGORY: table["category"][found],
+            Prediction.SEGMENT_INSTANCE: instances[found].astype(np.int32),
+            Prediction.SEGMENT_SCORE: table["score"][found].astype(np.float32),
+            Prediction.SEGMENT_AREA: table["area"][found].astype(np.int32),
+            Prediction.NUM_SEGMENTS: np.asarray(len(found), np.int32),
             Prediction.IMAGE_SIZE: image_size,
         }
 

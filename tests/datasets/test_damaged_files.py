@@ -264,7 +264,7 @@ def test_sizes_are_compared_before_pixels_are_decoded(coco, tmp_path, monkeypatc
     path = coco.folder / folder / "1.png"
     path.write_bytes(large_png(*size))
     if folder == "images":
-        monkeypatch.setattr(images.tf.io, "decode_image", lambda *_, **__: pytest.fail("decoded"))
+        monkeypatch.setattr(tf.io, "decode_image", lambda *_, **__: pytest.fail("decoded"))
         coco.content["annotations"].pop(0)
     else:
         monkeypatch.setattr(id_png, "decode_id_png", lambda *_: pytest.fail("decoded"))

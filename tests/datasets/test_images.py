@@ -83,7 +83,7 @@ def test_what_is_cut_off_does_not_decode(kind):
         images.check_decodes(content[:-30])
 
 
-@pytest.mark.parametrize("length", [1000, 2**31 - 1])
+@pytest.mark.parametrize("length", [2**30, 2**31 - 1])
 def test_a_chunk_longer_than_the_file_is_not_decoded(length):
     content = encode("PNG", (40, 40))
     bomb = struct.pack(">I", length) + b"zTXt" + b"text\0\0" + bytes(4)
