@@ -18,13 +18,16 @@ pytest.importorskip("tensorflow_serving")
 import prediction_server  # noqa: E402
 from prediction_server import DROP, MODEL, Server  # noqa: E402
 
-from panoptic_tf.serving import client_messages, client_response, client_retry, prediction  # noqa: E402
-from panoptic_tf.serving.client import (  # noqa: E402
+from panoptic_tf.serving import prediction  # noqa: E402
+from panoptic_tf.serving.client import (  # noqa: E402  # noqa: E402
     Client,
     RequestError,
     RetryPolicy,
     ServerError,
+    messages,
     request_files,
+    responses,
+    retries,
 )
 from panoptic_tf.serving.predictor import Predictor  # noqa: E402
 
@@ -406,9 +409,9 @@ def test_any_byte_of_a_response_may_be_wrong(flaky, connect, dataset_info):
         for _ in range(rng.integers(1, 4)):
             mutated[rng.integers(len(mutated))] = rng.integers(256)
         try:
-            outputs = client_messages.decode_response(bytes(mutated))
-            client_response.is_valid(outputs)
-            client_response.read_prediction(outputs, (2, 3), 3)
+            outputs = messages.decode_response(bytes(mutated))
+            responses.is_valid(outputs)
+            responses.read_prediction(outputs, (2, 3), 3)
         except ValueError:
             num_errors += 1
     assert 500 < num_errors < 2000
@@ -418,16 +421,14 @@ def test_any_byte_of_a_response_may_be_wrong(flaky, connect, dataset_info):
 
 
 def test_messages_are_those_of_tensorflow_serving():
-    content = client_messages.encode_request(
+    content = messages.encode_request(
         b"\xff\0", model="m", version=3, signature="s", input_name="image_bytes"
     )
     request = prediction_server.predict_pb2.PredictRequest.FromString(content)
     assert (request.model_spec.name, request.model_spec.signature_name) == ("m", "s")
     assert request.model_spec.version.value == 3
     assert tf.make_ndarray(request.inputs["image_bytes"]).tolist() == [b"\xff\0"]
-    newest = client_messages.encode_request(
-        b"", model="m", version=None, signature="s", input_name="i"
-    )
+    newest = messages.encode_request(b"", model="m", version=None, signature="s", input_name="i")
     request = prediction_server.predict_pb2.PredictRequest.FromString(newest)
     assert not request.model_spec.HasField("version")
 
@@ -457,7 +458,7 @@ def test_tensors_in_both_forms(value):
             is_one = value.size and (value == value.flat[0]).all()
             getattr(tensor, name).extend(value.ravel()[: 1 if is_one else None].tolist())
         response.outputs["x"].CopyFrom(tensor)
-        found = client_messages.decode_response(response.SerializeToString())["x"]
+        found = messages.decode_response(response.SerializeToString())["x"]
         assert found.shape == value.shape and found.tolist() == value.tolist()
 
 
@@ -473,13 +474,13 @@ def test_pauses_between_attempts_and_an_end_to_them():
     slept = []
 
     def fail():
-        raise client_retry.CallError("no", is_retriable=True, retry_after=0.3)
+        raise retries.CallError("no", is_retriable=True, retry_after=0.3)
 
-    with pytest.raises(client_retry.CallError, match=r"no \(3 attempts\)"):
-        client_retry.call(fail, RetryPolicy(3, 0.1, 1.0), sleep=slept.append, draw=lambda: 1.0)
+    with pytest.raises(retries.CallError, match=r"no \(3 attempts\)"):
+        retries.call(fail, RetryPolicy(3, 0.1, 1.0), sleep=slept.append, draw=lambda: 1.0)
     assert slept == [0.3, 0.3]
-    with pytest.raises(client_retry.CallError, match=r"no \(1 attempt\)"):
-        client_retry.call(fail, QUICK, sleep=lambda seconds: True)
+    with pytest.raises(retries.CallError, match=r"no \(1 attempt\)"):
+        retries.call(fail, QUICK, sleep=lambda seconds: True)
 
 
 @pytest.mark.parametrize(

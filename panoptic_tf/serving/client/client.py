@@ -20,13 +20,12 @@ from PIL import Image
 
 from panoptic_tf.datasets import files, images, png
 from panoptic_tf.datasets.dataset_info import DatasetInfo
-from panoptic_tf.serving import client_response, client_retry, prediction
-from panoptic_tf.serving.client_grpc import GrpcTransport
-from panoptic_tf.serving.client_rest import RestTransport
-from panoptic_tf.serving.client_retry import CallError, RetryPolicy
+from panoptic_tf.serving import prediction
+from panoptic_tf.serving.client import responses, retries
+from panoptic_tf.serving.client.grpc_transport import GrpcTransport
+from panoptic_tf.serving.client.rest_transport import RestTransport
+from panoptic_tf.serving.client.retries import CallError, RetryPolicy
 from panoptic_tf.serving.result import PanopticResult
-
-__all__ = ["Client", "RequestError", "RetryPolicy", "ServerError", "request_files"]
 
 SIGNATURES = ("image_bytes", "panoptic_png", "serving_default")
 MAX_RESPONSE_BYTES = 2**30
@@ -142,7 +141,7 @@ class Client:
             image = files.read_bytes(name, expected="a photograph")
         sent = self._prepare(image, name)
         try:
-            outputs = client_retry.call(
+            outputs = retries.call(
                 lambda: self._transport.predict(sent.content, _INPUT_NAME),
                 self._retry,
                 sleep=self._closed.wait,
@@ -152,13 +151,11 @@ class Client:
                 raise ServerError(f"{self.address}: {error}") from error
             raise RequestError(f"{name}: {self.address}: {error}") from error
         try:
-            if not client_response.is_valid(outputs):
+            if not responses.is_valid(outputs):
                 raise ValueError(
                     "the server could not read it: damaged, or above the model's limit of pixels"
                 )
-            arrays = client_response.read_prediction(
-                outputs, sent.size, self.dataset_info.num_categories
-            )
+            arrays = responses.read_prediction(outputs, sent.size, self.dataset_info.num_categories)
             pixels = sent.read_pixels()
         except (ValueError, OSError) as error:
             raise ValueError(f"{name}: {error}") from error

@@ -8,8 +8,8 @@ from typing import Any, Mapping, Optional
 import numpy as np
 
 from panoptic_tf.datasets import files
-from panoptic_tf.serving import client_messages
-from panoptic_tf.serving.client_retry import CallError
+from panoptic_tf.serving.client import messages
+from panoptic_tf.serving.client.retries import CallError
 
 _RETRIABLE = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED")
 _OF_SERVER = ("NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
@@ -61,7 +61,7 @@ class GrpcTransport:
         ]
         self._channels = [grpc.insecure_channel(target, options) for _ in range(connections)]
         self._calls = itertools.cycle(
-            [channel.unary_unary(client_messages.METHOD) for channel in self._channels]
+            [channel.unary_unary(messages.METHOD) for channel in self._channels]
         )
 
     def predict(self, content: bytes, input_name: str) -> Mapping[str, np.ndarray]:
@@ -70,13 +70,13 @@ class GrpcTransport:
         Raises:
           CallError: the call failed.
         """
-        request = client_messages.encode_request(content, input_name=input_name, **self._spec)
+        request = messages.encode_request(content, input_name=input_name, **self._spec)
         try:
             response = next(self._calls)(request, timeout=self._timeout)
         except self._error as error:
             raise _describe(error) from error
         try:
-            return client_messages.decode_response(response)
+            return messages.decode_response(response)
         except ValueError as error:
             raise CallError(f"malformed response: {error}") from error
 

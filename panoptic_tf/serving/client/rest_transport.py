@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, Mapping, Optional
 import numpy as np
 
 from panoptic_tf.datasets import files
-from panoptic_tf.serving.client_retry import CallError
+from panoptic_tf.serving.client.retries import CallError
 
 _RETRIABLE = (429, 502, 503, 504)
 _OF_SERVER = (401, 403, 404, 405, 501)
@@ -24,7 +24,7 @@ _HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
 class RestTransport:
-    """Calls one signature of one model; see `client_grpc.GrpcTransport`.
+    """Calls one signature of one model; see `grpc_transport.GrpcTransport`.
 
     Args:
       address: http(s)://host:port, and a path where a proxy has one.
