@@ -119,7 +119,7 @@ def map_unordered(
     parsed = parse_options(options)
     beam.clear(folder, name)
     exchange = beam.exchange_prefix(folder, name) + uuid.uuid4().hex
-    os.makedirs(exchange)
+    os.makedirs(exchange, mode=0o700)  # What is unpickled comes from this user alone.
     paths = [_task_path(exchange, number) for number in range(len(tasks))]
     try:
         for path, task in zip(paths, tasks):
