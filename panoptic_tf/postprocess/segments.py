@@ -52,7 +52,7 @@ def build_segments(row_map: tf.Tensor, rows: Rows) -> Tensors:
     is_instance = tf.cast(tf.logical_and(valid, rows.is_thing), tf.int32)
     instance = tf.cumsum(is_instance, axis=1) * is_instance  # [B, R], 1..M on valid things
     category = tf.where(valid, rows.category, 0)
-    goes_to = _valid_first(valid)
+    goes_to = valid_first(valid)
 
     def table(values: tf.Tensor) -> tf.Tensor:
         moved = tf.where(goes_to, tf.cast(values, tf.float32)[:, tf.newaxis], 0.0)
@@ -69,10 +69,10 @@ def build_segments(row_map: tf.Tensor, rows: Rows) -> Tensors:
     }
 
 
-def _valid_first(valid: tf.Tensor) -> tf.Tensor:
+def valid_first(valid: tf.Tensor) -> tf.Tensor:
     """Where rows go for valid ones to be first and in their order: bool [B, R (to), R (from)].
 
-    Not a sort, which OpenVINO gets wrong within such a graph.
+    Invalid ones go nowhere. Not a sort, which OpenVINO gets wrong within such a graph.
     """
     number = tf.cumsum(tf.cast(valid, tf.float32), axis=1)  # 1..S on valid rows
     to = tf.range(1.0, valid.shape[1] + 1.0)[:, tf.newaxis]

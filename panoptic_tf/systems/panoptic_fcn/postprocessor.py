@@ -239,10 +239,9 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
         """
         valid = outputs["stuff_valid"]
         numbers = tf.where(valid, tf.constant(self._stuff_categories, tf.float32) + 1.0, 0.0)
-        order = tf.argsort(tf.where(valid, 0, 1), axis=1, stable=True)
-        kernels, numbers = (
-            tf.gather(x, order, axis=1, batch_dims=1) for x in (outputs["stuff_kernels"], numbers)
-        )
+        goes_to = tf.cast(segments.valid_first(valid), tf.float32)  # [B, S, S]
+        kernels = tf.matmul(goes_to, outputs["stuff_kernels"])
+        numbers = tf.linalg.matvec(goes_to, numbers)
         maps = tf.sigmoid(dynamic_conv.mask_logits(kernels, outputs["encoded"]))
         number, probability = upsampling.best_of_maps(to_image, maps, numbers)
         return tf.nn.relu(number - 1.0), probability
