@@ -44,10 +44,10 @@ def test_writer_round_trip(tmp_path):
     assert info == INFO
     first, second = annotations
     assert first.segments == (
-        Segment(1, 3, area=2, bbox=(0, 0, 2, 1)),
+        Segment(1, 3, area=2, bbox=(0, 0, 2, 1), score=0.5),
         Segment(2, 3, area=1, bbox=(1, 1, 1, 1)),
         Segment(3, 7, is_crowd=True, area=1, bbox=(2, 1, 1, 1)),
-        Segment(4, 200, area=1, bbox=(0, 1, 1, 1)),
+        Segment(4, 200, area=1, bbox=(0, 1, 1, 1), score=0.25),
     )
     np.testing.assert_array_equal(coco_format.read_id_map(first.png_file), [[1, 1, 0], [4, 2, 3]])
     assert (second.image_id, second.file_name, second.segments) == (5, "b/5.png", ())
