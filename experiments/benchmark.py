@@ -85,6 +85,9 @@ def main(argv: Sequence[str]) -> None:
     batch_sizes = _numbers("batch_sizes", _BATCH_SIZES.value)
     threads = _numbers("threads", _THREADS.value)
     concurrency = _numbers("concurrency", _CONCURRENCY.value)
+    for flag in (_DATASET_INFO, _MODEL, _SIGNATURE):
+        if flag.present and not flags.FLAGS.address:
+            raise app.UsageError(f"--{flag.name} is read with --address only.")
     if _OUTPUT_JSON.value:
         outputs.check_can_write("output_json", _OUTPUT_JSON.value)
     from panoptic_tf.datasets import files

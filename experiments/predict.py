@@ -110,6 +110,10 @@ def main(argv: Sequence[str]) -> None:
     paths, videos = _sources()
     if videos and runners.beam_options() is not None:
         raise app.UsageError("--runner=beam predicts photographs, no videos.")
+    for flag in [_OVERLAY_FORMAT] if videos else [_EVERY, _MAX_FRAMES]:
+        if flag.present:
+            kind = "photographs" if videos else "videos and cameras"
+            raise app.UsageError(f"--{flag.name} is read with {kind} only.")
     outputs.make_output_dir(_OUTPUT_DIR.value)
     load = functools.partial(
         Predictor,

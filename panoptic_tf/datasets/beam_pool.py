@@ -63,8 +63,16 @@ class _Work(apache_beam.DoFn):
         try:
             done = True, self._function(_load(path))
         except Exception as error:
-            done = False, error
+            done = False, _portable(error)
         _save(_result_path(self._folder, element), done)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or one of its words where it does not pickle."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:
+        return OSError(f"{type(error).__name__}: {error}")
 
 
 def parse_options(options: Sequence[str]) -> PipelineOptions:

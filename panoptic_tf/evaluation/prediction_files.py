@@ -9,6 +9,7 @@ where a model has some, else the things of the panoptic map.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any, Dict, List, Mapping, Sequence
 from urllib import parse
@@ -71,10 +72,13 @@ class PredictionFiles:
             self._results.extend(self._describe(image_id, found))
 
     def close(self) -> None:
-        """Writes the JSON files."""
+        """Writes the JSON files; that of instances goes where this model has none."""
         self._panoptic.close()
         if self._has_instances:
             files.write_json(self._results_path, self._results)
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._results_path)
 
     def _describe(
         self, image_id: coco_writer.ImageId, instances: Instances

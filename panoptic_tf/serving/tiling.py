@@ -116,11 +116,13 @@ class TilePrediction(NamedTuple):
       category_mask: int32 [h, w], 0 is void.
       instance_mask: int32 [h, w], 0 on stuff.
       scores: by (category, instance); None where the model gives none.
+      is_panoptic: False where the model has a semantic mask alone.
     """
 
     category_mask: np.ndarray
     instance_mask: np.ndarray
     scores: Optional[Scores]
+    is_panoptic: bool = True
 
 
 def panoptic_masks(arrays: Arrays, score_threshold: Optional[float] = None) -> TilePrediction:
@@ -132,12 +134,13 @@ def panoptic_masks(arrays: Arrays, score_threshold: Optional[float] = None) -> T
     """
     if Prediction.CATEGORY_MASK not in arrays and Prediction.SEMANTIC_MASK in arrays:
         category_mask = arrays[Prediction.SEMANTIC_MASK]
-        return TilePrediction(category_mask, np.zeros_like(category_mask), None)
+        instance_mask = np.zeros_like(category_mask)
+        return TilePrediction(category_mask, instance_mask, None, is_panoptic=False)
     if Prediction.CATEGORY_MASK not in arrays:
         size = arrays[Prediction.IMAGE_SIZE].tolist()
         arrays = detections.draw_detections(arrays, size, score_threshold)
     masks = arrays[Prediction.CATEGORY_MASK], arrays[Prediction.INSTANCE_MASK]
-    return TilePrediction(*masks, result.segment_scores(arrays))
+    return TilePrediction(*masks, result.segment_scores(arrays) or None)
 
 
 def predict_tiles(
@@ -184,6 +187,7 @@ class TileMerger:
         self._map = np.zeros((height, width), np.int32)  # rows of the table, 0 is void
         self._depths = np.full((min(tile_height, height), width), _UNSEEN, np.int32)
         self._top = 0  # of the band of depths
+        self._is_panoptic = True
         self._table = np.zeros(num_categories + 1, _SEGMENT)  # first void and stuff, then things
         self._table["category"] = np.arange(num_categories + 1)
         self._table["root"] = np.arange(num_categories + 1)
@@ -195,6 +199,7 @@ class TileMerger:
           top, left: of the tile in the image.
           tile: what was found.
         """
+        self._is_panoptic = tile.is_panoptic
         found, own = _segments_of(tile)
         window = slice(top, top + found.shape[0]), slice(left, left + found.shape[1])
         self._move_band(top)
@@ -232,8 +237,8 @@ class TileMerger:
         """The whole image, as the keys of `structures.Prediction` without a batch dimension.
 
         Returns:
-          category_mask, instance_mask, image_size and the segment table; without scores,
-          semantic_mask and image_size. The merger is used up.
+          category_mask, instance_mask and image_size, and the segment table where there are scores;
+          of a semantic model semantic_mask and image_size. The merger is used up.
         """
         table = self._table
         is_there = table["area"] > 0  # of roots alone
@@ -247,17 +252,22 @@ class TileMerger:
             rows[:] = instances[rows]
         image_size = np.asarray(self._map.shape, np.int32)
         found = np.flatnonzero(is_there)
-        if np.isnan(table["score"][found]).any():
+        if not self._is_panoptic:
             return {Prediction.SEMANTIC_MASK: category_mask, Prediction.IMAGE_SIZE: image_size}
-        return {
+        masks = {
             Prediction.CATEGORY_MASK: category_mask,
             Prediction.INSTANCE_MASK: self._map,
+            Prediction.IMAGE_SIZE: image_size,
+        }
+        if np.isnan(table["score"][found]).any():
+            return masks
+        return {
+            **masks,
             Prediction.SEGMENT_CATEGORY: table["category"][found],
             Prediction.SEGMENT_INSTANCE: instances[found].astype(np.int32),
             Prediction.SEGMENT_SCORE: table["score"][found].astype(np.float32),
             Prediction.SEGMENT_AREA: table["area"][found].astype(np.int32),
             Prediction.NUM_SEGMENTS: np.asarray(len(found), np.int32),
-            Prediction.IMAGE_SIZE: image_size,
         }
 
     def _move_band(self, top: int) -> None:

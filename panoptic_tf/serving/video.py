@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from typing import Any, Iterator, NamedTuple, Optional, Union
+from typing import Any, Iterator, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 
@@ -23,6 +23,7 @@ EXPECTED = "a video that FFmpeg reads"
 _CODEC = "mp4v"  # MPEG-4 Part 2, the encoder for .mp4 that every build of OpenCV has
 _DEFAULT_RATE = 25.0
 _RATES = (1.0, 240.0)
+_WRITTEN_RATES = (0.01, 240.0)
 _MISSING_SHARE = 0.02  # Some containers state a frame or two that are not shown.
 
 
@@ -130,21 +131,38 @@ class Video:
 class VideoWriter:
     """Writes pictures of one size as a video, MPEG-4 in .mp4; see `write_video`."""
 
-    def __init__(self, path: str, frames_per_second: float):
+    def __init__(self, path: str, frames_per_second: float, name: str):
         self._path = path
-        self._rate = min(max(frames_per_second, _RATES[0]), _RATES[1])
+        self._name = name
+        self._size: Optional[Tuple[int, int]] = None
+        self._rate = min(max(frames_per_second, _WRITTEN_RATES[0]), _WRITTEN_RATES[1])
         self._cv2 = import_opencv()
         self._writer: Optional[Any] = None
         self.num_frames = 0
 
     def add(self, picture: np.ndarray) -> None:
-        """Adds a picture, uint8 [H, W, 3], RGB; a side of odd length gets its last pixel twice."""
+        """Adds a picture, uint8 [H, W, 3], RGB; a side of odd length gets its last pixel twice.
+
+        Raises:
+          ValueError: it has another size than the first, or no video can be written of its size.
+        """
         height, width = picture.shape[:2]
         picture = np.pad(picture, [(0, height % 2), (0, width % 2), (0, 0)], "edge")
-        if self._writer is None:
+        size = (picture.shape[1], picture.shape[0])
+        if self._size is None:
+            self._size = size
             code = self._cv2.VideoWriter_fourcc(*_CODEC)
-            size = (picture.shape[1], picture.shape[0])
             self._writer = self._cv2.VideoWriter(self._path, code, self._rate, size)
+        if size != self._size:
+            raise ValueError(
+                f"{self._name}: pictures of {self._size} and {size}, width and height; expected "
+                "one size."
+            )
+        if self._writer is None or not self._writer.isOpened():
+            raise ValueError(
+                f"{self._name}: no video of {size[0]} x {size[1]} pixels can be written. Is the "
+                "picture too large for its format, or the disk full?"
+            )
         self._writer.write(self._cv2.cvtColor(picture, self._cv2.COLOR_RGB2BGR))
         self.num_frames += 1
 
@@ -160,19 +178,22 @@ def write_video(path: str, frames_per_second: float) -> Iterator[VideoWriter]:
 
     Args:
       path: of the file, .mp4.
-      frames_per_second: of the video; limited to 1..240.
+      frames_per_second: of the video; limited to 0.01..240.
 
     Raises:
+      ValueError: no picture was added; and what `VideoWriter.add` raises.
       OSError: it cannot be written, or the disk is full; the message names it.
     """
     with files.atomic_path(path) as temporary:
         named = temporary + ".mp4"  # The ending is the format.
         try:
-            writer = VideoWriter(named, frames_per_second)
+            writer = VideoWriter(named, frames_per_second, path)
             try:
                 yield writer
             finally:
                 writer.close()
+            if not writer.num_frames:
+                raise ValueError(f"{path}: a video needs a picture at least.")
             _check_whole(named, path, writer.num_frames)
             os.replace(named, temporary)
         finally:
@@ -195,6 +216,8 @@ def _check_whole(written: str, path: str, num_frames: int) -> None:
 
 def import_opencv() -> Any:
     """OpenCV, quiet: what it and FFmpeg say of a file is in our errors.
+
+    That is said by two variables of this process, which are left as they are where they are set.
 
     Raises:
       ValueError: it is not installed.

@@ -513,6 +513,16 @@ DATA = {
         ],
         ["--runner=beam", "no videos"],
     ),
+    "predict frames of photographs": (
+        [
+            "predict",
+            "--tflite_path={tmp}/none.tflite",
+            IMAGES,
+            "--max_frames=5",
+            "--output_dir={tmp}/out",
+        ],
+        ["--max_frames is read with videos and cameras only"],
+    ),
     "predict without flags": (
         ["predict"],
         ["missing: --output_dir.", "exactly one of --input, --video, --camera must be given"],
@@ -584,6 +594,10 @@ MEASURED = {
         ["exactly one of --saved_model_dir, --tflite_path, --onnx_path, --address"],
     ),
     "benchmark of no images": (BENCHMARK, ["exactly one of --input, --input_image_size"]),
+    "benchmark of a signature without a server": (
+        [*BENCHMARK, IMAGES, "--signature=panoptic_png"],
+        ["--signature is read with --address only"],
+    ),
     "benchmark of a model that is not there": (
         ["benchmark", "--tflite_path={tmp}/nope.tflite", IMAGES],
         ["nope.tflite: no such file or folder"],

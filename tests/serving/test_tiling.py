@@ -296,3 +296,20 @@ def test_a_model_that_only_detects(predictor, monkeypatch):
 def test_an_argument_of_the_predictor(tflite_path):
     with pytest.raises(ValueError, match="tile_overlap must lie in"):
         Predictor(tflite_path, tile_size=32, tile_overlap=20)
+
+
+@pytest.mark.parametrize("is_panoptic", [True, False])
+@pytest.mark.parametrize("category", [0, DISC])
+def test_the_kind_of_result_is_that_of_the_tiles(is_panoptic, category):
+    mask = np.full((6, 6), category, np.int32)
+    instances = np.full((6, 6), int(is_panoptic and category > 0), np.int32)
+    merger = tiling.TileMerger((6, 10), 6, 3)
+    for left in (0, 4):
+        merger.add(0, left, tiling.TilePrediction(mask, instances, None, is_panoptic))
+    merged = merger.finish()
+    assert (Prediction.SEMANTIC_MASK in merged) == (not is_panoptic)
+    assert (Prediction.INSTANCE_MASK in merged) == is_panoptic
+    key = Prediction.CATEGORY_MASK if is_panoptic else Prediction.SEMANTIC_MASK
+    np.testing.assert_array_equal(merged[key], np.full((6, 10), category))
+    if is_panoptic:
+        np.testing.assert_array_equal(merged[Prediction.INSTANCE_MASK], category > 0)

@@ -146,6 +146,33 @@ def test_names_of_several(predictor, clip, tmp_path):
     assert written(output_dir) == ["overlays/clip.mp4", "overlays/clip_2.mp4"]
 
 
+@pytest.mark.parametrize(
+    "sizes, message",
+    [
+        ([(64, 64), (32, 48)], r"pictures of \(64, 64\) and \(48, 32\), width and height"),
+        ([(16, 9000)], "no video of 9000 x 16 pixels can be written"),
+        ([], "a video needs a picture at least"),
+    ],
+)
+def test_pictures_that_are_no_video(tmp_path, sizes, message):
+    path = tmp_path / "out.mp4"
+    with pytest.raises(ValueError, match=rf"out\.mp4: {message}"):
+        with video.write_video(str(path), 5.0) as writer:
+            for size in sizes:
+                writer.add(np.zeros((*size, 3), np.uint8))
+    assert os.listdir(tmp_path) == []
+
+
+def test_slow_videos_keep_their_length(tmp_path):
+    path = str(tmp_path / "out.mp4")
+    with video.write_video(path, 0.25) as writer:
+        for value in (0, 80, 160):
+            writer.add(np.full((64, 64, 3), value, np.uint8))
+    with video.Video(path) as written:
+        assert written.num_frames == 3
+        assert written._capture.get(video.import_opencv().CAP_PROP_FPS) == 0.25
+
+
 def test_an_odd_size_keeps_its_pixels(tmp_path):
     path = str(tmp_path / "odd.mp4")
     with video.write_video(path, 5.0) as writer:
