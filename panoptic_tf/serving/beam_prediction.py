@@ -37,7 +37,7 @@ def by_beam(
     """What `prediction.predict_files` takes as `predict_images`, to have workers predict.
 
     Args:
-      load: loads the predictor in a worker; pickles.
+      load: loads the predictor in a worker; may be sent to other processes.
       output_dir: that of `predict_files`.
       options: see `beam_pool.parse_options`. Workers see the same files by the same names.
 

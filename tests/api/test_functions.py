@@ -44,11 +44,11 @@ def test_importing_the_commands_keeps_the_function(tmp_path):
         "from panoptic_tf.experiments import cli\n"
         "cli.find_commands()\n"
         "assert callable(panoptic_tf.export)\n"
-        "try: panoptic_tf.export('a', 'b', format='onnx')\n"
+        "try: panoptic_tf.export('a', 'b', format='pth')\n"
         "except ValueError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.strip() == "format must be one of saved_model, tflite, got 'onnx'."
+    assert done.stdout.strip() == "format must be one of saved_model, tflite, onnx, got 'pth'."
 
 
 def test_train_puts_back_what_it_sets(trained, tmp_path):

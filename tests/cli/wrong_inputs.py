@@ -158,7 +158,7 @@ COMMANDS = {
     ),
     "nothing to evaluate": (
         ["evaluate", "--output_dir={tmp}/out"],
-        ["--model_dir, --checkpoint_path or --saved_model_dir"],
+        ["--model_dir, --checkpoint_path, --saved_model_dir or --onnx_path"],
     ),
     "no output": (["evaluate", SHAPES], ["missing: --output_dir"]),
     "no checkpoint": ([*EVALUATE, "--model_dir={tmp}/empty"], ["{tmp}/empty", "no checkpoint"]),
@@ -604,7 +604,7 @@ MEASURED = {
     ),
     "benchmark of a broken image": (
         [*BENCHMARK, "--input={tmp}/fake.png"],
-        ["fake.png has 0 x 0 pixels"],
+        ["fake.png is damaged or truncated"],
     ),
     "benchmark of images of no size": (
         [*BENCHMARK, "--input_image_size=0"],

@@ -229,9 +229,9 @@ def test_what_is_no_model(tmp_path, saved_model_dir):
         Predictor(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="is not a model"):
         Predictor(tmp_path)
-    (tmp_path / "model.onnx").write_bytes(b"something else")
-    with pytest.raises(ValueError, match="model.onnx is not a TFLite file"):
-        Predictor(tmp_path / "model.onnx")
+    (tmp_path / "model.bin").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="model.bin is not a TFLite file"):
+        Predictor(tmp_path / "model.bin")
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "saved_model.pb").write_bytes(b"")
     with pytest.raises(ValueError, match=r"dataset_info.json: .*export-saved-model"):

@@ -59,7 +59,7 @@ class Writer(abc.ABC):
         """
 
     def kept(self) -> Any:
-        """What `add` has kept for `close`; it pickles."""
+        """What `add` has kept for `close`, as it goes from one process to another."""
         return None
 
     def join(self, kept: Any) -> None:  # noqa: B027
