@@ -1,5 +1,6 @@
 """Runs the code of docs/python.md as it stands, but for fewer steps, in a thread of its own."""
 
+import importlib
 import inspect
 import json
 import os
@@ -28,7 +29,9 @@ def process_state():
 
 @pytest.mark.parametrize("name", ["Predictor", "convert", "evaluate", "export", "init", "train"])
 def test_examples_of_docstrings_are_on_the_page(name):
-    docstring = inspect.getdoc(getattr(panoptic_tf, name))
+    # Not from panoptic_tf, where the folder of the commands may stand for `export`.
+    module = importlib.import_module(f"panoptic_tf.{panoptic_tf._MODULES[name]}")
+    docstring = inspect.getdoc(getattr(module, name))
     example = re.search(r"\nExample:\n(.*?)\n\n(?=\S)", docstring, re.DOTALL).group(1)
     assert inspect.cleandoc(f"\n{example}") in "\n".join(BLOCKS)
 
