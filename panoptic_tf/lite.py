@@ -11,7 +11,7 @@ This file imports nothing of its package, so it can be copied beside a model und
 
 Images are fitted as `panoptic_tf.inputs.geometry.fit_and_pad` does it, to the last bit, and results
 are those of `panoptic_tf.Predictor`. Only JPEG differs: Pillow decodes it more exactly than
-TensorFlow, by a few steps of 255.
+TensorFlow, by a few steps of 255. Grey PNG of 16 bits is refused here.
 """
 
 from __future__ import annotations
@@ -256,7 +256,9 @@ def read_description(path: str) -> bytes:
             with archive.open(FILE_NAME) as file:
                 # One byte more than allowed: it is refused, however far it would unpack.
                 return file.read(MAX_BYTES + 1)
-    except (zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
+    except ValueError:
+        raise
+    except Exception as error:  # zipfile and its decompressors raise what they meet.
         raise ValueError(
             f"{path} holds no readable {FILE_NAME} ({error}); expected a file written by "
             "`panoptic-tf export-tflite`."

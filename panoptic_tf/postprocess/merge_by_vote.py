@@ -30,7 +30,7 @@ def merge_by_vote(
     Args:
       semantic_mask: float32 [B, H, W], category ids; 0 where there is no image.
       instance_ids: float32 [B, H, W], 1..K, 0 is none; only pixels of things are read.
-      instance_scores: float32 [B, K], objectness; K * N < 2^24.
+      instance_scores: float32 [B, K], objectness; K * N at most 2^22.
       probability_of: from a channel for each pixel, float32 [B, H, W], category minus 1, to its
         probability, float32 [B, H, W].
       num_categories: N.

@@ -29,6 +29,7 @@ OPSET = 17
 _PRODUCER = "panoptic_tf"
 _EQUAL_SHARE = 0.999
 _SCORE_TOLERANCE = 1e-3
+_SCORES = (Prediction.SEGMENT_SCORE,)
 _MASKS = (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.SEMANTIC_MASK)
 _TABLE = (
     Prediction.NUM_SEGMENTS,
@@ -143,7 +144,7 @@ def differences(found: Dict[str, np.ndarray], expected: Dict[str, np.ndarray]) -
             problems.append(f"{key} differs in {np.mean(other != value):.2%} of the pixels")
         elif key in _TABLE and np.any(other != value):
             problems.append(f"{key} is {other.tolist()}, not {value.tolist()}")
-        elif key == Prediction.SEGMENT_SCORE and np.abs(other - value).max() > _SCORE_TOLERANCE:
+        elif key in _SCORES and not np.all(np.abs(other - value) <= _SCORE_TOLERANCE):  # NaN too
             problems.append(f"{key} differs by {np.abs(other - value).max():.3g}")
         elif key == Prediction.SEGMENT_AREA:
             most = np.abs(other - value).max()

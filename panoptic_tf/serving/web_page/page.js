@@ -30,7 +30,10 @@ async function start() {
   const code = `self.site = ${JSON.stringify(site)}; importScripts(self.site + "worker.js");`;
   worker = new Worker(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
   worker.onmessage = ({ data }) => receive(data);
-  worker.onerror = (event) => say(`The model cannot be loaded: ${event.message ?? ""}`, true);
+  worker.onerror = (event) => {
+    worker = null;
+    say(`The model cannot be loaded: ${event.message ?? ""}`, true);
+  };
 }
 
 function receive(answer) {
