@@ -265,3 +265,15 @@ def make_batch(task, samples):
         )
         elements.append(({"image": image, "image_info": sample.image_info, **additional}, labels))
     return tf.nest.map_structure(lambda *values: tf.stack(values), *elements)
+
+
+def export_arguments(task) -> Dict[str, Any]:
+    """What every export needs to know of a task beside its network."""
+    normalization = task.task_config.normalization
+    return dict(
+        dataset_info=task.dataset_info,
+        mean=list(normalization.mean),
+        std=list(normalization.std),
+        channel_order=normalization.channel_order,
+        input_size=tuple(task.task_config.model.input_size),
+    )

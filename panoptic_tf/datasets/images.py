@@ -28,6 +28,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".
 _PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 """HEIF is there when a plug-in has registered it. Pillow has readers that start other programs."""
 
+APPLY, IGNORE = EXIF = ("apply", "ignore")
+"""What inference does with an EXIF orientation: it turns the picture, or leaves it as stored."""
+
 TURNED = "images have an EXIF orientation, which is not applied: masks must fit the stored pixels"
 """A kind of `Notes`."""
 

@@ -18,9 +18,6 @@ ImageSource = Union[str, "os.PathLike[str]", bytes, np.ndarray, Image.Image]
 
 EXPECTED = "a photograph (JPEG, PNG, WebP, TIFF, BMP, GIF or, where Pillow reads it, AVIF)"
 
-APPLY, IGNORE = EXIF = ("apply", "ignore")
-"""What is done with an EXIF orientation: the picture is turned as it says, or left as stored."""
-
 _MORE_THAN_8_BITS = ("I", "F")
 
 
@@ -29,7 +26,7 @@ def read_image(
     *,
     name: str = "the image",
     max_pixels: int = decoding.MAX_PIXELS,
-    exif: str = APPLY,
+    exif: str = images.APPLY,
 ) -> np.ndarray:
     """Reads one image.
 
@@ -37,7 +34,7 @@ def read_image(
       image: path, bytes of a file, uint8 [H, W, 3] RGB, or a Pillow image of 8 bits a channel.
       name: of the image where it is no path, for messages.
       max_pixels: limit of height times width; a larger one is not decoded.
-      exif: one of `EXIF`; arrays have no orientation.
+      exif: one of `images.EXIF`; arrays have no orientation.
 
     Returns:
       uint8 [H, W, 3], RGB; alpha is dropped, of several frames the first is taken.
@@ -59,7 +56,7 @@ def read_image(
         if image.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
             pixels = decoding.decode_image(image, name=name, max_pixels=max_pixels)
             orientation = images.orientation(image)
-            if orientation == 1 or exif == IGNORE:
+            if orientation == 1 or exif == images.IGNORE:
                 return pixels
             turned = images.in_frame(Image.fromarray(pixels), orientation, is_turned=True)
             return np.asarray(turned)
@@ -69,7 +66,7 @@ def read_image(
             f"{name} must be a path, bytes, a uint8 array or a Pillow image, "
             f"got {type(image).__name__}."
         )
-    return _convert(image, name, max_pixels, is_turned=exif == APPLY)
+    return _convert(image, name, max_pixels, is_turned=exif == images.APPLY)
 
 
 def _open(content: bytes, name: str) -> Image.Image:

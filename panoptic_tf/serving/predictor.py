@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union, overload
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.datasets import files
+from panoptic_tf.datasets import files, images
 from panoptic_tf.inputs import geometry
 from panoptic_tf.serving import decoding, image_source, onnx_runner, tflite, tiling
 from panoptic_tf.serving.image_source import ImageSource
@@ -77,13 +77,13 @@ class Predictor:
         *,
         num_threads: Optional[int] = None,
         max_pixels: int = decoding.MAX_PIXELS,
-        exif: str = image_source.APPLY,
+        exif: str = images.APPLY,
         score_threshold: Optional[float] = None,
         tile_size: Union[int, Sequence[int], None] = None,
         tile_overlap: Optional[int] = None,
     ):
-        if exif not in image_source.EXIF:
-            raise ValueError(f"exif must be one of {', '.join(image_source.EXIF)}, got {exif!r}.")
+        if exif not in images.EXIF:
+            raise ValueError(f"exif must be one of {', '.join(images.EXIF)}, got {exif!r}.")
         if score_threshold is not None and not 0.0 <= score_threshold <= 1.0:
             raise ValueError(f"score_threshold must lie in 0..1, got {score_threshold}.")
         self._tiling = tiling.Tiling.of(tile_size, tile_overlap)

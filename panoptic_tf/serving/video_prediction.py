@@ -10,9 +10,9 @@ from typing import List, Optional, Sequence, Union
 from PIL import Image
 from tqdm import tqdm
 
-from panoptic_tf.datasets import files
-from panoptic_tf.serving import image_source, writers
+from panoptic_tf.datasets import files, images
 from panoptic_tf.serving import video as video_lib
+from panoptic_tf.serving import writers
 from panoptic_tf.serving.prediction import unique_names
 from panoptic_tf.serving.predictor import Predictor
 from panoptic_tf.serving.result import PanopticResult
@@ -82,7 +82,7 @@ def predict_videos(
                     video_lib.Video(
                         source,
                         max_pixels=predictor.max_pixels,
-                        is_turned=predictor.exif == image_source.APPLY,
+                        is_turned=predictor.exif == images.APPLY,
                     )
                 )
                 overlay = None

@@ -61,15 +61,10 @@ def test_documented_lines_run_without_tensorflow(device):
     folder = device.parents[2]
     (row,) = (row for row in small_systems.ROWS if row.system == "panoptic_deeplab")
     task = small_systems.row_task(row)
-    normalization = task.task_config.normalization
     path = tflite.export_tflite(
         task.build_model().inference_network,
-        dataset_info=task.dataset_info,
-        mean=normalization.mean,
-        std=normalization.std,
-        channel_order=normalization.channel_order,
-        input_size=(64, 64),
         tflite_path=str(folder / "model.tflite"),
+        **small_systems.export_arguments(task),
     )
     tflite.write_runner(path)
     pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 3)).astype(np.uint8)

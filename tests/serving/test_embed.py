@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small_systems import ROWS, row_task
+from small_systems import ROWS, export_arguments, row_task
 from tensorflow.core.protobuf import saved_model_pb2
 
 from panoptic_tf.datasets import shapes
@@ -30,16 +30,11 @@ def folder(request, tmp_path_factory):
             variable.assign(2.0 * variable)
         elif "bias" in variable.name:  # of class logits: so low that nothing is found
             variable.assign(tf.zeros_like(variable))
-    normalization = task.task_config.normalization
     return export_saved_model(
         model.inference_network,
-        dataset_info=task.dataset_info,
-        mean=list(normalization.mean),
-        std=list(normalization.std),
-        channel_order=normalization.channel_order,
-        input_size=tuple(task.task_config.model.input_size),
         export_dir=str(tmp_path_factory.mktemp(request.param.system)),
         warmup_batch_sizes=(),
+        **export_arguments(task),
     )
 
 

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from chromium import Chromium
 from PIL import Image, ImageOps, PngImagePlugin
-from small_systems import ROWS, draw_sample, make_batch, row_task
+from small_systems import ROWS, draw_sample, export_arguments, make_batch, row_task
 
 from panoptic_tf.datasets import shapes
 from panoptic_tf.inputs import geometry
@@ -383,15 +383,10 @@ def trained_path(request, browser, tmp_path_factory):
     step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics))
     for _ in range(60):
         step()
-    normalization = task.task_config.normalization
     return tflite.export_tflite(
         model.inference_network,
         tflite_path=str(tmp_path_factory.mktemp("trained") / "model.tflite"),
-        dataset_info=task.dataset_info,
-        mean=normalization.mean,
-        std=normalization.std,
-        channel_order=normalization.channel_order,
-        input_size=(64, 64),
+        **export_arguments(task),
     )
 
 

@@ -16,6 +16,7 @@ from small_systems import (
     all_void,
     describe_variables,
     draw_sample,
+    export_arguments,
     get_params,
     get_task,
     make_batch,
@@ -447,17 +448,6 @@ def test_evaluation_over_two_replicas_sees_every_image_once(row, trained, mirror
     assert seen == [[0, 1, 2], [0, 1, 2]]
     one, two = ({k: v for k, v in r.items() if not isinstance(v, list)} for r in results)
     assert one["PQ"] > 0 and one == pytest.approx(two)
-
-
-def export_arguments(task):
-    normalization = task.task_config.normalization
-    return dict(
-        dataset_info=task.dataset_info,
-        mean=list(normalization.mean),
-        std=list(normalization.std),
-        channel_order=normalization.channel_order,
-        input_size=tuple(task.task_config.model.input_size),
-    )
 
 
 def images_of_several_sizes():

@@ -31,7 +31,6 @@ SIGNATURES = ("image_bytes", "panoptic_png", "serving_default")
 MAX_RESPONSE_BYTES = 2**30
 
 _INPUT_NAME = "image_bytes"
-_EXIF = _APPLY, _IGNORE = ("apply", "ignore")
 _ADDRESSES = "grpc://host:port, http://host:port or https://host:port"
 _MOST_FAILURES = 10
 
@@ -80,18 +79,20 @@ class Client:
         retry: RetryPolicy = RetryPolicy(),  # noqa: B008  (frozen)
         connections: int = 4,
         max_pixels: int = 50_000_000,
-        exif: str = _APPLY,
+        exif: str = images.APPLY,
         score_threshold: Optional[float] = None,
     ):
         for name, is_right, value in (
             ("signature", signature in SIGNATURES, signature),
-            ("exif", exif in _EXIF, exif),
+            ("exif", exif in images.EXIF, exif),
             ("timeout", timeout > 0, timeout),
             ("connections", connections >= 1, connections),
             ("model", bool(model), model),
         ):
             if not is_right:
-                choices = {"signature": SIGNATURES, "exif": _EXIF}.get(name, ("more than nothing",))
+                choices = {"signature": SIGNATURES, "exif": images.EXIF}.get(
+                    name, ("more than nothing",)
+                )
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
         if not isinstance(dataset_info, DatasetInfo):
             dataset_info = DatasetInfo.load(os.fspath(dataset_info))
@@ -183,7 +184,7 @@ class Client:
         """The header of a file that the server reads as it is meant, else None."""
         if not content.startswith((png.SIGNATURE, images.JPEG_SIGNATURE)):
             return None
-        if self._exif == _APPLY and images.orientation(content) != 1:
+        if self._exif == images.APPLY and images.orientation(content) != 1:
             return None
         try:
             picture = images.open_picture(content)
