@@ -32,7 +32,6 @@ Scores = Mapping[Tuple[int, int], float]
 _MIN_SHARED = 0.5
 _MIN_KEPT = 0.5
 _UNSEEN = -1
-
 _FAR = 2**30
 
 _LEFT_OUT, _VOID, _BY_DEPTH, _KEPT = range(4)
