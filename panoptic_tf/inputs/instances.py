@@ -59,7 +59,7 @@ def instance_table(
     Returns:
       An `InstanceTable` with as many rows as the highest id.
     """
-    starts, lengths = _runs(instance_mask)  # [R, 2], [R]
+    starts, lengths = runs(instance_mask)  # [R, 2], [R]
     ids = tf.gather_nd(instance_mask, starts) - 1  # segment operations drop what is negative
     count = tf.maximum(tf.reduce_max(instance_mask), 0)
     y, x = starts[:, 0], starts[:, 1]
@@ -179,6 +179,22 @@ def column_counts(masks: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.cast(sums, tf.int32), axis=1)[:, :width]
 
 
+def runs(ids: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    """Runs of equal ids in the rows of a map: what is measured of segments, in few entries.
+
+    Args:
+      ids: int32 [H, W].
+
+    Returns:
+      int64 [R, 2], (y, x) of the first pixel of each, row by row, and int64 [R], their lengths.
+    """
+    is_start = tf.pad(ids[:, 1:] != ids[:, :-1], [[0, 0], [1, 0]], constant_values=True)
+    starts = tf.where(is_start)
+    height, width = tf.unstack(tf.shape(ids, out_type=tf.int64))
+    flat = starts[:, 0] * width + starts[:, 1]
+    return starts, tf.concat([flat[1:], [height * width]], axis=0) - flat
+
+
 def _extent(occupied: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
     """First occupied position and the one after the last, of bool [K, L]: float32 [K] each."""
     length = tf.shape(occupied)[1]
@@ -200,12 +216,3 @@ def _measure(sample: PanopticSample) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, t
     extents = tf.stack([first_row, first_column, last_row, last_column], axis=-1)
     areas = tf.reduce_sum(counts, axis=1)
     return sample.instances.categories, areas, extents, sample.instances.is_crowd
-
-
-def _runs(ids: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
-    """Runs of equal ids in the rows of [H, W]: int64 [R, 2], where they start, and lengths [R]."""
-    is_start = tf.pad(ids[:, 1:] != ids[:, :-1], [[0, 0], [1, 0]], constant_values=True)
-    starts = tf.where(is_start)
-    height, width = tf.unstack(tf.shape(ids, out_type=tf.int64))
-    flat = starts[:, 0] * width + starts[:, 1]
-    return starts, tf.concat([flat[1:], [height * width]], axis=0) - flat

@@ -151,3 +151,22 @@ def instance_labels(example: Tensors) -> Tensors:
         GroundTruth.INSTANCE_IS_CROWD: example["instance_is_crowd"],
         GroundTruth.NUM_INSTANCES: count,
     }
+
+
+def seed_feature(sample: PanopticSample) -> tf.Tensor:
+    """What an image's draws in the network start from, for a system's target generator.
+
+    A sample's own seed, drawn anew each time the image comes; of a sample without one the name of
+    the image decides. So a draw depends neither on the batch nor on the replica that the image is
+    in.
+
+    Args:
+      sample: any.
+
+    Returns:
+      int32 [2], 0 and above: for `tf.random.stateless_*`.
+    """
+    if sample.seed is not None:
+        return tf.cast(sample.seed % (2**31 - 1), tf.int32)
+    number = tf.strings.to_hash_bucket_fast(sample.image_id, 2**31 - 1)
+    return tf.stack([tf.cast(number, tf.int32), 0])

@@ -5,7 +5,8 @@ Beside those of `official.modeling.optimization`, `addons/<name>` is one of tens
 
 import dataclasses
 import functools
-from typing import Any, Dict, List, Optional
+import re
+from typing import Any, Dict, List, Optional, Sequence
 
 import tensorflow as tf
 from official.modeling import optimization
@@ -13,7 +14,9 @@ from official.modeling.optimization import ema_optimizer, optimizer_factory
 from official.modeling.optimization.configs import optimization_config, optimizer_config
 
 from panoptic_tf import addons
+from panoptic_tf.systems import variable_factors
 from panoptic_tf.systems.config import TrainerConfig
+from panoptic_tf.systems.variable_factors import VariableFactors
 
 _PREFIX = "addons/"
 
@@ -57,15 +60,83 @@ class OptimizerConfig(optimization_config.OptimizerConfig):
 
 @dataclasses.dataclass
 class OptimizationConfig(optimization.OptimizationConfig):
-    """Optimiser, schedule, warm-up and averages."""
+    """Optimiser, schedule, warm-up and averages.
+
+    Attributes:
+      by_variable: factors of learning rate and weight decay for the variables whose names match a
+        pattern; where several match, their factors are multiplied.
+    """
 
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    by_variable: List[VariableFactors] = dataclasses.field(default_factory=list)
+
+    def _set(self, k: str, v: Any) -> None:
+        if k == "by_variable":
+            # An override is the whole list; the base class would merge rows of the same number.
+            self.__dict__[k] = []
+        super()._set(k, v)
 
 
 for _name in addons.OPTIMIZERS:
     optimizer_factory.register_optimizer_cls(
         _PREFIX + _name, functools.partial(addons.build_optimizer, _name)
     )
+
+
+def set_factors(optimizer: Any, config: OptimizationConfig, names: Sequence[str]) -> None:
+    """Makes an optimiser step by the factors `by_variable` of its config.
+
+    Args:
+      optimizer: as `PanopticTask.create_optimizer` builds it.
+      config: of it.
+      names: of the trainable variables of the model that it is for.
+
+    Raises:
+      ValueError: a row is malformed, its pattern matches no variable, or the optimiser cannot; see
+        `variable_factors`.
+    """
+    if not config.by_variable:
+        return
+    table = variable_factors.FactorTable(config.by_variable)
+    table.check_matching(names)
+    options = config.optimizer.get().as_dict()
+    for name in ("options", "inner_options"):  # Those of addons.
+        options.update(options.pop(name, None) or {})
+    variable_factors.set_factors(
+        optimizer,
+        table,
+        optimizer_type=config.optimizer.type,
+        weight_decay=bool(options.get("weight_decay") or options.get("weight_decay_rate")),
+    )
+
+
+def add_weight_decay(
+    gradients: List[tf.Tensor],
+    variables: List[tf.Variable],
+    *,
+    weight_decay: float,
+    optimizer: Any,
+) -> List[tf.Tensor]:
+    """Adds this replica's share of L2 regularisation, of all variables but those of normalisation.
+
+    Args:
+      gradients: of the variables, which replicas will sum.
+      variables: trained ones.
+      weight_decay: the gradient of a variable gets this times the variable, and its factor.
+      optimizer: whose factors `by_variable` count.
+    """
+    share = weight_decay / tf.distribute.get_strategy().num_replicas_in_sync
+    if not share:
+        return gradients
+    table = variable_factors.table_of(optimizer)
+
+    def add(gradient: tf.Tensor, variable: tf.Variable) -> tf.Tensor:
+        factor = table.of(variable).weight_decay
+        if not factor or re.search("(gamma|beta)$", variable_factors.name_of(variable)):
+            return gradient
+        return gradient + share * factor * variable
+
+    return list(map(add, gradients, variables))
 
 
 class LossScaledMovingAverage(optimization.ExponentialMovingAverage):
@@ -119,22 +190,23 @@ def averaged_adamw_config(
     warmup_steps: int,
     steps_per_loop: int,
     validation_interval: int,
+    by_variable: Sequence[VariableFactors] = (),
 ) -> TrainerConfig:
     """What small networks are trained with: AdamW, a cosine to 0, weights averaged over steps.
 
     Args:
-      train_steps, warmup_steps, steps_per_loop, validation_interval: see `trainer_config`.
+      train_steps, warmup_steps, steps_per_loop, validation_interval, by_variable: see
+        `trainer_config`.
       learning_rate: after the warm-up.
     """
     return trainer_config(
         train_steps=train_steps,
         optimizer="adamw",
-        optimizer_options={
-            "weight_decay_rate": 1e-4,
-            "exclude_from_weight_decay": ["gamma", "beta", "bias"],
-            "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
-            "global_clipnorm": 5.0,
-        },
+        optimizer_options=adamw_options(
+            weight_decay=1e-4,
+            clip_norm=5.0,
+            exclude_from_weight_decay=["gamma", "beta", "bias"],
+        ),
         schedule="cosine",
         schedule_options={"initial_learning_rate": learning_rate, "alpha": 0.0},
         warmup_steps=warmup_steps,
@@ -142,7 +214,24 @@ def averaged_adamw_config(
         steps_per_loop=steps_per_loop,
         checkpoint_interval=500,
         validation_interval=validation_interval,
+        by_variable=by_variable,
     )
+
+
+def adamw_options(*, weight_decay: float, clip_norm: float, **others: Any) -> Dict[str, Any]:
+    """Fields of the optimiser `adamw` that clip the gradient of the whole model, once.
+
+    Args:
+      weight_decay: decoupled (arXiv:1711.05101): a step takes learning rate times it of a weight.
+      clip_norm: largest norm of the gradients of all variables together, summed over replicas.
+      **others: further fields, such as `beta_2`.
+    """
+    return {
+        "weight_decay_rate": weight_decay,
+        "gradient_clip_norm": 0.0,  # It would clip each replica's gradients by themselves.
+        "global_clipnorm": clip_norm,
+        **others,
+    }
 
 
 def trainer_config(
@@ -157,6 +246,7 @@ def trainer_config(
     steps_per_loop: int = 100,
     checkpoint_interval: int = 1000,
     validation_interval: int = 10000,
+    by_variable: Sequence[VariableFactors] = (),
 ) -> TrainerConfig:
     """A trainer config with one optimiser and one schedule of `official.modeling.optimization`.
 
@@ -172,10 +262,11 @@ def trainer_config(
       steps_per_loop: steps between two looks at the loss.
       checkpoint_interval: steps between checkpoints.
       validation_interval: steps between evaluations.
+      by_variable: factors of learning rate and weight decay by names of variables.
     """
     if schedule in ("polynomial", "cosine"):
         schedule_options = {"decay_steps": train_steps, **schedule_options}
-    settings = {
+    settings: Dict[str, Any] = {
         "optimizer": {"type": optimizer, optimizer.split("/")[0]: optimizer_options},
         "learning_rate": {"type": schedule, schedule: schedule_options},
         "warmup": {
@@ -187,6 +278,8 @@ def trainer_config(
         del settings["warmup"]
     if ema is not None:
         settings["ema"] = ema
+    if by_variable:
+        settings["by_variable"] = list(by_variable)
     return TrainerConfig(
         train_steps=train_steps,
         steps_per_loop=steps_per_loop,

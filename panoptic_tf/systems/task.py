@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import re
 import types
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -25,6 +24,7 @@ from panoptic_tf.systems import config as base_config
 from panoptic_tf.systems import optimization, scoring, task_records, weight_settings
 from panoptic_tf.systems.class_weights import ClassWeights
 from panoptic_tf.systems.model import PanopticModel
+from panoptic_tf.systems.variable_factors import name_of
 
 Loss = Callable[[Tensors, Tensors], Tensors]
 
@@ -57,6 +57,7 @@ class PanopticTask(base_task.Task):
         # Inside an object: of a dictionary tf.Module makes something that json does not take.
         self._evaluation = types.SimpleNamespace(result={})
         self.image_listeners: List[scoring.ImageListener] = []
+        self._trained_names: Tuple[str, ...] = ()
 
     @property
     def last_result(self) -> Dict[str, Any]:
@@ -117,16 +118,19 @@ class PanopticTask(base_task.Task):
         """The categories the model predicts."""
         return self._dataset_info
 
-    @classmethod
-    def create_optimizer(cls, optimizer_config, runtime_config=None, dp_config=None):
-        """See base class, whose averages do not go together with the loss scaling of float16."""
+    def create_optimizer(self, optimizer_config, runtime_config=None, dp_config=None):
+        """See base class, whose averages do not go together with the loss scaling of float16.
+
+        It is for the model that was built last, which its factors `by_variable` must fit.
+        """
         is_scaled = runtime_config and runtime_config.mixed_precision_dtype == "float16"
-        if optimizer_config.ema is None or not is_scaled:
-            return super().create_optimizer(optimizer_config, runtime_config, dp_config)
-        scaled = super().create_optimizer(
-            optimizer_config.replace(ema=None), runtime_config, dp_config
-        )
-        return optimization.LossScaledMovingAverage(scaled, **optimizer_config.ema.as_dict())
+        ema = optimizer_config.ema if is_scaled else None
+        config = optimizer_config if ema is None else optimizer_config.replace(ema=None)
+        optimizer = super().create_optimizer(config, runtime_config, dp_config)
+        optimization.set_factors(optimizer, config, self._trained_names)
+        if ema is None:
+            return optimizer
+        return optimization.LossScaledMovingAverage(optimizer, **ema.as_dict())
 
     # No AutoGraph here and in the steps: it would walk through all of Keras, which takes longer
     # than building and tracing themselves.
@@ -134,7 +138,9 @@ class PanopticTask(base_task.Task):
     def build_model(self) -> PanopticModel:
         """Both networks in one model."""
         with forms.use(self.form):
-            return PanopticModel(*self.build_networks())
+            model = PanopticModel(*self.build_networks())
+        self._trained_names = tuple(map(name_of, model.trainable_variables))
+        return model
 
     def initialize(self, model: tf.keras.Model) -> None:
         """Loads `init_checkpoint` where a run starts: see `checkpoints.load_weights`.
@@ -265,7 +271,9 @@ class PanopticTask(base_task.Task):
             features, labels, model, optimizer
         )
         variables = model.trainable_variables
-        gradients = self._regularize(gradients, variables)
+        gradients = optimization.add_weight_decay(
+            gradients, variables, weight_decay=self.task_config.weight_decay, optimizer=optimizer
+        )
         optimizer.apply_gradients(list(zip(gradients, variables)))
         # A replica holds its share of the global loss; means over replicas are logged.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -302,18 +310,6 @@ class PanopticTask(base_task.Task):
                 objective = optimizer.get_scaled_loss(objective)
         gradients = tape.gradient(objective, model.trainable_variables)
         return losses, optimizer.get_unscaled_gradients(gradients) if is_scaled else gradients
-
-    def _regularize(self, gradients: List[tf.Tensor], variables: List[tf.Variable]) -> List:
-        """Adds this replica's share of weight decay."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        decay = self.task_config.weight_decay / replicas
-        if not decay:
-            return gradients
-        is_norms = [re.search("(gamma|beta)(:0)?$", variable.name) for variable in variables]
-        return [
-            gradient if is_norm else gradient + decay * variable
-            for gradient, variable, is_norm in zip(gradients, variables, is_norms)
-        ]
 
     def _total(self, losses: Tensors, step: tf.Tensor) -> Tensors:
         factors = self.loss_factors(step)

@@ -10,12 +10,12 @@ from typing import Mapping, Sequence, Tuple
 import tensorflow as tf
 
 from panoptic_tf.inputs import geometry, instances
+from panoptic_tf.inputs import masks as masks_lib
 from panoptic_tf.structures import PanopticSample, Tensors
 from panoptic_tf.systems.panoptic_fcn import assignment
 
 _Sizes = Mapping[str, assignment.Size]
 
-_STRIDE = 4
 _CENTER_TYPES = ("mass", "box")
 
 
@@ -120,7 +120,9 @@ class PanopticFCNTargetGenerator:
             )
         if self._stuff_channels:
             channels = tf.constant(self._stuff_channels, tf.int32)
-            stuff = _count_channels(sample.category_mask, channels, self._num_stuff_channels)
+            stuff = masks_lib.count_channels(
+                sample.category_mask, channels, self._num_stuff_channels
+            )
             features["gt_stuff"] = stuff
             for level, size in sizes.items():
                 scores = assignment.stuff_scores(stuff, level_size=size)
@@ -181,8 +183,8 @@ class PanopticFCNTargetGenerator:
         """`gt_masks`."""
         if sample.instances is None:
             rows = instances.row_of_id(sample.instance_mask, chosen) + 1
-            return _count_channels(sample.instance_mask, rows, self._max_instances)
-        counts = tf.gather(_count_masks(sample.instances.masks), chosen)  # [K, h4, w4]
+            return masks_lib.count_channels(sample.instance_mask, rows, self._max_instances)
+        counts = tf.gather(masks_lib.count_masks(sample.instances.masks), chosen)  # [K, h4, w4]
         counts = tf.transpose(counts, [1, 2, 0])
         counts = tf.pad(counts, [[0, 0], [0, 0], [0, self._max_instances - tf.size(chosen)]])
         return tf.ensure_shape(counts, [*counts.shape[:2], self._max_instances])
@@ -190,7 +192,7 @@ class PanopticFCNTargetGenerator:
     def _centers(self, masks: tf.Tensor, boxes: tf.Tensor) -> tf.Tensor:
         """Float64 [M, 2], in cells at stride 4."""
         boxes = tf.cast(boxes, tf.float64)
-        middle = (boxes[:, :2] + boxes[:, 2:]) / (2.0 * _STRIDE)
+        middle = (boxes[:, :2] + boxes[:, 2:]) / (2.0 * masks_lib.STRIDE)
         if self._center_type == "box":
             return middle
         height, width, count = masks.shape
@@ -214,45 +216,3 @@ def _extents(boxes: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
 
 def _ratios(size: Sequence[int], other: Sequence[int]) -> Tuple[float, float]:
     return size[0] / other[0], size[1] / other[1]
-
-
-def _count_channels(ids: tf.Tensor, channel_of_id: tf.Tensor, num_channels: int) -> tf.Tensor:
-    """How many of a cell's four middle pixels each channel has.
-
-    Args:
-      ids: int32 [H, W].
-      channel_of_id: int32, channel + 1 by id, 0 is none.
-      num_channels: N.
-
-    Returns:
-      uint8 [h4, w4, N], 0..4.
-    """
-    cells = _in_cells(ids[tf.newaxis])[0]
-    rows = [tf.reshape(cells[:, y], [-1, _STRIDE]) for y in (1, 2)]  # [P, 4] each
-    middle = [row[:, x] for row in rows for x in (1, 2)]  # [P] each
-    one_hot = tf.eye(num_channels + 1, dtype=tf.uint8)[:, 1:]
-    one_hot = tf.gather(one_hot, channel_of_id)  # [ids, N]
-    # Right wherever all four are equal, which is nearly everywhere.
-    counts = tf.gather(4 * one_hot, middle[0])  # [P, N]
-    mixed = tf.where(tf.reduce_any(tf.stack(middle[1:]) != middle[0], axis=0))  # [Q, 1]
-    parts = [tf.gather(one_hot, tf.gather_nd(pixel, mixed)) for pixel in middle]
-    counts = tf.tensor_scatter_nd_update(counts, mixed, tf.add_n(parts))
-    return tf.reshape(counts, [cells.shape[0], cells.shape[2] // _STRIDE, num_channels])
-
-
-def _count_masks(masks: tf.Tensor) -> tf.Tensor:
-    """How many of a cell's four middle pixels a mask has: uint8 [K, H, W] -> [K, h4, w4], 0..4."""
-    cells = _in_cells(masks)
-    # Whole rows first: reading every fourth pixel is slow.
-    rows = cells[:, :, 1] + cells[:, :, 2]
-    rows = tf.reshape(rows, [-1, cells.shape[1], cells.shape[3] // _STRIDE, _STRIDE])
-    return rows[..., 1] + rows[..., 2]
-
-
-def _in_cells(values: tf.Tensor) -> tf.Tensor:
-    """[K, H, W] -> [K, h4, 4, 4 * w4], 0 past the frame."""
-    height, width = (-(-length // _STRIDE) for length in values.shape[1:])
-    missing = height * _STRIDE - values.shape[1], width * _STRIDE - values.shape[2]
-    if any(missing):
-        values = tf.pad(values, [[0, 0], [0, missing[0]], [0, missing[1]]])
-    return tf.reshape(values, [-1, height, _STRIDE, width * _STRIDE])

@@ -11,7 +11,7 @@ from typing import Mapping, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.inputs import geometry, instances
+from panoptic_tf.inputs import geometry, instances, samples
 from panoptic_tf.layers import matching
 from panoptic_tf.ops import bit_masks, boxes
 from panoptic_tf.structures import PanopticSample, Tensors
@@ -97,7 +97,7 @@ class PanopticFPNTargetGenerator:
             "gt_valid": chosen.valid,
             "gt_masks": self._pack(sample, chosen.rows),
             "is_annotated": tf.cast(annotated, tf.float32),
-            "sampling_seed": _seed(sample),
+            "sampling_seed": samples.seed_feature(sample),
         }
 
     def _pack(self, sample: PanopticSample, chosen: tf.Tensor) -> tf.Tensor:
@@ -148,11 +148,3 @@ class PanopticFPNTargetGenerator:
 def num_planes(max_instances: int) -> int:
     """Planes of `gt_masks`."""
     return -(-max_instances // bit_masks.BITS_PER_PLANE)
-
-
-def _seed(sample: PanopticSample) -> tf.Tensor:
-    """The sample's own seed; without one, the image's name decides: int32 [2]."""
-    if sample.seed is not None:
-        return tf.cast(sample.seed % (2**31 - 1), tf.int32)
-    number = tf.strings.to_hash_bucket_fast(sample.image_id, 2**31 - 1)
-    return tf.stack([tf.cast(number, tf.int32), 0])
