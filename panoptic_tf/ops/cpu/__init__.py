@@ -9,5 +9,6 @@ from panoptic_tf.ops.cpu import (  # noqa: F401
     nms,
     roi_align,
     roi_mask_targets,
+    sampled_sum,
     trim,
 )

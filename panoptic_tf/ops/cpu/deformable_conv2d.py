@@ -12,8 +12,7 @@ import tensorflow as tf
 
 from panoptic_tf.ops import chunks, forms
 from panoptic_tf.ops import deformable_conv2d as reference
-
-_HIGH_WORD = 1 << 32
+from panoptic_tf.ops.cpu import sparse
 
 
 @forms.register(reference.index_dtype, forms.Form.CPU)
@@ -74,16 +73,5 @@ def _gradients(
 
 def _multiply(x: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, *, cells: Any = None) -> tf.Tensor:
     """[N, C] -> [n * S, C], or with the number of cells the transpose of that."""
-    index, weight = tf.reshape(index, [-1, 4]), tf.reshape(weight, [-1])
-    samples = tf.shape(index)[0]
-    # (sample, cell) in the two words of one integer: a single pass over memory.
-    rows = tf.range(tf.cast(samples, tf.int64), dtype=tf.int64)[:, tf.newaxis]
-    keys = tf.reshape(rows + tf.cast(index, tf.int64) * _HIGH_WORD, [-1])
-    size = tf.stack([samples, tf.shape(x)[0] if cells is None else cells])
-    return tf.raw_ops.SparseTensorDenseMatMul(
-        a_indices=tf.bitcast(keys, tf.int32),
-        a_values=weight,
-        a_shape=tf.cast(size, tf.int64),
-        b=x,
-        adjoint_a=cells is not None,
-    )
+    index, weight = tf.reshape(index, [-1, 4]), tf.reshape(weight, [-1, 4])
+    return sparse.sum_rows(x, index, weight, transposed_rows=cells)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Tuple
+from typing import Any, Callable, NamedTuple, Tuple
 
 import tensorflow as tf
 
@@ -99,3 +99,31 @@ def sparse_product(
         return product(x, False), lambda upstream: product(upstream, True)
 
     return forward(cells)
+
+
+def sum_rows(
+    x: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, *, transposed_rows: Any = None
+) -> tf.Tensor:
+    """Weighted sums of T rows of a matrix for each row of the result, or the transpose of that.
+
+    Args:
+      x: float32 [N, C]; of the transpose [M, C].
+      index: int32 or int64 [M, T], rows of a matrix with N.
+      weight: float32 [M, T].
+      transposed_rows: int32 [], N of the transpose; None: not the transpose.
+
+    Returns:
+      float32 [M, C]; of the transpose [N, C].
+    """
+    rows = tf.shape(index)[0]
+    # (row, index) in the two words of one integer: a single pass over memory.
+    first = tf.range(tf.cast(rows, tf.int64), dtype=tf.int64)[:, tf.newaxis]
+    keys = tf.reshape(first + tf.cast(index, tf.int64) * _HIGH_WORD, [-1])
+    size = tf.stack([rows, tf.shape(x)[0] if transposed_rows is None else transposed_rows])
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=tf.bitcast(keys, tf.int32),
+        a_values=tf.reshape(weight, [-1]),
+        a_shape=tf.cast(size, tf.int64),
+        b=x,
+        adjoint_a=transposed_rows is not None,
+    )

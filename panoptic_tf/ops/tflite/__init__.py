@@ -5,5 +5,6 @@ from panoptic_tf.ops.tflite import (  # noqa: F401
     deformable_conv2d,
     depthwise,
     roi_align,
+    sampled_sum,
     sum_by_row,
 )
