@@ -48,7 +48,9 @@ _SIGNATURE = flags.DEFINE_enum(
     ["image_bytes", "panoptic_png", "serving_default"],
     "Of the model; panoptic_png has the smallest response, and is the one for REST.",
 )
-_TIMEOUT = flags.DEFINE_float("timeout", 60.0, "Seconds of one attempt.", lower_bound=0.001)
+_TIMEOUT = flags.DEFINE_float(
+    "timeout", 60.0, "Seconds of one attempt.", lower_bound=0.001, upper_bound=86_400.0
+)
 _MAX_ATTEMPTS = flags.DEFINE_integer(
     "max_attempts", 6, "Of a request; pauses grow from 0.2 to 10 seconds.", lower_bound=1
 )

@@ -5,7 +5,7 @@ A new system is one more row of `ROWS`: every test of `test_contract.py` runs on
 
 import dataclasses
 import json
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -29,12 +29,14 @@ class Row:
         on CPUs with AVX512, oneDNN of TensorFlow 2.15 corrupts memory in the gradient of a 1x1
         convolution with stride 2 on 8 channels and an odd batch.
       without_norm: of `task`; without statistics over the batch, dropout and draws.
+      without_gradient: variables that have none at first, since all they go to starts at zero.
     """
 
     system: str
     experiment: str
     overrides: Dict[str, Any]
     without_norm: Dict[str, Any]
+    without_gradient: Tuple[str, ...] = ()
 
 
 _TINY_BRANCH = {
@@ -152,6 +154,37 @@ ROWS = (
             "weight_decay": 0.1,
         },
     ),
+    Row(
+        system="mask_transformer",
+        experiment="mask2former_shapes",
+        overrides={
+            "model": {
+                "train_size": [64, 64],
+                "input_size": [64, 64],
+                "channels": 32,
+                "backbone": {
+                    "options": {
+                        "block": "basic",
+                        "num_blocks": [1, 1, 1, 1],
+                        "widths": [16, 16, 16, 16],
+                        "stem": "deep",
+                        "stem_width": 8,
+                    }
+                },
+                "pixel_decoder": {"num_layers": 1, "hidden_channels": 32},
+                "decoder": {"num_queries": 16, "num_layers": 3, "hidden_channels": 32},
+                "postprocessor": {
+                    "score_threshold": 0.5,
+                    "max_instances": 8,
+                    "output_detections": False,
+                },
+            },
+            "targets": {"max_segments": 16},
+            "losses": {"num_points": 128},
+        },
+        without_norm={"model": {"backbone": {"norm": "none"}}, "weight_decay": 0.1},
+        without_gradient=("pixel_decoder/level_embedding:0",),
+    ),
 )
 
 # Shrunk to where only the shapes of activations differ, not those of variables.
@@ -167,6 +200,11 @@ SNAPSHOTS: Dict[str, Dict[str, Any]] = {
     "panoptic_fcn_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "panoptic_fcn_small": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "panoptic_fcn_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "mask2former_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "mask2former_small": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "mask2former_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "mask2former_swin_tiny_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "maskformer_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
 }
 
 

@@ -6,6 +6,8 @@
    The names of tensors are read from the MetaGraphDef that comes with the session; a signature is
    a map from the keys that docs/serving.md lists to such names. Default signature: image_bytes. */
 
+#include <errno.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -121,6 +123,17 @@ static int find_in_map(Bytes message, int map, const char *key, Bytes *value) {
   return 0;
 }
 
+/* Of an operation's output, as in "name:2": 0 where there is no colon. */
+static int parse_index(const char *colon, const char *key) {
+  char *end;
+  if (!colon) return 0;
+  errno = 0;
+  long index = strtol(colon + 1, &end, 10);
+  if (end == colon + 1 || *end || errno || index < 0 || index > INT_MAX)
+    fail("the tensor of %s has no number from 0 behind its colon: %s", key, colon);
+  return (int)index;
+}
+
 /* "name:2" of a signature's input or output as an output of the graph. */
 static TF_Output find_tensor(TF_Graph *graph, Bytes signature, int map, const char *key) {
   Bytes info, name;
@@ -131,10 +144,12 @@ static TF_Output find_tensor(TF_Graph *graph, Bytes signature, int map, const ch
   memcpy(operation, name.data, name.size);
   operation[name.size] = 0;
   char *colon = strrchr(operation, ':');
-  int index = colon ? atoi(colon + 1) : 0;
+  int index = parse_index(colon, key);
   if (colon) *colon = 0;
   TF_Output output = {TF_GraphOperationByName(graph, operation), index};
   if (!output.oper) fail("the graph has no operation %s", operation);
+  if (index >= TF_OperationNumOutputs(output.oper))
+    fail("the operation %s has no output %d for %s", operation, index, key);
   return output;
 }
 
@@ -154,6 +169,18 @@ static TF_Tensor *string_tensor(Bytes content) {
   return TF_NewTensor(TF_STRING, shape, 1, text, sizeof *text, release_string, NULL);
 }
 
+/* Fails where a value of the top left height x width does not fit 16 bits. */
+static void check_mask(const char *key, const TF_Tensor *mask, int height, int width) {
+  const int32_t *values = TF_TensorData(mask);
+  int64_t stride = TF_Dim(mask, 2);
+  for (int y = 0; y < height; y++) {
+    for (int x = 0; x < width; x++) {
+      int32_t value = values[y * stride + x];
+      if (value < 0 || value > 65535) fail("%s: %d does not fit 16 bits", key, (int)value);
+    }
+  }
+}
+
 /* The top left height x width of a mask as a 16-bit PGM, whole or not at all. */
 static void write_pgm(const char *prefix, const char *name, const TF_Tensor *mask, int height,
                       int width) {
@@ -169,13 +196,15 @@ static void write_pgm(const char *prefix, const char *name, const TF_Tensor *mas
   for (int y = 0; y < height; y++) {
     for (int x = 0; x < width; x++) {
       int32_t value = values[y * stride + x];
-      if (value < 0 || value > 65535) fail("%s: %d does not fit 16 bits", path, (int)value);
       fputc(value >> 8, file);
       fputc(value & 255, file);
     }
   }
   int failed = ferror(file);
-  if (fclose(file) || failed || rename(temporary, path)) fail("%s cannot be written", path);
+  if (fclose(file) || failed || rename(temporary, path)) {
+    remove(temporary);
+    fail("%s cannot be written", path);
+  }
 }
 
 static void print_segments(TF_Tensor *const *values) {
@@ -185,10 +214,13 @@ static void print_segments(TF_Tensor *const *values) {
   const float *score = TF_TensorData(values[SCORE]);
   int count = *(const int32_t *)TF_TensorData(values[NUM_SEGMENTS]);
   for (int i = CATEGORY; i <= AREA; i++)
-    if (count > TF_Dim(values[i], 1)) fail("%s has less rows than num_segments", OUTPUTS[i].key);
+    if (count < 0 || count > TF_Dim(values[i], 1))
+      fail("num_segments is %d, and %s has %d rows", count, OUTPUTS[i].key,
+           (int)TF_Dim(values[i], 1));
   printf("%8s %8s %8s %8s\n", "category", "instance", "score", "area");
   for (int i = 0; i < count; i++)
     printf("%8d %8d %8.4f %8d\n", (int)category[i], (int)instance[i], score[i], (int)area[i]);
+  if (fflush(stdout) || ferror(stdout)) fail("standard output cannot be written");
 }
 
 int main(int argc, char **argv) {
@@ -229,10 +261,12 @@ int main(int argc, char **argv) {
     fail("%s: no JPEG or PNG that can be read, or too large", argv[2]);
 
   const int32_t *size = TF_TensorData(values[IMAGE_SIZE]);
-  for (int mask = CATEGORY_MASK; mask <= INSTANCE_MASK; mask++)
+  for (int mask = CATEGORY_MASK; mask <= INSTANCE_MASK; mask++) {
     if (TF_Dim(values[IMAGE_SIZE], 1) != 2 || size[0] < 1 || size[0] > TF_Dim(values[mask], 1) ||
         size[1] < 1 || size[1] > TF_Dim(values[mask], 2))
       fail("image_size is not within %s", OUTPUTS[mask].key);
+    check_mask(OUTPUTS[mask].key, values[mask], size[0], size[1]);
+  }
   print_segments(values);
   write_pgm(argv[3], "category", values[CATEGORY_MASK], size[0], size[1]);
   write_pgm(argv[3], "instance", values[INSTANCE_MASK], size[0], size[1]);

@@ -6,7 +6,7 @@ from typing import Any, Callable, Dict, FrozenSet, NamedTuple, Optional, Sequenc
 
 import tensorflow as tf
 
-from panoptic_tf.backbones import hrnet, resnet, xception
+from panoptic_tf.backbones import hrnet, resnet, swin, xception
 
 Builder = Callable[..., tf.keras.layers.Layer]
 
@@ -58,7 +58,7 @@ def build_backbone(
     Args:
       name: one of `backbone_names()`.
       norm: `batch`, `frozen_batch`, `sync_batch`, `group` or `none`; official.vision's backbones
-        know the first three.
+        know the first three, a Swin has layer norms whatever is said here.
       norm_momentum: share of the old running statistics kept at each step.
       norm_epsilon: added to the variance.
       output_stride: of level 5: 8, 16 or 32 (what a backbone cannot do, it says).
@@ -71,8 +71,8 @@ def build_backbone(
       input_size: (height, width) for backbones that need it when they are built; others ignore it.
       layer_name: first part of the variables' names.
       **options: of the backbone itself: `widths`, `num_blocks`, `groups`, `stem_width`,
-        `deformable_stages` (ResNet), `activates_levels` (Xception), `width` (HRNet), `padding`
-        (official.vision's), ...
+        `deformable_stages` (ResNet), `activates_levels` (Xception), `width` (HRNet),
+        `window_size` (Swin), `padding` (official.vision's), ...
 
     Returns:
       A Keras layer: [B, H, W, 3] -> `{'2': [B, H/4, W/4, C], ..., '5'}`, with `output_channels` and
@@ -105,12 +105,14 @@ class _Own(NamedTuple):
       title: for messages.
       options: keywords of the class that `build_backbone` hands on.
       unused: those of `build_backbone`'s that it has no use for.
+      ignored: those that say how to do what it does not do at all.
     """
 
     layer: Callable[..., tf.keras.layers.Layer]
     title: str
     options: FrozenSet[str]
     unused: Tuple[str, ...] = ()
+    ignored: Tuple[str, ...] = ()
 
     def builder(self, **defaults: Any) -> Builder:
         """A builder with other defaults than the class."""
@@ -118,7 +120,9 @@ class _Own(NamedTuple):
         def build(
             *, input_size: Optional[Sequence[int]] = None, **options: Any
         ) -> tf.keras.layers.Layer:
-            del input_size  # fully convolutional
+            del input_size  # found when they are called
+            for name in self.ignored:
+                options.pop(name, None)
             for name in self.unused:
                 if options.pop(name, None):
                     raise ValueError(f"{name} does not belong to {self.title}: leave it unset.")
@@ -171,6 +175,19 @@ _HRNET = _Own(
     unused=("stride_in_1x1", "multi_grid"),
 )
 
+_SWIN = _Own(
+    swin.Swin,
+    "Swin",
+    frozenset(
+        {
+            *("width", "num_blocks", "num_heads", "window_size", "drop_path_rate"),
+            *("output_stride", "frozen_stages", "norm_epsilon", "name"),
+        }
+    ),
+    unused=("stride_in_1x1", "multi_grid"),
+    ignored=("norm", "norm_momentum"),  # layer norms only
+)
+
 # Strides where others pool, and dilates as the strided network would have it.
 _DEEPLAB2 = {"num_blocks": (3, 4, 6, 3), "has_pooling": False, "dilates_first_blocks": False}
 
@@ -205,6 +222,18 @@ _HRNETS: Dict[str, Dict[str, Any]] = {
     "hrnet_w48": {"width": 48},
 }
 
-for _family, _members in ((_RESNET, _RESNETS), (_XCEPTION, _XCEPTIONS), (_HRNET, _HRNETS)):
+_SWINS: Dict[str, Dict[str, Any]] = {
+    "swin_tiny": {},
+    "swin_small": {"num_blocks": (2, 2, 18, 2)},
+    "swin_base": {"width": 128, "num_blocks": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+    "swin_large": {"width": 192, "num_blocks": (2, 2, 18, 2), "num_heads": (6, 12, 24, 48)},
+}
+
+for _family, _members in (
+    (_RESNET, _RESNETS),
+    (_XCEPTION, _XCEPTIONS),
+    (_HRNET, _HRNETS),
+    (_SWIN, _SWINS),
+):
     for _name, _defaults in _members.items():
         register_backbone(_name)(_family.builder(**_defaults))

@@ -126,9 +126,14 @@ class Source:
 _SOURCES: List[Source] = []
 
 
-def register_source(source: Source) -> Source:
-    """Makes a source known; of two whose signatures fit, the one registered first counts."""
-    _SOURCES.append(source)
+def register_source(source: Source, *, is_model: bool = False) -> Source:
+    """Makes a source known; of two whose signatures fit, the one registered first counts.
+
+    Args:
+      source: a table.
+      is_model: whether it is of models whose backbones fit other sources, and so comes before all.
+    """
+    _SOURCES.insert(0 if is_model else len(_SOURCES), source)
     return source
 
 

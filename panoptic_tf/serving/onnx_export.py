@@ -9,34 +9,23 @@ from __future__ import annotations
 
 import importlib
 import logging
-from typing import Any, Dict, Sequence
+from typing import Any, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files, shapes
 from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import forms
-from panoptic_tf.serving import onnx_runner
+from panoptic_tf.serving import onnx_graph, onnx_runner
+from panoptic_tf.serving.differences import differences
 from panoptic_tf.serving.export import build_answer
 from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
-from panoptic_tf.structures import Prediction
 
 OPSET = 17
 """Of ONNX 1.12; ONNX Runtime has it since 1.12, of 2022."""
 
 _PRODUCER = "panoptic_tf"
-_EQUAL_SHARE = 0.999
-_SCORE_TOLERANCE = 1e-3
-_SCORES = (Prediction.SEGMENT_SCORE,)
-_MASKS = (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.SEMANTIC_MASK)
-_TABLE = (
-    Prediction.NUM_SEGMENTS,
-    Prediction.SEGMENT_CATEGORY,
-    Prediction.SEGMENT_INSTANCE,
-    Prediction.IMAGE_SIZE,
-)
 
 
 def export_onnx(
@@ -100,6 +89,7 @@ def _convert(answer: Any, info: ModelInfo, path: str) -> bytes:
     )
     if unknown:
         raise ValueError(f"{path}: ONNX has no operator for {', '.join(unknown)} of the network.")
+    onnx_graph.read_unchanged_from_outside(model.graph)
     model.producer_name = _PRODUCER
     onnx.helper.set_model_props(model, {FILE_NAME: info.to_bytes().decode()})
     return model.SerializeToString()
@@ -123,31 +113,3 @@ def _check(content: bytes, answer: Any, path: str) -> None:
             f"{path} is not written: on ONNX Runtime {problem}. Try other versions of the packages "
             "of the extra `onnx`."
         )
-
-
-def differences(found: Dict[str, np.ndarray], expected: Dict[str, np.ndarray]) -> Sequence[str]:
-    """In what two predictions differ by more than rounding, in words.
-
-    Masks agree in 99.9% of the pixels; segments in number, category and instance, in area to 0.1%
-    of the pixels, in score to 0.001.
-    """
-    if set(found) != set(expected):
-        return [f"the outputs are {sorted(found)} instead of {sorted(expected)}"]
-    problems = []
-    for key, value in expected.items():
-        other = found[key]
-        if other.shape != value.shape or other.dtype != value.dtype:
-            problems.append(
-                f"{key} is {other.dtype} {other.shape}, not {value.dtype} {value.shape}"
-            )
-        elif key in _MASKS and np.mean(other == value) < _EQUAL_SHARE:
-            problems.append(f"{key} differs in {np.mean(other != value):.2%} of the pixels")
-        elif key in _TABLE and np.any(other != value):
-            problems.append(f"{key} is {other.tolist()}, not {value.tolist()}")
-        elif key in _SCORES and not np.all(np.abs(other - value) <= _SCORE_TOLERANCE):  # NaN too
-            problems.append(f"{key} differs by {np.abs(other - value).max():.3g}")
-        elif key == Prediction.SEGMENT_AREA:
-            most = np.abs(other - value).max()
-            if most > (1 - _EQUAL_SHARE) * expected[Prediction.CATEGORY_MASK][0].size:
-                problems.append(f"{key} differs by {most} pixels")
-    return problems

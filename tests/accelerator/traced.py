@@ -17,6 +17,7 @@ COCO_EXPERIMENTS = {
     "panoptic_deeplab": "panoptic_deeplab_resnet50_coco",
     "panoptic_fpn": "panoptic_fpn_resnet50_coco",
     "panoptic_fcn": "panoptic_fcn_resnet50_coco",
+    "mask_transformer": "mask2former_resnet50_coco",
 }
 """Of each system the one whose step is looked at, at its full size."""
 

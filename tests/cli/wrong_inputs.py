@@ -6,6 +6,7 @@ ANALYZE = ["analyze", SHAPES]
 EVALUATE = ["evaluate", SHAPES, "--output_dir={tmp}/out"]
 EXPORT = ["export-saved-model", SHAPES, "--export_dir={tmp}/out"]
 TFLITE = ["export-tflite", SHAPES, "--tflite_path={tmp}/out/model.tflite"]
+ONNX = ["export-onnx", SHAPES, "--onnx_path={tmp}/out/model.onnx"]
 SCORE = [
     "score",
     "--panoptic_json={tmp}/shapes/panoptic.json",
@@ -284,6 +285,28 @@ COMMANDS = {
     "tflite into a folder": (
         [*TFLITE[:-1], "--tflite_path={tmp}/empty", "--checkpoint_path={tmp}/deeplab_run"],
         ["--tflite_path", "{tmp}/empty is a folder"],
+    ),
+    "onnx without flags": (
+        ["export-onnx"],
+        ["missing: ", "--checkpoint_path", "--onnx_path"],
+    ),
+    "onnx of another ending": (
+        [*ONNX[:-1], "--onnx_path={tmp}/out/model.pb", "--checkpoint_path={tmp}/deeplab_run"],
+        ["--onnx_path={tmp}/out/model.pb must end in .onnx"],
+    ),
+    "onnx below a file": (
+        [*ONNX[:-1], "--onnx_path={tmp}/a_file/m.onnx", "--checkpoint_path={tmp}/deeplab_run"],
+        ["--onnx_path", "a_file is not a folder"],
+    ),
+    "onnx of one side": (
+        [*ONNX, "--checkpoint_path={tmp}/deeplab_run", "--input_image_size=0,64"],
+        ["--input_image_size must be height,width"],
+    ),
+    "quantisation of onnx": ([*ONNX, "--quantization=int8"], ["no flag --quantization"]),
+    "target of onnx": ([*ONNX, "--target=cpu"], ["no flag --target"]),
+    "onnx and an argument": (
+        [*ONNX, "--checkpoint_path={tmp}/deeplab_run", "surplus"],
+        ["unexpected arguments", "surplus"],
     ),
     "no .tflite": (
         [

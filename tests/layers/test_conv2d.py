@@ -40,11 +40,14 @@ def _split(x, kernel, groups, **options):
         (6, 5, 7, {"strides": 2}),  # three share one
         (2, 24, 8, {"dilation_rate": 2}),
         (5, 1, 1, {}),
+        (1, 3, 4, {"dilation_rate": 2}),
+        (1, 3, 4, {"dilation_rate": 4}),  # larger than the map
+        (1, 3, 4, {"dilation_rate": 3, "strides": 2}),
     ],
 )
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("form", forms.registered()["conv2d.conv2d"], ids=lambda form: form.value)
-def test_grouped_convolution(groups, channels, filters, options, training, form):
+def test_grouped_and_dilated_convolution(groups, channels, filters, options, training, form):
     x = _normal(2, 6, 7, groups * channels, seed=1)
     kernel = _normal(3, 3, channels, groups * filters, seed=2)
     expected = _gradients(lambda *xs: _split(*xs, groups, **options), x, kernel)
@@ -88,8 +91,13 @@ import tensorflow as tf
 from panoptic_tf.layers import convolution
 from panoptic_tf.ops import forms
 
-for norm in ("batch", "frozen_batch"):
-    layer = convolution.ConvNormAct(64, 3, groups=16, norm=norm)
+for norm, options in (
+    ("batch", {"groups": 16}),
+    ("frozen_batch", {"groups": 16}),
+    ("batch", {"dilation_rate": 3}),
+    ("frozen_batch", {"dilation_rate": 2, "groups": 2}),
+):
+    layer = convolution.ConvNormAct(64, 3, norm=norm, **options)
     x = tf.random.normal([1, 8, 8, 64])
     tf.function(lambda: layer(x, training=False))()
 
@@ -104,8 +112,8 @@ for norm in ("batch", "frozen_batch"):
 
 
 @pytest.mark.slow
-def test_grouped_convolution_runs_without_onednn():
-    # Its fused and its gradient operators are the only ones of TensorFlow that know groups.
+def test_gradients_without_onednn():
+    # Its operators are the only ones of TensorFlow that know groups, and gradients of dilated ones.
     environment = {**os.environ, "TF_ENABLE_ONEDNN_OPTS": "0"}
     command = [sys.executable, "-c", _WITHOUT_ONEDNN]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -58,6 +58,35 @@ def test_every_row_of_a_large_table_is_exact():
         np.testing.assert_array_equal(sums[0], np.arange(num_rows))
 
 
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_rows_above_the_whole_numbers_of_float32(form):
+    """Those of image 4 begin at 4 (2^22 + 1), above 2^24, where float32 has even numbers only."""
+    num_rows = 2**22
+    rows = [[[0, 1, 2, num_rows - 2, num_rows - 1, num_rows]]] * 5
+    with forms.use(form):
+        (counts,) = sum_by_row([None], tf.constant(rows, tf.float32), num_rows)
+    image, row = np.nonzero(counts)
+    np.testing.assert_array_equal(image, np.repeat(np.arange(5), 5))
+    np.testing.assert_array_equal(row.reshape([5, 5]), [rows[0][0][:-1]] * 5)
+    assert counts.numpy().max() == 1.0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_what_is_not_finite_spoils_sums_of_its_image_alone(form, value):
+    rows = tf.constant([[[0, 1], [2, 2]]] * 2, tf.float32)
+    values = np.ones([2, 2, 2], np.float32)
+    values[0, 0, 1] = value
+    with forms.use(form):
+        counts, sums, others = sum_by_row([None, tf.constant(values), tf.ones_like(rows)], rows, 3)
+    for unspoilt in (counts, others):
+        np.testing.assert_array_equal(unspoilt, [[1, 1, 2]] * 2)
+    np.testing.assert_array_equal(sums[1], [1, 1, 2])
+    assert not np.isfinite(sums[0, 1])
+    if form is forms.Form.ACCELERATOR:
+        np.testing.assert_array_equal(sums[0], [1, value, 2])
+
+
 @pytest.mark.parametrize("at_once", [100, 2000])
 def test_tflite_knows_all_sizes_and_repeats_no_index(monkeypatch, at_once):
     """Its older interpreters use XNNPACK for the whole of a model only where sizes are known."""

@@ -8,9 +8,11 @@ import tensorflow as tf
 from PIL import Image
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
+from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import rescale
 from panoptic_tf.postprocess import merge_by_vote, segments
 from panoptic_tf.serving.export import export_saved_model
+from panoptic_tf.serving.onnx_export import export_onnx
 from panoptic_tf.serving.tflite import export_tflite
 from panoptic_tf.structures import Prediction
 
@@ -103,6 +105,24 @@ def saved_model_dir(network, export_arguments, tmp_path_factory):
 def tflite_path(network, export_arguments, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("tflite") / "model.tflite")
     return export_tflite(network, tflite_path=path, **export_arguments)
+
+
+@pytest.fixture(scope="session")
+def onnx_path(network, export_arguments, tmp_path_factory):
+    for name in ("tf2onnx", "onnx", "onnxruntime"):
+        pytest.importorskip(name, reason="needs the extra onnx")
+    path = str(tmp_path_factory.mktemp("onnx") / "model.onnx")
+    return export_onnx(network, onnx_path=path, **export_arguments)
+
+
+@pytest.fixture(scope="session")
+def batch(make_image):
+    """An image of the network's size, a smaller and a larger one: [3, ...] each."""
+    fitted = [
+        geometry.fit_and_pad(tf.constant(make_image(*size, seed)), INPUT_SIZE)
+        for seed, size in enumerate([(32, 48), (20, 30), (75, 200)])
+    ]
+    return [np.stack(x) for x in zip(*fitted)]
 
 
 @pytest.fixture(scope="session")

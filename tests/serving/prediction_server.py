@@ -52,7 +52,7 @@ class Server:
     """Serves a SavedModel, or what `answer` returns.
 
     Attributes:
-      faults: for the next calls, one each: a code (`UNAVAILABLE`), seconds to wait before the
+      faults: for the next calls, one each: a code (`UNAVAILABLE`), an event to wait for before the
         answer, bytes to answer instead, or `DROP`.
       calls: how many there were.
       batch_sizes: of what the model ran on, padding counted.
@@ -132,10 +132,10 @@ class Server:
         with self._lock:
             self.calls += 1
             fault = self.faults.popleft() if self.faults else None
-        if isinstance(fault, (bytes, int, float)) or fault == DROP:
-            if isinstance(fault, (bytes, str)):
-                return fault
-            time.sleep(fault)
+        if isinstance(fault, bytes) or fault == DROP:
+            return fault
+        if isinstance(fault, threading.Event):
+            fault.wait()
         elif fault:
             raise Refusal(fault, "on purpose")
         if model != MODEL or version not in (None, VERSION):

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import zlib
 from concurrent import futures
 
 import numpy as np
@@ -19,7 +20,7 @@ import prediction_server  # noqa: E402
 from prediction_server import DROP, MODEL, Server  # noqa: E402
 
 from panoptic_tf.serving import prediction  # noqa: E402
-from panoptic_tf.serving.client import (  # noqa: E402  # noqa: E402
+from panoptic_tf.serving.client import (  # noqa: E402
     Client,
     RequestError,
     RetryPolicy,
@@ -29,7 +30,7 @@ from panoptic_tf.serving.client import (  # noqa: E402  # noqa: E402
     responses,
     retries,
 )
-from panoptic_tf.serving.predictor import Predictor  # noqa: E402
+from panoptic_tf.serving.predictor import PanopticResult, Predictor  # noqa: E402
 
 BINARY_VARIABLE = "PANOPTIC_TF_MODEL_SERVER"
 QUICK = RetryPolicy(max_attempts=4, first_seconds=0.01, max_seconds=0.05)
@@ -100,6 +101,17 @@ def good_outputs(height=4, width=6):
         "segment_instance": np.array([[1, 0, 0]], np.int32),
         "segment_score": np.array([[0.5, 0.25, 0.0]], np.float32),
         "segment_area": np.array([[8, 16, 0]], np.int32),
+    }
+
+
+def good_detections():
+    """Two, one of which is used."""
+    return {
+        "num_detections": np.array([1], np.int32),
+        "detection_categories": np.array([[1, 0]], np.int32),
+        "detection_scores": np.array([[0.9, 0.0]], np.float32),
+        "detection_boxes": np.array([[[0, 0, 2, 3], [0, 0, 0, 0]]], np.float32),
+        "detection_masks": np.ones([1, 2, 2, 2], np.float32),
     }
 
 
@@ -259,13 +271,14 @@ def test_model_and_version_that_are_not_there(api, flaky, connect):
 
 @pytest.mark.parametrize("api", ["grpc", "rest"])
 def test_deadline(api, flaky, connect):
-    client = connect(getattr(flaky, api), timeout=0.3)
-    flaky.faults.append(1.0)
-    client(photo())
-    assert flaky.calls == 2
-    flaky.faults += [1.0] * 4
-    with pytest.raises(RequestError, match=r"(DEADLINE_EXCEEDED|timed out).*\(4 attempts\)"):
-        client(photo())
+    """Each attempt has its own, which the server waits for, however slow this machine is."""
+    may_answer = threading.Event()
+    flaky.faults += [may_answer] * 4
+    try:
+        with pytest.raises(RequestError, match=r"(DEADLINE_EXCEEDED|timed out).*\(4 attempts\)"):
+            connect(getattr(flaky, api), timeout=0.3)(photo())
+    finally:
+        may_answer.set()
 
 
 def test_dropped_connections_are_opened_again(flaky, connect):
@@ -287,19 +300,56 @@ def test_nobody_listens(api, connect, flaky):
 def test_a_server_that_starts_late(flaky, connect):
     port = int(flaky.grpc.rsplit(":", 1)[1])
     flaky.close()
-    client = connect(f"grpc://localhost:{port}", retry=RetryPolicy(10, 0.1, 1.0))
     late = []
 
-    def start():
-        late.append(Server(answer=lambda *_: good_outputs(), port=port))
+    class StartsTheServer(RetryPolicy):
+        def delay(self, attempt, *others):
+            if attempt == 2:
+                late.append(Server(answer=lambda *_: good_outputs(), port=port))
+            return super().delay(attempt, *others)
 
-    timer = threading.Timer(0.5, start)
-    timer.start()
-    try:
-        assert len(client(photo()).segments) == 2
-    finally:
-        timer.join()
-        late[0].close()
+    client = connect(f"grpc://localhost:{port}", retry=StartsTheServer(10, 0.1, 1.0))
+    assert len(client(photo()).segments) == 2
+    late[0].close()
+
+
+def test_a_picture_that_only_the_server_can_decode(flaky, connect, tmp_path):
+    """Pillow fails with errors of its own; libpng passes over the one behind the pixels."""
+    whole = photo()
+    pixels = whole.index(b"IDAT") + 4
+    length = int.from_bytes(whole[pixels - 8 : pixels - 4], "big")
+    before, data, end = whole[: pixels - 8], whole[pixels : pixels + length], whole[-12:]
+    struct_error = whole[:-12] + chunk(b"tRNS", b"123") + end
+    syntax_error = before + chunk(b"IDAT", data[:4]) + chunk(b"\0\0\0\0", b"") + end
+    paths = [tmp_path / f"{name}.png" for name in ("first", "struct", "syntax", "last")]
+    for path, content in zip(paths, (whole, struct_error, syntax_error, whole)):
+        path.write_bytes(content)
+    failures = request_files(connect(flaky.grpc), [*map(str, paths)], str(tmp_path / "out"))
+    assert [text.split(": its pixels cannot be")[0] for text in failures] == [*map(str, paths[1:3])]
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [each["image_id"] for each in written["annotations"]] == ["first", "last"]
+
+
+def chunk(kind, data):
+    checksum = zlib.crc32(kind + data).to_bytes(4, "big")
+    return len(data).to_bytes(4, "big") + kind + data + checksum
+
+
+def test_threads_end_though_the_client_does_not_close(flaky, connect, tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    path.write_bytes(photo())
+    client = connect(flaky.rest)
+
+    def fail():
+        raise OSError("on purpose")
+
+    before = set(threading.enumerate())
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "close", fail)
+        with pytest.raises(OSError, match="on purpose"):
+            request_files(client, [str(path)], str(tmp_path / "out"), image_dir="/nowhere")
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name.startswith("ThreadPoolExecutor")]
 
 
 def test_many_files_of_which_some_fail(flaky, connect, tmp_path):
@@ -395,10 +445,10 @@ def test_malformed_bytes(api, content, flaky, connect):
     assert flaky.calls == 1
 
 
-def test_any_byte_of_a_response_may_be_wrong(flaky, connect, dataset_info):
+def test_any_byte_of_a_response_may_be_wrong(dataset_info):
     """A random change gives a result or a ValueError, nothing else."""
     response = prediction_server.predict_pb2.PredictResponse()
-    for key, value in good_outputs(2, 3).items():
+    for key, value in {**good_outputs(2, 3), **good_detections()}.items():
         value = value[:, :2, :3] if key.endswith("_mask") else value
         response.outputs[key].CopyFrom(tf.make_tensor_proto(value))
     content = response.SerializeToString()
@@ -409,9 +459,10 @@ def test_any_byte_of_a_response_may_be_wrong(flaky, connect, dataset_info):
         for _ in range(rng.integers(1, 4)):
             mutated[rng.integers(len(mutated))] = rng.integers(256)
         try:
-            outputs = messages.decode_response(bytes(mutated))
+            outputs = messages.decode_response(bytes(mutated), responses.KEYS)
             responses.is_valid(outputs)
-            responses.read_prediction(outputs, (2, 3), 3)
+            arrays = responses.read_prediction(outputs, (2, 3), 3)
+            PanopticResult(np.zeros([2, 3, 3], np.uint8), arrays, dataset_info)
         except ValueError:
             num_errors += 1
     assert 500 < num_errors < 2000
@@ -458,7 +509,7 @@ def test_tensors_in_both_forms(value):
             is_one = value.size and (value == value.flat[0]).all()
             getattr(tensor, name).extend(value.ravel()[: 1 if is_one else None].tolist())
         response.outputs["x"].CopyFrom(tensor)
-        found = messages.decode_response(response.SerializeToString())["x"]
+        found = messages.decode_response(response.SerializeToString(), ["x"])["x"]
         assert found.shape == value.shape and found.tolist() == value.tolist()
 
 
@@ -492,11 +543,23 @@ def test_pauses_between_attempts_and_an_end_to_them():
         ({"address": "grpc://localhost:1/path"}, "has no path"),
         ({"address": "ftp://localhost:1"}, "address must be"),
         ({"address": "http://user@localhost:1"}, "address must be"),
+        ({"address": "http://localhost:65536"}, "address must be .* the port in 1..65535, got"),
+        ({"address": "grpc://localhost:65536"}, "address must be .* the port in 1..65535, got"),
+        ({"address": "http://localhost:0"}, "address must be .* the port in 1..65535, got"),
+        ({"address": "http://[::1"}, "address must be .*http://host:port"),
+        ({"address": "http://a..b:1"}, "address must be .*http://host:port"),
+        ({"address": "http://localhost:1/\xe9"}, "address must be ASCII"),
+        ({"address": "http://local host:1"}, "address must be ASCII without spaces"),
+        ({"address": "http://localhost:1/\n"}, "address must be ASCII"),
         ({"signature": "image_tensor"}, "signature must be one of image_bytes"),
-        ({"timeout": 0.0}, "timeout"),
-        ({"connections": 0}, "connections"),
+        ({"timeout": 0.0}, "timeout must be above 0 and at most 86,400 seconds, got 0.0"),
+        ({"timeout": float("inf")}, "timeout must be above 0 .*got inf"),
+        ({"timeout": float("nan")}, "timeout must be above 0 .*got nan"),
+        ({"timeout": 1e12}, "timeout must be above 0"),
+        ({"connections": 0}, "connections must be at least 1, got 0"),
         ({"exif": "turn"}, "exif must be one of apply, ignore"),
-        ({"model": ""}, "model"),
+        ({"model": ""}, "model must be printable text, got ''"),
+        ({"model": "\udcff"}, "model must be printable text"),
         ({"dataset_info": "nowhere.json"}, "nowhere.json"),
     ],
 )
@@ -509,8 +572,9 @@ def test_wrong_arguments(options, message, dataset_info):
 def test_wrong_policies():
     with pytest.raises(ValueError, match="max_attempts"):
         RetryPolicy(max_attempts=0)
-    with pytest.raises(ValueError, match="first_seconds"):
-        RetryPolicy(first_seconds=3.0, max_seconds=1.0)
+    for first, most in ((3.0, 1.0), (0.1, float("inf")), (float("nan"), 1.0)):
+        with pytest.raises(ValueError, match="first_seconds"):
+            RetryPolicy(first_seconds=first, max_seconds=most)
 
 
 def test_unreadable_images_are_not_sent(flaky, connect, tmp_path):

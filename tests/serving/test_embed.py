@@ -1,5 +1,6 @@
 """The SavedModel without Python: the program of export/embed, and what the graph is made of."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -50,11 +51,12 @@ def program(tmp_path_factory):
     return str(path)
 
 
-def run(program, *arguments):
+def run(program, *arguments, stdout=subprocess.PIPE):
     # Of the environment it gets what keeps TensorFlow quiet: no path of Python, no settings.
     return subprocess.run(
         [program, *map(str, arguments)],
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         env={"TF_CPP_MIN_LOG_LEVEL": "3"},
         timeout=300,
@@ -102,6 +104,12 @@ def test_c_program_equals_python(program, folder, tmp_path):
         )
 
 
+def assert_fails(ended, message):
+    assert ended.returncode == 1
+    said = ended.stderr.splitlines()[-1]  # libjpeg may say something before
+    assert said.startswith("panoptic: ") and message in said, ended.stderr
+
+
 @pytest.mark.slow
 def test_c_program_says_what_is_wrong(program, folder, tmp_path):
     if "deeplab" not in folder:
@@ -118,9 +126,49 @@ def test_c_program_says_what_is_wrong(program, folder, tmp_path):
         ([folder, photo, tmp_path / "x_", "image_tensor"], "no tensor image_bytes"),
         ([folder, photo, tmp_path / "no_folder" / "x_"], "cannot be written"),
     ):
-        ended = run(program, *arguments)
-        assert ended.returncode == 1
-        said = ended.stderr.splitlines()[-1]  # libjpeg may say something before
-        assert said.startswith("panoptic: ") and message in said, ended.stderr
+        assert_fails(run(program, *arguments), message)
         assert not list(tmp_path.glob("x_*"))
     assert run(program).returncode == 2
+
+
+@pytest.mark.slow
+def test_c_program_that_cannot_write(program, saved_model_dir, tmp_path):
+    folder = os.path.join(saved_model_dir, "1")
+    photo = tmp_path / "photo.png"
+    Image.fromarray(shapes.generate_image(5, 0, 64).image).save(photo)
+    (tmp_path / "x_category.pgm").mkdir()
+    assert_fails(run(program, folder, photo, tmp_path / "x_"), "x_category.pgm cannot be written")
+    assert [path.name for path in tmp_path.glob("x_*")] == ["x_category.pgm"]
+    if not os.path.exists("/dev/full"):
+        pytest.skip("there is no /dev/full")
+    with open("/dev/full", "w") as full:
+        ended = run(program, folder, photo, tmp_path / "y_", stdout=full)
+    assert_fails(ended, "standard output cannot be written")
+    assert not list(tmp_path.glob("y_*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        ("x", "no number from 0"),
+        ("", "no number from 0"),
+        ("1x", "no number from 0"),
+        ("-1", "no number from 0"),
+        (str(2**32), "no number from 0"),
+        (str(2**70), "no number from 0"),
+        ("77", "no output 77 for valid"),
+    ],
+)
+def test_c_program_refuses_the_number_of_an_output(
+    index, message, program, saved_model_dir, tmp_path
+):
+    changed = tmp_path / "changed"
+    shutil.copytree(os.path.join(saved_model_dir, "1"), changed)
+    model = saved_model_pb2.SavedModel.FromString((changed / "saved_model.pb").read_bytes())
+    output = model.meta_graphs[0].signature_def["image_bytes"].outputs["valid"]
+    output.name = f"{output.name.split(':')[0]}:{index}"
+    (changed / "saved_model.pb").write_bytes(model.SerializeToString())
+    photo = tmp_path / "photo.png"
+    Image.fromarray(shapes.generate_image(5, 0, 64).image).save(photo)
+    assert_fails(run(program, changed, photo, tmp_path / "x_"), message)

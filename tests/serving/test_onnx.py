@@ -1,4 +1,4 @@
-"""The ONNX file: the same answers of any batch; and the TFLite file read by ONNX's runtimes."""
+"""The ONNX file: the same answers of any batch; and the TFLite file read by ONNX Runtime."""
 
 import os
 import sys
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import forms
 from panoptic_tf.serving import onnx_export, onnx_runner
+from panoptic_tf.serving.differences import differences
 from panoptic_tf.serving.export import build_answer
 from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
 from panoptic_tf.serving.onnx_runner import OnnxRunner
@@ -27,26 +27,8 @@ def onnx():
     return pytest.importorskip("onnx", reason="needs the extra onnx")
 
 
-@pytest.fixture(scope="session")
-def onnx_path(network, export_arguments, tmp_path_factory):
-    for name in ("tf2onnx", "onnx", "onnxruntime"):
-        pytest.importorskip(name, reason="needs the extra onnx")
-    path = str(tmp_path_factory.mktemp("onnx") / "model.onnx")
-    return onnx_export.export_onnx(network, onnx_path=path, **export_arguments)
-
-
-@pytest.fixture(scope="session")
-def batch(make_image):
-    """An image of the network's size, a smaller and a larger one: [3, ...] each."""
-    fitted = [
-        geometry.fit_and_pad(tf.constant(make_image(*size, seed)), SIZE)
-        for seed, size in enumerate([(32, 48), (20, 30), (75, 200)])
-    ]
-    return [np.stack(x) for x in zip(*fitted)]
-
-
 def check_equal(found, expected):
-    assert list(onnx_export.differences(found, expected)) == []
+    assert list(differences(found, expected)) == []
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -93,26 +75,6 @@ def test_a_file_that_answers_otherwise_is_not_written(
     with pytest.raises(ValueError, match=r"category_mask differs in 100.00% of the pixels"):
         onnx_export.export_onnx(network, onnx_path=path, **export_arguments)
     assert os.listdir(tmp_path) == []
-
-
-def test_differences_are_named():
-    table = {
-        "category_mask": np.zeros([1, 100, 100], np.int32),
-        "segment_area": np.array([[9000, 1000]], np.int32),
-        "segment_score": np.array([[1.0, 0.5]], np.float32),
-        "num_segments": np.array([2], np.int32),
-    }
-    check_equal(table, table)
-    check_equal({**table, "segment_area": np.array([[8992, 1008]], np.int32)}, table)
-    for key, value, words in (
-        ("num_segments", np.array([1], np.int32), r"num_segments is [1], not [2]"),
-        ("segment_area", np.array([[1, 1]], np.int32), "segment_area differs by 8999 pixels"),
-        ("segment_score", np.array([[1.0, 0.6]], np.float32), "segment_score differs by 0.1"),
-        ("num_segments", np.array([2], np.int64), "num_segments is int64 (1,), not int32 (1,)"),
-    ):
-        assert list(onnx_export.differences({**table, key: value}, table)) == [words]
-    (problem,) = onnx_export.differences({}, table)
-    assert problem.startswith("the outputs are [] instead of")
 
 
 @pytest.mark.parametrize("package", ["tf2onnx", "onnx", "onnxruntime"])
@@ -167,30 +129,12 @@ def run_converted(tflite_path, path, image, image_info):
     return by_name(tflite_path, dict(zip(names, session.run(None, given))))
 
 
-def run_openvino(path, tflite_path, image, image_info):
-    openvino = pytest.importorskip("openvino", reason="needs the package openvino")
-    precision = {"INFERENCE_PRECISION_HINT": "f32"}
-    model = openvino.Core().compile_model(path, "CPU", precision)
-    ranks = {x.any_name: len(x.partial_shape) for x in model.inputs}
-    found = model({name: image if rank == 4 else image_info for name, rank in ranks.items()})
-    found = {x.any_name: found[x] for x in model.outputs}
-    return found if "num_segments" in found else by_name(tflite_path, found)
-
-
 def test_the_tflite_file_answers_alike_on_onnx_runtime(onnx, tflite_path, batch, tmp_path):
     """Sums by a scatter into repeated indices would be overwritten there, without an error."""
     for image, image_info in zip(*batch):
         found = run_converted(
             tflite_path, str(tmp_path / "lite.onnx"), image[None], image_info[None]
         )
-        check_equal(found, TFLiteRunner(tflite_path)(image, image_info))
-
-
-@pytest.mark.parametrize("kind", ["tflite", "onnx"])
-def test_openvino_answers_alike(tflite_path, onnx_path, batch, kind):
-    for image, image_info in zip(*batch):
-        path = tflite_path if kind == "tflite" else onnx_path
-        found = run_openvino(path, tflite_path, image[None], image_info[None])
         check_equal(found, TFLiteRunner(tflite_path)(image, image_info))
 
 

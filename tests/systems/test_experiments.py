@@ -41,12 +41,25 @@ EXPERIMENTS = (
         )
     ]
     + [
+        f"{name}_{backbone}_{dataset}"
+        for name, datasets in (
+            ("mask2former", ("coco", "cityscapes", "ade20k")),
+            ("maskformer", ("coco",)),
+        )
+        for backbone in (
+            *("resnet50", "resnet101"),
+            *("swin_tiny", "swin_small", "swin_base", "swin_large"),
+        )
+        for dataset in datasets
+    ]
+    + [
         f"{name}_{kind}"
         for kind in ("shapes", "small")
         for name in (
             "panoptic_deeplab",
             "panoptic_fpn",
             "panoptic_fcn",
+            "mask2former",
             "mask_rcnn",
             "semantic_fpn",
         )
@@ -60,7 +73,7 @@ def test_every_experiment_gives_its_config(name):
     params.validate()
     task = params.task
     info = DatasetInfo.load(task.dataset_info)
-    assert info.num_categories in (10, 19, 133)
+    assert info.num_categories in (10, 19, 133, 150)
     assert task.train_data.is_training and not task.validation_data.is_training
     assert params.trainer.train_steps > 0
     if hasattr(task.model, "has_instance_branch"):

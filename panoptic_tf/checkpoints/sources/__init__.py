@@ -7,6 +7,8 @@ from panoptic_tf.checkpoints.sources import (  # isort: skip
     pytorch_resnets,
     pytorch_mobile,
     pytorch_others,
+    swin,
+    mask_transformers,
     keras_applications,
     deeplab2,
     # Before the backbones that its files hold.
@@ -18,6 +20,7 @@ __all__ = [
     "deeplab2",
     "detectron2",
     "keras_applications",
+    "mask_transformers",
     "model_garden",
     "official_vision",
     "own",
@@ -25,4 +28,5 @@ __all__ = [
     "pytorch_mobile",
     "pytorch_others",
     "pytorch_resnets",
+    "swin",
 ]

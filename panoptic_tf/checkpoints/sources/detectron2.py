@@ -44,14 +44,15 @@ RGB_SETTINGS: Dict[str, Any] = {
 """PyTorch's ResNets and DeepLab's: RGB divided by the standard deviation, stride in the 3x3."""
 
 # "backbone/bottom_up/stem/conv1" -> "backbone/stem/conv1/conv"; also without the prefixes.
-_RESNET: names.Rules = (
+RESNET: names.Rules = (
     (r"^(?:backbone/)?(?:bottom_up/)?(stem/conv\d)", r"backbone/\1"),
     (r"^(?:backbone/)?(?:bottom_up/)?res(\d)/(\d+)/", r"backbone/res\1_\2/"),
     (r"^(backbone/res\d_\d+/conv2)_offset$", r"\1/conv/offset"),
     (r"^(backbone/(?:stem|res\d_\d+)/(?:conv\d|shortcut))$", r"\1/conv"),
 )
+"""A ResNet of detectron2, alone or as a part of a model."""
 FPN: names.Rules = (
-    *_RESNET,
+    *RESNET,
     (r"^backbone/fpn_(lateral|output)(\d)", r"fpn/\1_\2"),
     (r"^backbone/top_block/p(\d)", r"fpn/output_\1"),
     (r"^(fpn/\w+_\d)$", r"\1/conv"),
@@ -86,7 +87,7 @@ _PANOPTIC_FPN: names.Rules = (
 )
 
 _PANOPTIC_DEEPLAB: names.Rules = (
-    *_RESNET,
+    *RESNET,
     (r"^sem_seg_head/", "semantic/"),
     (r"^ins_embed_head/", "instance/"),
     (r"/decoder/res5/project_conv/project", "/decoder/aspp/project"),
@@ -248,7 +249,7 @@ names.register_source(
     Source(
         title="a ResNet in detectron2's names (DeepLab's or torchvision's)",
         signature=(r"^stem\.conv1\.weight$", r"^res2\.0\.conv1\.weight$"),
-        rules=_RESNET,
+        rules=RESNET,
         ignored=(*_NOT_WEIGHTS, r"^stem\.fc\."),
         describe=lambda checkpoint: Description(RGB_SETTINGS),
     )

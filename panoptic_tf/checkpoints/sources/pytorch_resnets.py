@@ -22,7 +22,7 @@ _TORCHVISION: names.Rules = (
     (r"^(?=stem/|res\d_)", "backbone/"),
 )
 
-_HUGGING_FACE: names.Rules = (
+HUGGING_FACE: names.Rules = (
     (r"^(?:resnet/)?embedder/embedder/", "stem/conv1/"),
     (r"^(?:resnet/)?encoder/stages/0/layers/", "res2_"),
     (r"^(?:resnet/)?encoder/stages/1/layers/", "res3_"),
@@ -55,7 +55,7 @@ names.register_source(
             r"embedder\.embedder\.convolution\.weight$",
             r"encoder\.stages\.3\.layers\.0\.layer\.0\.",
         ),
-        rules=_HUGGING_FACE,
+        rules=HUGGING_FACE,
         ignored=(r"^classifier\.",),
         describe=lambda checkpoint: Description(_SETTINGS),
     )

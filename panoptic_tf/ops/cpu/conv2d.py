@@ -1,10 +1,14 @@
-"""Gradients of a grouped convolution by dense ones: without oneDNN, TensorFlow has none on CPU."""
+"""Gradients of grouped and of dilated convolutions by plain ones.
+
+Without oneDNN, which TensorFlow takes by itself only on processors with AVX512 and more, it has none
+of these on CPUs.
+"""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 import tensorflow as tf
 
@@ -28,20 +32,68 @@ def conv2d(
     convolve = functools.partial(
         forms.reference_of(reference.conv2d), strides=strides, dilation_rate=dilation_rate
     )
+    plain = functools.partial(_cut_up, strides=strides, dilation_rate=dilation_rate)
+    is_dense = kernel.shape[2] == inputs.shape[-1]
 
     @tf.custom_gradient
-    def grouped(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
+    def special(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, ...]:
             with tf.GradientTape() as tape:
                 tape.watch([inputs, kernel])
-                outputs = _by_groups(convolve, inputs, kernel)
+                outputs = _by_groups(plain, inputs, kernel)
             return tuple(tape.gradient(outputs, [inputs, kernel], upstream))
 
         return convolve(inputs, kernel), gradient
 
-    if training is True and kernel.shape[2] != inputs.shape[-1]:
-        return grouped(inputs, kernel)
-    return convolve(inputs, kernel, training=training)
+    if training is not True or (is_dense and dilation_rate == 1):
+        return convolve(inputs, kernel, training=training)
+    if is_dense and strides == 1:
+        return _dilated(inputs, kernel, dilation_rate)
+    return special(inputs, kernel)
+
+
+def _dilated(inputs: tf.Tensor, kernel: tf.Tensor, dilation_rate: int) -> tf.Tensor:
+    """A dense convolution of stride 1."""
+
+    @tf.custom_gradient
+    def convolve(inputs: tf.Tensor, kernel: tf.Tensor) -> Any:
+        def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+            # Convolving back is convolving with the kernel turned by half a turn.
+            turned = tf.transpose(tf.reverse(kernel, axis=[0, 1]), [0, 1, 3, 2])
+            of_inputs = tf.nn.conv2d(upstream, turned, 1, "SAME", dilations=dilation_rate)
+            of_kernel = tf.raw_ops.Conv2DBackpropFilter(
+                input=_parts(inputs, dilation_rate),
+                filter_sizes=kernel.shape,
+                out_backprop=_parts(upstream, dilation_rate),
+                strides=[1, 1, 1, 1],
+                padding="SAME",
+            )
+            return of_inputs, of_kernel
+
+        return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=dilation_rate), gradient
+
+    return convolve(inputs, kernel)
+
+
+def _cut_up(inputs: tf.Tensor, kernel: tf.Tensor, *, strides: int, dilation_rate: int) -> tf.Tensor:
+    """A dilated convolution as a plain one of every r-th cell, r^2 images in place of one."""
+    convolve = forms.reference_of(reference.conv2d)
+    if dilation_rate == 1:
+        return convolve(inputs, kernel, strides=strides)
+    outputs = convolve(_parts(inputs, dilation_rate), kernel)
+    outputs = tf.batch_to_space(outputs, [dilation_rate] * 2, _missing(inputs, dilation_rate))
+    return outputs[:, ::strides, ::strides]
+
+
+def _parts(x: tf.Tensor, rate: int) -> tf.Tensor:
+    """Every r-th cell: [B, H, W, C] -> [r * r * B, ceil(H / r), ceil(W / r), C]."""
+    return tf.space_to_batch(x, [rate] * 2, _missing(x, rate))
+
+
+def _missing(x: tf.Tensor, rate: int) -> List[List[Any]]:
+    """What makes height and width multiples, after the last row and column."""
+    sizes = (x.shape[axis] or tf.shape(x)[axis] for axis in (1, 2))
+    return [[0, -size % rate] for size in sizes]
 
 
 def _by_groups(

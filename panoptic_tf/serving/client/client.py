@@ -28,10 +28,13 @@ from panoptic_tf.serving.client.retries import CallError, RetryPolicy
 from panoptic_tf.serving.result import PanopticResult
 
 SIGNATURES = ("image_bytes", "panoptic_png", "serving_default")
-MAX_RESPONSE_BYTES = 2**30
+MAX_RESPONSE_BYTES = 2**28
+MAX_TIMEOUT = 86_400.0
+"""A day; clocks of sockets end at some weeks."""
 
 _INPUT_NAME = "image_bytes"
-_ADDRESSES = "grpc://host:port, http://host:port or https://host:port"
+_SCHEMES = ("grpc", "http", "https")
+_ADDRESSES = "grpc://host:port, http://host:port or https://host:port, the port in 1..65535"
 _MOST_FAILURES = 10
 
 
@@ -55,7 +58,7 @@ class Client:
       model: name that the server has for the model.
       version: None is the server's choice: the newest.
       signature: of `SIGNATURES`; `panoptic_png` has the smallest response.
-      timeout: deadline of one attempt, in seconds.
+      timeout: deadline of one attempt, in seconds, at most `MAX_TIMEOUT`.
       retry: of what may succeed later: no connection, a full queue, a deadline.
       connections: that are opened and kept.
       max_pixels, exif, score_threshold: see `Predictor`.
@@ -82,18 +85,20 @@ class Client:
         exif: str = images.APPLY,
         score_threshold: Optional[float] = None,
     ):
-        for name, is_right, value in (
-            ("signature", signature in SIGNATURES, signature),
-            ("exif", exif in images.EXIF, exif),
-            ("timeout", timeout > 0, timeout),
-            ("connections", connections >= 1, connections),
-            ("model", bool(model), model),
+        for name, value, is_right, expected in (
+            ("signature", signature, signature in SIGNATURES, f"one of {', '.join(SIGNATURES)}"),
+            ("exif", exif, exif in images.EXIF, f"one of {', '.join(images.EXIF)}"),
+            (
+                "timeout",
+                timeout,
+                0.0 < timeout <= MAX_TIMEOUT,
+                f"above 0 and at most {MAX_TIMEOUT:,.0f} seconds",
+            ),
+            ("connections", connections, connections >= 1, "at least 1"),
+            ("model", model, files.is_printable(model) and model != "", "printable text"),
         ):
             if not is_right:
-                choices = {"signature": SIGNATURES, "exif": images.EXIF}.get(
-                    name, ("more than nothing",)
-                )
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}.")
+                raise ValueError(f"{name} must be {expected}, got {value!r}.")
         if not isinstance(dataset_info, DatasetInfo):
             dataset_info = DatasetInfo.load(os.fspath(dataset_info))
         self.address = address
@@ -133,10 +138,13 @@ class Client:
           name: of the image where it is no path, for messages.
 
         Raises:
-          ValueError: the image cannot be read, by the server or here.
+          ValueError: the image cannot be read, by the server or here; the response is malformed; or
+            the client is closed.
           RequestError: the request failed, after all attempts; a ValueError, too.
           ServerError: no other request would succeed.
         """
+        if self._closed.is_set():
+            raise ValueError("the client is closed: make another one.")
         if isinstance(image, (str, os.PathLike)):
             name = os.fsdecode(image)
             image = files.read_bytes(name, expected="a photograph")
@@ -157,12 +165,14 @@ class Client:
                     "the server could not read it: damaged, or above the model's limit of pixels"
                 )
             arrays = responses.read_prediction(outputs, sent.size, self.dataset_info.num_categories)
-            pixels = sent.read_pixels()
-        except (ValueError, OSError) as error:
+            return PanopticResult(
+                sent.read_pixels(),
+                arrays,
+                self.dataset_info,
+                score_threshold=self._score_threshold,
+            )
+        except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        return PanopticResult(
-            pixels, arrays, self.dataset_info, score_threshold=self._score_threshold
-        )
 
     def _prepare(self, image: Any, name: str) -> _Sent:
         if isinstance(image, bytes):
@@ -202,20 +212,30 @@ class _Sent(NamedTuple):
 
 
 def _pixels(picture: Image.Image, content: bytes) -> np.ndarray:
+    """The pixels of a file that the server could read, which Pillow may not."""
     if picture.mode.startswith(("I", "F")):  # 16 bits, which Pillow would clip
         from panoptic_tf.serving import image_source
 
         return image_source.read_image(content, max_pixels=picture.height * picture.width)
-    return np.asarray(picture.convert("RGB"))
+    try:
+        return np.asarray(picture.convert("RGB"))
+    except Exception as error:  # Pillow raises what it meets.
+        text = str(error) or type(error).__name__
+        raise ValueError(f"its pixels cannot be decoded here: {text}") from error
 
 
 def _connect(address: str, **options: Any) -> Union[GrpcTransport, RestTransport]:
-    parts = urllib.parse.urlsplit(address)
+    if not address.isascii() or not address.isprintable() or " " in address:
+        raise ValueError(
+            f"address must be ASCII without spaces, its path percent-encoded, got {address!r}."
+        )
     try:
-        is_right = bool(parts.hostname) and (parts.scheme != "grpc" or parts.port is not None)
-    except ValueError:  # the port
-        is_right = False
-    if parts.scheme not in ("grpc", "http", "https") or not is_right:
+        parts = urllib.parse.urlsplit(address)
+        host = (parts.hostname or "").encode("idna")  # which the look-up of its name does
+        has_port = parts.port != 0 and (parts.port is not None or parts.scheme != "grpc")
+    except ValueError:  # the port, half an IPv6 address, a name of 64 letters
+        host, has_port = b"", False
+    if not host or not has_port or parts.scheme not in _SCHEMES:
         raise ValueError(f"address must be {_ADDRESSES}, got {address!r}.")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError(f"address must be {_ADDRESSES} and nothing else, got {address!r}.")
@@ -269,11 +289,13 @@ class _Ahead:
         return self
 
     def __exit__(self, error_type: Any, *unused: Any) -> None:
-        for _, future in self._waiting:
-            future.cancel()
-        if error_type is not None:
-            self._client.close()
-        self._executor.shutdown()
+        try:
+            for _, future in self._waiting:
+                future.cancel()
+            if error_type is not None:
+                self._client.close()
+        finally:
+            self._executor.shutdown()
 
     def __call__(self, image: str) -> PanopticResult:
         while True:

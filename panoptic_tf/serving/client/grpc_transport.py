@@ -8,7 +8,7 @@ from typing import Any, Mapping, Optional
 import numpy as np
 
 from panoptic_tf.datasets import files
-from panoptic_tf.serving.client import messages
+from panoptic_tf.serving.client import messages, responses
 from panoptic_tf.serving.client.retries import CallError
 
 _RETRIABLE = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED")
@@ -76,7 +76,7 @@ class GrpcTransport:
         except self._error as error:
             raise _describe(error) from error
         try:
-            return messages.decode_response(response)
+            return messages.decode_response(response, responses.KEYS)
         except ValueError as error:
             raise CallError(f"malformed response: {error}") from error
 

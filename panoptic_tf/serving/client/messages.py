@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -51,7 +51,8 @@ _DTYPES: Dict[int, Tuple[str, str]] = {
     9: ("<i8", "int64_val"),
     10: ("?", "bool_val"),
 }
-_MOST_VALUES = 2**28
+_MOST_VALUES = 2**26  # of all tensors of a response; three masks of 2048 x 4096 are a third of it
+_MOST_DIMENSIONS = 8
 
 
 @functools.cache
@@ -106,13 +107,18 @@ def encode_request(
     return request.SerializeToString()
 
 
-def decode_response(content: bytes) -> Mapping[str, np.ndarray]:
+def decode_response(content: bytes, keys: Collection[str]) -> Mapping[str, np.ndarray]:
     """The outputs of a `PredictResponse`; strings are arrays of bytes objects.
 
     Outputs of other types than float32, int32, int64, bool and string are left out.
 
+    Args:
+      content: the message.
+      keys: of the outputs that are wanted; others are not decoded.
+
     Raises:
-      ValueError: not such a message, or a tensor is not of its own shape.
+      ValueError: not such a message, a tensor is not of its own shape, or all of them together have
+        more than 2^26 values.
     """
     from google.protobuf.message import DecodeError
 
@@ -120,19 +126,26 @@ def decode_response(content: bytes) -> Mapping[str, np.ndarray]:
         response = message("PredictResponse").FromString(content)
     except DecodeError as error:
         raise ValueError(f"not a PredictResponse ({error})") from error
-    return {
-        entry.key: _to_array(entry.key, entry.value)
-        for entry in response.outputs
-        if entry.value.dtype in _DTYPES
-    }
+    arrays: Dict[str, np.ndarray] = {}
+    left = _MOST_VALUES
+    for entry in response.outputs:
+        if entry.key in keys and entry.value.dtype in _DTYPES:
+            array = _to_array(entry.key, entry.value, left)
+            left -= array.size
+            arrays[entry.key] = array
+    return arrays
 
 
-def _to_array(name: str, tensor: Any) -> np.ndarray:
+def _to_array(name: str, tensor: Any, most_values: int) -> np.ndarray:
     dtype, field = _DTYPES[tensor.dtype]
-    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    shape = [dim.size for dim in tensor.tensor_shape.dim[:_MOST_DIMENSIONS]]
     count = math.prod(shape)
-    if min(shape, default=0) < 0 or count > _MOST_VALUES:
-        raise ValueError(f"the output {name!r} has the shape {shape}")
+    if len(tensor.tensor_shape.dim) > _MOST_DIMENSIONS or min(shape, default=0) < 0:
+        raise ValueError(f"the output {name!r} has a shape that starts with {shape}")
+    if count > most_values:
+        raise ValueError(
+            f"the outputs up to {name!r} of shape {shape} have more than {_MOST_VALUES:,} values"
+        )
     content = tensor.tensor_content
     if content and tensor.dtype != _STRING:
         values = np.frombuffer(content, np.uint8)

@@ -43,6 +43,9 @@ _OUTPUTS = {
     Prediction.DETECTION_MASKS: _Output(np.float32, 3),
     Prediction.DETECTION_BIT_MASKS: _Output(np.int32, 3),
 }
+KEYS = (*_OUTPUTS, PANOPTIC_PNG)
+"""Outputs that are read; others are left out."""
+
 _TABLES = {
     Prediction.NUM_SEGMENTS: (
         Prediction.SEGMENT_CATEGORY,
@@ -62,6 +65,8 @@ _CATEGORIES = (
     Prediction.DETECTION_CATEGORIES,
 )
 _INSTANCES = (Prediction.INSTANCE_MASK, Prediction.SEGMENT_INSTANCE)
+_SCORES = (Prediction.SEGMENT_SCORE, Prediction.DETECTION_SCORES, Prediction.DETECTION_MASKS)
+_MOST_SCORE = 1.0001  # 1, rounded
 # A model has one of these sets at least.
 _WHOLE = (
     {Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.NUM_SEGMENTS},
@@ -79,9 +84,9 @@ def is_valid(outputs: Mapping[str, np.ndarray]) -> bool:
     """
     if VALID not in outputs:
         raise ValueError(
-            f"the response has no output {VALID!r}, got {files.shown(sorted(outputs))}; expected a "
-            "model of `panoptic-tf export-saved-model` and its signature image_bytes or "
-            "panoptic_png"
+            f"the response has no output {VALID!r}; expected a model of `panoptic-tf "
+            "export-saved-model` and its signature image_bytes or panoptic_png, got of its outputs "
+            f"{files.shown(sorted(outputs))}"
         )
     return bool(_first(VALID, outputs[VALID]))
 
@@ -105,6 +110,8 @@ def read_prediction(
     arrays = {key: _first(key, outputs[key]) for key in _OUTPUTS if key in outputs}
     arrays.pop(VALID, None)
     _check_tables(arrays)
+    _check_detections(arrays)
+    _check_range(arrays, _SCORES, _MOST_SCORE, "1, rounded")
     _check_range(arrays, _CATEGORIES, num_categories, "the number of categories in dataset_info")
     _check_range(arrays, _INSTANCES, _MOST_ID, "the largest id")
     if PANOPTIC_PNG in outputs:
@@ -131,9 +138,13 @@ def _first(key: str, values: np.ndarray) -> np.ndarray:
             f"the output {key!r} must be {np.dtype(wanted.dtype)} of rank {wanted.rank + 1} and of "
             f"batch 1, got {values.dtype} {shape}"
         )
-    if is_float and not np.isfinite(values).all():
-        raise ValueError(f"the output {key!r} holds values that are not finite")
-    return values[0].astype(wanted.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        row = values[0].astype(wanted.dtype, copy=False)
+    if is_float and not np.isfinite(row).all():
+        raise ValueError(f"the output {key!r} holds values that are not finite float32 numbers")
+    if not is_float and values.size and (row != values[0]).any():
+        raise ValueError(f"the output {key!r} holds values that int32 does not")
+    return row
 
 
 def _check_tables(arrays: Mapping[str, np.ndarray]) -> None:
@@ -148,8 +159,26 @@ def _check_tables(arrays: Mapping[str, np.ndarray]) -> None:
             )
 
 
+def _check_detections(arrays: Mapping[str, np.ndarray]) -> None:
+    """The boxes have four sides; there are masks for all rows of the table, in either form."""
+    if Prediction.NUM_DETECTIONS not in arrays:
+        return
+    boxes = arrays[Prediction.DETECTION_BOXES]
+    if boxes.shape[1] != 4:
+        raise ValueError(f"detection_boxes must be [K, 4], got {list(boxes.shape)}")
+    masks = arrays.get(Prediction.DETECTION_MASKS, boxes)
+    if len(masks) != len(boxes):
+        raise ValueError(f"detection_masks has {len(masks)} rows, the table {len(boxes)}")
+    bits = arrays.get(Prediction.DETECTION_BIT_MASKS)
+    if bits is not None and 32 * bits.shape[2] < len(boxes):
+        raise ValueError(
+            f"detection_bit_masks has bits for {32 * bits.shape[2]} detections, the table "
+            f"{len(boxes)} rows"
+        )
+
+
 def _check_range(
-    arrays: Mapping[str, np.ndarray], keys: Tuple[str, ...], most: int, what: str
+    arrays: Mapping[str, np.ndarray], keys: Tuple[str, ...], most: float, what: str
 ) -> None:
     for key in keys:
         values = arrays.get(key, np.zeros(0))

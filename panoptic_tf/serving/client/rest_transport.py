@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
-import queue
 import socket
 import ssl
+import threading
 import time
 import urllib.parse
-from typing import Any, Callable, Dict, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Set
 
 import numpy as np
 
 from panoptic_tf.datasets import files
+from panoptic_tf.serving.client import responses
 from panoptic_tf.serving.client.retries import CallError
 
 _RETRIABLE = (429, 502, 503, 504)
@@ -29,7 +31,8 @@ class RestTransport:
     Args:
       address: http(s)://host:port, and a path where a proxy has one.
       model, version, signature: see `client.Client`.
-      timeout: of a call, in seconds.
+      timeout: deadline of a call, in seconds, from the look-up of the host's addresses, which alone
+        may take longer, to the last byte of the response.
       connections: how many are kept open between calls.
       max_response_bytes: a longer response fails.
     """
@@ -46,14 +49,19 @@ class RestTransport:
         max_response_bytes: int,
     ):
         parts = urllib.parse.urlsplit(address)
-        self._open = _opener(parts, timeout)
+        self._host = parts.hostname or ""
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._context = ssl.create_default_context() if parts.scheme == "https" else None
         versions = "" if version is None else f"/versions/{version}"
         name = urllib.parse.quote(model, safe="")
         self._path = f"{parts.path.rstrip('/')}/v1/models/{name}{versions}:predict"
         self._signature = signature
         self._timeout = timeout
         self._max_bytes = max_response_bytes
-        self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue(connections)
+        self._most_idle = connections
+        self._lock = threading.Lock()  # of the next two
+        self._idle: List[http.client.HTTPConnection] = []
+        self._is_closed = False
 
     def predict(self, content: bytes, input_name: str) -> Mapping[str, np.ndarray]:
         """The outputs for one image, each with the batch dimension 1.
@@ -71,56 +79,138 @@ class RestTransport:
             raise CallError(f"malformed response: {text}") from error
 
     def close(self) -> None:
-        """Closes the connections."""
-        while not self._idle.empty():
-            self._idle.get_nowait().close()
+        """Closes the connections; those in use are closed after the response."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
 
     def _post(self, body: bytes) -> bytes:
-        """What the server answers, of a connection that is kept if it is still good."""
+        """What the server answers.
+
+        A kept connection may have been closed meanwhile; another one is taken then at once.
+        """
+        deadline = time.monotonic() + self._timeout
+        while True:
+            kept = self._take()
+            try:
+                return self._exchange(kept or self._open(deadline), body, deadline)
+            except (ConnectionError, ssl.SSLEOFError) as error:
+                if kept is None:
+                    raise _describe(error) from error
+            except (OSError, http.client.HTTPException) as error:
+                raise _describe(error) from error
+
+    def _take(self) -> Optional[http.client.HTTPConnection]:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _keep(self, connection: http.client.HTTPConnection) -> None:
+        """For the next call, if the server leaves it open and there is room."""
+        with self._lock:
+            has_room = len(self._idle) < self._most_idle and not self._is_closed
+            if has_room and connection.sock is not None:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def _open(self, deadline: float) -> http.client.HTTPConnection:
+        """A new connection to the first address of the host that can be reached."""
+        failure = OSError(f"{self._host} has no address")
+        addresses = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in addresses:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                return self._connect(sock, address, deadline)
+            except OSError as error:
+                sock.close()
+                failure = error
+        raise failure
+
+    def _connect(
+        self, sock: socket.socket, address: Any, deadline: float
+    ) -> http.client.HTTPConnection:
+        sock.settimeout(_seconds_until(deadline))
+        sock.connect(address)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = http.client.HTTPConnection(self._host, self._port)
+        if self._context is not None:
+            connection = http.client.HTTPSConnection(self._host, self._port, context=self._context)
+            sock.settimeout(_seconds_until(deadline))
+            sock = self._context.wrap_socket(sock, server_hostname=self._host)
+        sock.settimeout(self._timeout)
+        connection.sock = sock
+        return connection
+
+    def _exchange(
+        self, connection: http.client.HTTPConnection, body: bytes, deadline: float
+    ) -> bytes:
         try:
-            connection = self._idle.get_nowait()
-        except queue.Empty:
-            connection = self._open()
-        try:
-            content = self._exchange(connection, body)
-            self._idle.put_nowait(connection)
-        except queue.Full:
-            connection.close()
-        except CallError:
+            with _shut_down_at(deadline, connection.sock):
+                connection.request("POST", self._path, body, _HEADERS)
+                response = connection.getresponse()
+                content = self._read(response)
+        except BaseException:
             connection.close()
             raise
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            raise _describe(error) from error
+        self._keep(connection)
+        if response.status != 200:
+            raise _refusal(response, content)
         return content
 
-    def _exchange(self, connection: http.client.HTTPConnection, body: bytes) -> bytes:
-        deadline = time.monotonic() + self._timeout
-        connection.request("POST", self._path, body, _HEADERS)
-        response = connection.getresponse()
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
         received = bytearray()
         while True:
             chunk = response.read(_CHUNK)
+            received += chunk
             if not chunk:
                 break
-            received += chunk
             if len(received) > self._max_bytes:
                 raise CallError(f"the response has more than {self._max_bytes:,} bytes")
-            if time.monotonic() > deadline:
-                raise socket.timeout("timed out")
-        if response.status != 200:
-            raise _refusal(response, bytes(received))
+        # Where the connection ended, `read` says nothing; in the headers, nor do they.
+        is_without = not received and response.getheader("Content-Length") is None
+        if response.length or is_without:
+            raise http.client.IncompleteRead(bytes(received), response.length)
         return bytes(received)
 
 
-def _opener(
-    parts: urllib.parse.SplitResult, timeout: float
-) -> Callable[[], http.client.HTTPConnection]:
-    host, port = parts.hostname or "", parts.port
-    if parts.scheme == "http":
-        return lambda: http.client.HTTPConnection(host, port, timeout=timeout)
-    context = ssl.create_default_context()
-    return lambda: http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+@contextlib.contextmanager
+def _shut_down_at(deadline: float, sock: socket.socket) -> Iterator[None]:
+    """Ends what waits for a socket at the deadline, however often a byte comes.
+
+    Raises:
+      socket.timeout: the deadline passed, whatever the end of the connection looked like.
+    """
+    is_late = threading.Event()
+
+    def shut_down() -> None:
+        is_late.set()
+        with contextlib.suppress(OSError):
+            # Not the method of an SSLSocket, after which that would go on without encryption.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    timer = threading.Timer(deadline - time.monotonic(), shut_down)
+    timer.daemon = True
+    timer.start()
+    failure: Optional[Exception] = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    finally:
+        timer.cancel()
+    if is_late.is_set():
+        raise socket.timeout("timed out") from failure
+    if failure is not None:
+        raise failure
+
+
+def _seconds_until(deadline: float) -> float:
+    seconds = deadline - time.monotonic()
+    if seconds <= 0.0:
+        raise socket.timeout("timed out")
+    return seconds
 
 
 def _refusal(response: http.client.HTTPResponse, content: bytes) -> CallError:
@@ -139,8 +229,9 @@ def _refusal(response: http.client.HTTPResponse, content: bytes) -> CallError:
 
 
 def _describe(error: Exception) -> CallError:
-    """What a connection raised; it may have been closed since the last call."""
-    is_wrong = isinstance(error, (socket.gaierror, ssl.SSLCertVerificationError))
+    """What a connection raised."""
+    is_unknown = isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN
+    is_wrong = is_unknown or isinstance(error, ssl.SSLCertVerificationError)
     is_broken = isinstance(error, (OSError, http.client.IncompleteRead)) and not is_wrong
     if isinstance(error, socket.timeout):
         return CallError("timed out", is_retriable=True)
@@ -153,7 +244,7 @@ def _outputs(content: bytes) -> Dict[str, np.ndarray]:
     outputs = parsed.get("outputs") if isinstance(parsed, dict) else None
     if not isinstance(outputs, dict) or not outputs:
         raise ValueError(f"expected an object 'outputs', got {files.shown(parsed)}")
-    return {str(key): _to_array(key, value) for key, value in outputs.items()}
+    return {key: _to_array(key, outputs[key]) for key in responses.KEYS if key in outputs}
 
 
 def _to_array(key: str, value: Any) -> np.ndarray:
@@ -161,13 +252,27 @@ def _to_array(key: str, value: Any) -> np.ndarray:
         array = np.empty(len(value), object)
         array[:] = [base64.b64decode(_text(key, item), validate=True) for item in value]
         return array
+    # Before NumPy sees it, which would make all values as long as the longest text among them.
+    if not _leaf_types(value) <= {bool, int, float}:
+        raise ValueError(f"the output {key!r} must hold numbers, got {files.shown(value)}")
     try:
         array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"the output {key!r} is no array") from error
-    if array.dtype.kind not in "bif":
+    if array.dtype.kind not in "bif":  # integers of more than 64 bits
         raise ValueError(f"the output {key!r} must hold numbers, got {files.shown(value)}")
     return array
+
+
+def _leaf_types(value: Any) -> Set[type]:
+    if not isinstance(value, list):
+        return {type(value)}
+    types = set(map(type, value))
+    if list in types:
+        types.remove(list)
+        for item in value:
+            types |= _leaf_types(item)
+    return types
 
 
 def _text(key: str, item: Any) -> str:

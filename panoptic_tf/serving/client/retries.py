@@ -9,6 +9,8 @@ from typing import Callable, Optional, TypeVar
 
 Result = TypeVar("Result")
 
+_MAX_SECONDS = 86_400
+
 
 class CallError(Exception):
     """One call failed.
@@ -50,10 +52,10 @@ class RetryPolicy:
     def __post_init__(self):
         if self.max_attempts < 1:
             raise ValueError(f"max_attempts must be at least 1, got {self.max_attempts}.")
-        if not 0 <= self.first_seconds <= self.max_seconds:
+        if not 0 <= self.first_seconds <= self.max_seconds <= _MAX_SECONDS:
             raise ValueError(
-                f"0 <= first_seconds <= max_seconds must hold, got {self.first_seconds} and "
-                f"{self.max_seconds}."
+                f"0 <= first_seconds <= max_seconds <= {_MAX_SECONDS:,} must hold, got "
+                f"{self.first_seconds} and {self.max_seconds}."
             )
 
     def delay(self, attempt: int, retry_after: Optional[float], draw: float) -> float:

@@ -1,0 +1,102 @@
+"""Config of mask transformers; dataclass defaults are those of Mask2Former (arXiv:2112.01527)."""
+
+import dataclasses
+from typing import List
+
+from official.modeling import hyperparams
+
+from panoptic_tf.systems import config
+
+
+@dataclasses.dataclass
+class PixelDecoder(hyperparams.Config):
+    """Arguments of the pixel decoders, which document them.
+
+    Attributes:
+      name: `deformable` (Mask2Former) or `fpn` (MaskFormer): `DeformablePixelDecoder`,
+        `TransformerFPN`.
+      num_points: of `deformable` alone.
+      dropout: of `fpn` alone.
+    """
+
+    name: str = "deformable"
+    num_layers: int = 6
+    num_heads: int = 8
+    num_points: int = 4
+    hidden_channels: int = 1024
+    dropout: float = 0.0
+
+
+@dataclasses.dataclass
+class TransformerDecoder(hyperparams.Config):
+    """Arguments of `TransformerDecoder`, which documents them."""
+
+    num_queries: int = 100
+    num_layers: int = 9
+    num_heads: int = 8
+    hidden_channels: int = 2048
+    dropout: float = 0.0
+    levels: List[str] = dataclasses.field(default_factory=lambda: ["5", "4", "3"])
+    masked: bool = True
+    learnt_start: bool = True
+    cross_attention_first: bool = True
+    level_embedding: bool = True
+
+
+@dataclasses.dataclass
+class PostProcessor(hyperparams.Config):
+    """Arguments of `MaskTransformerPostProcessor`, which documents them."""
+
+    score_threshold: float = 0.8
+    mask_threshold: float = 0.5
+    overlap_threshold: float = 0.8
+    void_outside_masks: bool = True
+    max_instances: int = 100
+    output_detections: bool = True
+    output_semantic: bool = True
+
+
+@dataclasses.dataclass
+class Model(config.Model):
+    """The network.
+
+    Attributes:
+      channels: of queries, of the features that they attend to, and of those of the masks.
+      pixel_decoder, decoder, postprocessor: see these classes.
+    """
+
+    channels: int = 256
+    pixel_decoder: PixelDecoder = dataclasses.field(default_factory=PixelDecoder)
+    decoder: TransformerDecoder = dataclasses.field(default_factory=TransformerDecoder)
+    postprocessor: PostProcessor = dataclasses.field(default_factory=PostProcessor)
+
+
+@dataclasses.dataclass
+class Targets(hyperparams.Config):
+    """Arguments of `MaskTransformerTargetGenerator`, which documents them."""
+
+    max_segments: int = 100
+
+
+@dataclasses.dataclass
+class Losses(hyperparams.Config):
+    """Arguments of `MaskTransformerLoss`, which documents them; weights are the paper's lambdas."""
+
+    mask_loss: str = "points"
+    class_weight: float = 2.0
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    no_object_weight: float = 0.1
+    num_points: int = 12544
+    oversample_ratio: float = 3.0
+    importance_ratio: float = 0.75
+    class_weights: config.ClassWeights = dataclasses.field(default_factory=config.ClassWeights)
+
+
+@dataclasses.dataclass
+class MaskTransformerTaskConfig(config.Task):
+    """The task."""
+
+    model: Model = dataclasses.field(default_factory=Model)
+    targets: Targets = dataclasses.field(default_factory=Targets)
+    losses: Losses = dataclasses.field(default_factory=Losses)

@@ -1,0 +1,291 @@
+"""Experiments of Mask2Former (arXiv:2112.01527) and MaskFormer (arXiv:2107.06278).
+
+Published PQ of Mask2Former on COCO val: 51.9 (ResNet-50), 52.6 (ResNet-101), 53.2, 54.6, 55.1 and
+57.8 (Swin-T, S, B, L; L pretrained on ImageNet-22k, with 200 queries, for 100 epochs); on
+Cityscapes val 62.1, 62.4, 63.9, 64.8, 66.1, 66.6; of MaskFormer on COCO val 46.5, 47.6, 47.7, 49.7,
+51.8, 52.7.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Dict, List, NamedTuple
+
+from official.core import config_definitions as cfg
+from official.core import exp_factory
+
+from panoptic_tf.systems import config as base_config
+from panoptic_tf.systems import optimization, shapes_experiment, small_experiment
+from panoptic_tf.systems.mask_transformer import config
+from panoptic_tf.systems.variable_factors import VariableFactors
+
+_BACKBONES: Dict[str, Dict[str, Any]] = {
+    "resnet50": {},
+    "resnet101": {},
+    "swin_tiny": {"drop_path_rate": 0.3},
+    "swin_small": {"drop_path_rate": 0.3},
+    "swin_base": {"drop_path_rate": 0.3, "window_size": 12},
+    "swin_large": {"drop_path_rate": 0.3, "window_size": 12},
+}
+
+# Norms, learnt queries, vectors of levels, tables of relative positions.
+_WITHOUT_DECAY = (
+    "/(gamma|beta|query_(positions|features)|level_embedding|relative_position_bias_table)$"
+)
+
+# Of colours, as published for street scenes.
+_COLORS = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
+
+
+class _Schedule(NamedTuple):
+    """How a published model was trained.
+
+    Attributes:
+      train_steps: of the whole run.
+      batch_size: images of a step.
+      drops: steps at which the rate falls to a tenth of what it was; empty: a polynomial of 0.9.
+    """
+
+    train_steps: int
+    batch_size: int
+    drops: List[int]
+
+
+_COCO_50 = _Schedule(368_750, 16, [327_778, 355_092])
+_COCO_100 = _Schedule(737_500, 16, [655_556, 710_184])
+_COCO_MASKFORMER = _Schedule(554_400, 64, [369_600])
+_CITYSCAPES = _Schedule(90_000, 16, [])
+_ADE20K = _Schedule(160_000, 16, [])
+
+
+def mask2former_coco(backbone: str) -> cfg.ExperimentConfig:
+    """Mask2Former on COCO panoptic, in the published configuration.
+
+    `panoptic-tf train --experiment=mask2former_resnet50_coco --mode=train_and_eval --model_dir=...
+    --params_override=task.init_checkpoint=...,task.train_data.input_path=data/train-*,...`
+
+    368,750 steps (`swin_large` 737,500) of 16 crops of 1024x1024 at a tenth to twice their scale,
+    AdamW at 1e-4, the backbone at a tenth of it. The norms of ResNets are frozen: give a trained
+    backbone as `task.init_checkpoint`. Published PQ: see the module.
+
+    Scales in evaluation differ: images are fitted into a square, so that only those of 4:3 have the
+    published shortest side of 800 (times 1.02), wider ones a smaller, square ones a larger.
+
+    Args:
+      backbone: a name of `_BACKBONES`.
+    """
+    is_large = backbone == "swin_large"
+    task = _task(
+        backbone, "coco_panoptic", train_size=[1024, 1024], input_size=[1088, 1088], norm="frozen_batch"
+    )
+    task.model.output_size = [640, 640]
+    if is_large:
+        task.model.decoder.num_queries = 200
+    task.train_data.augmentation = base_config.Augmentation(scale_min=0.1, scale_max=2.0)
+    task.validation_data.with_instances = True
+    return _experiment(task, _COCO_100 if is_large else _COCO_50)
+
+
+def mask2former_cityscapes(backbone: str) -> cfg.ExperimentConfig:
+    """Mask2Former on Cityscapes, in the published configuration.
+
+    `panoptic-tf train --experiment=mask2former_resnet50_cityscapes --mode=train_and_eval
+    --model_dir=... --params_override=task.init_checkpoint=...,...`
+
+    90,000 steps of 16 crops of 512x1024 at half to twice the scale of 1024x2048.
+    """
+    task = _task(
+        backbone,
+        "cityscapes_panoptic",
+        train_size=[512, 1024],
+        input_size=[1024, 2048],
+        norm="sync_batch",
+    )
+    # A crop is half an image, so fitting it is scale 0.5 of the original.
+    task.train_data.augmentation = base_config.Augmentation(scale_min=1.0, scale_max=4.0, **_COLORS)
+    return _experiment(task, _CITYSCAPES)
+
+
+def mask2former_ade20k(backbone: str) -> cfg.ExperimentConfig:
+    """Mask2Former on ADE20K panoptic, in the published configuration.
+
+    `panoptic-tf train --experiment=mask2former_resnet50_ade20k --mode=train_and_eval
+    --model_dir=... --params_override=task.init_checkpoint=...,...`
+
+    160,000 steps of 16 crops of 640x640. Published PQ on val: 39.7 (ResNet-50).
+    """
+    task = _task(
+        backbone,
+        "ade20k_panoptic",
+        train_size=[640, 640],
+        input_size=[864, 864],
+        norm="sync_batch",
+    )
+    task.train_data.augmentation = base_config.Augmentation(scale_min=0.5, scale_max=2.0, **_COLORS)
+    return _experiment(task, _ADE20K)
+
+
+def maskformer_coco(backbone: str) -> cfg.ExperimentConfig:
+    """MaskFormer on COCO panoptic, in the published configuration.
+
+    `panoptic-tf train --experiment=maskformer_resnet50_coco --mode=train_and_eval --model_dir=...
+    --params_override=task.init_checkpoint=...,task.train_data.input_path=data/train-*,...`
+
+    554,400 steps of 64 images, AdamW at 1e-4, the backbone at a tenth of it; of Swins everything at
+    6e-5, and no encoder in the pixel decoder. For evaluation see `mask2former_coco`; the published
+    augmentation also crops half of the images first.
+
+    Args:
+      backbone: a name of `_BACKBONES`.
+    """
+    task = _task(
+        backbone, "coco_panoptic", train_size=[1088, 1088], input_size=[1088, 1088], norm="frozen_batch"
+    )
+    task.model.output_size = [640, 640]
+    _make_maskformer(task)
+    task.train_data.augmentation = base_config.Augmentation(scale_min=480 / 800, scale_max=1.0)
+    task.validation_data.with_instances = True
+    if backbone.startswith("resnet"):
+        return _experiment(task, _COCO_MASKFORMER, weight_decay=1e-4)
+    task.model.pixel_decoder.num_layers = 0
+    return _experiment(
+        task,
+        _COCO_MASKFORMER,
+        rate=6e-5,
+        backbone_factor=1.0,
+        weight_decay=0.01,
+        warmup_steps=1500,
+    )
+
+
+def mask2former_shapes() -> cfg.ExperimentConfig:
+    """Mask2Former on the embedded data set, for two CPU cores.
+
+    `panoptic-tf train --experiment=mask2former_shapes --mode=train_and_eval --model_dir=...
+    --params_override=task.train_data.input_path=data/train-*,...`
+
+    What it reaches is in docs/results.md.
+    """
+    size = list(shapes_experiment.SIZE)
+    model = config.Model(
+        train_size=size,
+        input_size=size,
+        channels=64,
+        backbone=shapes_experiment.build_backbone_config(output_stride=32),
+        pixel_decoder=config.PixelDecoder(num_layers=2, num_heads=4, hidden_channels=128),
+        decoder=config.TransformerDecoder(
+            num_queries=32, num_layers=3, num_heads=4, hidden_channels=128
+        ),
+        postprocessor=config.PostProcessor(max_instances=32),
+    )
+    task = config.MaskTransformerTaskConfig(
+        dataset_info="shapes",
+        model=model,
+        targets=config.Targets(max_segments=32),
+        losses=config.Losses(num_points=1024),
+    )
+    return shapes_experiment.build_experiment(task, train_steps=8_000, validation_interval=4000)
+
+
+def mask2former_small() -> cfg.ExperimentConfig:
+    """Mask2Former with ResNet-18 for data of one's own, on one GPU or a CPU.
+
+    `panoptic-tf train --experiment=mask2former_small --model_dir=...
+    --params_override=task.dataset_info=data/dataset_info.json,...`
+
+    10,000 steps of 8 images of 512x512, from random weights or a backbone's. There is no published
+    PQ; `panoptic-tf init` fits sizes, schedule and thresholds to a data set.
+    """
+    size = list(small_experiment.SIZE)
+    model = config.Model(
+        train_size=size,
+        input_size=size,
+        channels=128,
+        backbone=small_experiment.build_backbone_config(output_stride=32),
+        pixel_decoder=config.PixelDecoder(num_layers=3, num_heads=4, hidden_channels=512),
+        decoder=config.TransformerDecoder(num_layers=6, num_heads=4, hidden_channels=512),
+    )
+    return small_experiment.build_experiment(config.MaskTransformerTaskConfig(model=model))
+
+
+def _task(
+    backbone: str, dataset: str, *, train_size: List[int], input_size: List[int], norm: str
+) -> config.MaskTransformerTaskConfig:
+    return config.MaskTransformerTaskConfig(
+        dataset_info=dataset,
+        model=config.Model(
+            train_size=train_size,
+            input_size=input_size,
+            backbone=base_config.Backbone(
+                name=backbone,
+                # Of ResNets; others have norms of their own.
+                norm=norm if backbone.startswith("resnet") else "batch",
+                options=_BACKBONES[backbone],
+            ),
+        ),
+    )
+
+
+def _make_maskformer(task: config.MaskTransformerTaskConfig) -> None:
+    """Turns Mask2Former into MaskFormer."""
+    task.model.pixel_decoder = config.PixelDecoder(name="fpn", hidden_channels=2048, dropout=0.1)
+    task.model.decoder = config.TransformerDecoder(
+        num_layers=6,
+        dropout=0.1,
+        levels=["5"],
+        masked=False,
+        learnt_start=False,
+        cross_attention_first=False,
+        level_embedding=False,
+    )
+    task.model.postprocessor.void_outside_masks = False
+    task.losses = config.Losses(
+        mask_loss="whole", class_weight=1.0, mask_weight=20.0, dice_weight=1.0
+    )
+
+
+def _experiment(
+    task: config.MaskTransformerTaskConfig,
+    schedule: _Schedule,
+    *,
+    rate: float = 1e-4,
+    backbone_factor: float = 0.1,
+    weight_decay: float = 0.05,
+    warmup_steps: int = 0,
+) -> cfg.ExperimentConfig:
+    factors = [VariableFactors(pattern=_WITHOUT_DECAY, weight_decay=0.0)]
+    if backbone_factor != 1.0:
+        factors.append(VariableFactors(pattern="^backbone/", learning_rate=backbone_factor))
+    task.train_data.global_batch_size = schedule.batch_size
+    task.validation_data.global_batch_size = 8
+    kind, options = (
+        "polynomial",
+        {"initial_learning_rate": rate, "end_learning_rate": 0.0, "power": 0.9},
+    )
+    if schedule.drops:
+        values = [rate * 0.1**i for i in range(len(schedule.drops) + 1)]
+        kind, options = "stepwise", {"boundaries": schedule.drops, "values": values}
+    return cfg.ExperimentConfig(
+        task=task,
+        trainer=optimization.trainer_config(
+            train_steps=schedule.train_steps,
+            optimizer="adamw",
+            optimizer_options=optimization.adamw_options(
+                weight_decay=weight_decay, clip_norm=0.01, epsilon=1e-8
+            ),
+            schedule=kind,
+            schedule_options=options,
+            warmup_steps=warmup_steps,
+            by_variable=factors,
+        ),
+    )
+
+
+_register = exp_factory.register_config_factory
+for _name in _BACKBONES:
+    _register(f"mask2former_{_name}_coco")(functools.partial(mask2former_coco, _name))
+    _register(f"mask2former_{_name}_cityscapes")(functools.partial(mask2former_cityscapes, _name))
+    _register(f"mask2former_{_name}_ade20k")(functools.partial(mask2former_ade20k, _name))
+    _register(f"maskformer_{_name}_coco")(functools.partial(maskformer_coco, _name))
+_register("mask2former_shapes")(mask2former_shapes)
+_register("mask2former_small")(mask2former_small)
