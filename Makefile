@@ -22,7 +22,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
 TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints evaluation api)
-# And beam and onnx where the pins have their packages.
+# And beam, onnx and openvino where the pins have their packages.
 EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
@@ -81,6 +81,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/*.txt)
 	extras='$(EXTRAS_$(STACK))'; \
 	if grep -q '^apache-beam==' $$pins; then extras="$$extras,beam"; fi; \
 	if grep -q '^tf2onnx==' $$pins; then extras="$$extras,onnx"; fi; \
+	if grep -q '^openvino==' $$pins; then extras="$$extras,openvino"; fi; \
 	$(BIN)/python -m pip install -qq --use-pep517 -c $$pins -e ".[$$extras]" && \
 	echo "$$tensorflow, Python $$version ($$pins) in $(VENV); installation took" \
 	    "$$(($$(date +%s) - start)) s." > $@

@@ -28,8 +28,8 @@ class DeformableAttention(tf.keras.layers.Layer):
     Args:
       channels: C.
       num_heads: of C / num_heads channels each.
+      num_levels: how many maps there are.
       num_points: on each level.
-      sizes: static (height, width) of the levels.
       dtype: of Keras, of the values; positions and weights are float32.
       **kwargs: of the Keras layer.
 
@@ -42,8 +42,8 @@ class DeformableAttention(tf.keras.layers.Layer):
         channels: int,
         *,
         num_heads: int,
+        num_levels: int,
         num_points: int,
-        sizes: Sequence[Size],
         dtype: Any = None,
         **kwargs: Any,
     ):
@@ -53,13 +53,12 @@ class DeformableAttention(tf.keras.layers.Layer):
                 f"{self.name}: {num_heads} heads must divide {channels} channels evenly."
             )
         self._num_heads, self._num_points = num_heads, num_points
-        self._sizes = [tuple(size) for size in sizes]
-        samples = num_heads * len(self._sizes) * num_points
+        samples = num_heads * num_levels * num_points
         dense = tf.keras.layers.Dense
         self.offset = dense(
             2 * samples,
             kernel_initializer="zeros",
-            bias_initializer=_initial_offsets(num_heads, len(self._sizes), num_points),
+            bias_initializer=_initial_offsets(num_heads, num_levels, num_points),
             dtype=tf.float32,
             name="offset",
         )
@@ -67,12 +66,19 @@ class DeformableAttention(tf.keras.layers.Layer):
         self.value = dense(channels, dtype=dtype, name="value")
         self.output_projection = dense(channels, dtype=dtype, name="output")
 
-    def call(self, inputs: tf.Tensor, positions: tf.Tensor, training: Optional[bool] = None):
+    def call(
+        self,
+        inputs: tf.Tensor,
+        positions: tf.Tensor,
+        sizes: Sequence[Size],
+        training: Optional[bool] = None,
+    ) -> tf.Tensor:
         """Attends.
 
         Args:
           inputs: [B, N, C], the cells of all levels in turn, row by row.
           positions: [1, N, C], added to the inputs to find offsets and weights.
+          sizes: static (height, width) of the levels.
           training: of Keras.
 
         Returns:
@@ -83,7 +89,7 @@ class DeformableAttention(tf.keras.layers.Layer):
         values = self.value(inputs)
         # [B, N, C] -> [B * N * heads, d], which moves nothing.
         cells = tf.reshape(values, [-1, values.shape[-1] // self._num_heads])
-        index, weight = self._samples(self.offset(query), self._weights(query))
+        index, weight = self._samples(self.offset(query), self._weights(query), sizes)
         outputs = sampled_sum(tf.cast(cells, tf.float32), index, weight)
         outputs = tf.reshape(outputs, [-1, inputs.shape[1], values.shape[-1]])
         return self.output_projection(tf.cast(outputs, inputs.dtype))
@@ -96,29 +102,30 @@ class DeformableAttention(tf.keras.layers.Layer):
         weights = tf.nn.softmax(tf.reshape(logits, [-1, per_head]))
         return tf.reshape(weights, [-1, count, samples])
 
-    def _samples(self, offsets: tf.Tensor, weights: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
+    def _samples(
+        self, offsets: tf.Tensor, weights: tf.Tensor, sizes: Sequence[Size]
+    ) -> Tuple[tf.Tensor, tf.Tensor]:
         """What `sampled_sum` takes: [B * N * heads, levels * points * 4] each.
 
         Args:
           offsets: float32 [B, N, 2 * S] of S = heads * levels * points samples.
           weights: float32 [B, N, S].
+          sizes: of the levels.
         """
         batch, count, samples = tf.shape(weights)[0], *weights.shape[1:]
         x, y = tf.unstack(tf.reshape(offsets, [-1, count, samples, 2]), axis=-1)  # [B, N, S]
-        x, y = x + self._by_sample(self._centers(1)), y + self._by_sample(self._centers(0))
-        height, width = (self._by_sample(np.float32(sides)) for sides in zip(*self._sizes))
+        x, y = (p + self._by_sample(_centers(sizes, axis)) for p, axis in ((x, 1), (y, 0)))
+        height, width = (self._by_sample(np.float32(sides)) for sides in zip(*sizes))
         corners = deformable_conv2d.find_corners(y, x, height, width, weights)
         dtype = corners[0].index.dtype
         # The row of a cell is ((image * N + first of the level + cell) * heads + head).
-        first = np.cumsum([0] + [h * w for h, w in self._sizes[:-1]])
+        first = np.cumsum([0] + [h * w for h, w in sizes[:-1]])
         head = np.repeat(np.arange(self._num_heads), samples // self._num_heads)
         base = tf.cast(self._by_sample(first), dtype) * self._num_heads + tf.constant(head, dtype)
         image = tf.cast(tf.range(batch), dtype)[:, tf.newaxis, tf.newaxis]
         base += image * (count * self._num_heads)  # [B, 1, S]
         shape = [-1, samples // self._num_heads]
-        index = [
-            tf.reshape(corner.index * self._num_heads + base, shape) for corner in corners
-        ]
+        index = [tf.reshape(corner.index * self._num_heads + base, shape) for corner in corners]
         weight = [tf.reshape(corner.weight, shape) for corner in corners]
         return tf.concat(index, axis=1), tf.concat(weight, axis=1)
 
@@ -128,15 +135,16 @@ class DeformableAttention(tf.keras.layers.Layer):
         ones = [1] * (of_points.shape.rank - 1)
         return tf.tile(of_points, [*ones, self._num_heads])
 
-    def _centers(self, axis: int) -> np.ndarray:
-        """The middle of each cell on every level, in cells of that: float32 [N, levels]."""
-        sides = np.array([size[axis] for size in self._sizes])
-        shares: List[np.ndarray] = []
-        for size in self._sizes:
-            middle = (np.arange(size[axis]) + 0.5) / size[axis]
-            shape = [-1, 1] if axis == 0 else [1, -1]
-            shares.append(np.broadcast_to(middle.reshape(shape), size).ravel())
-        return (np.concatenate(shares)[:, np.newaxis] * sides - 0.5).astype(np.float32)
+
+def _centers(sizes: Sequence[Size], axis: int) -> np.ndarray:
+    """The middle of each cell on every level, in cells of that: float32 [N, levels]."""
+    shares: List[np.ndarray] = []
+    for size in sizes:
+        middle = (np.arange(size[axis]) + 0.5) / size[axis]
+        shape = [-1, 1] if axis == 0 else [1, -1]
+        shares.append(np.broadcast_to(middle.reshape(shape), size).ravel())
+    sides = np.array([size[axis] for size in sizes])
+    return (np.concatenate(shares)[:, np.newaxis] * sides - 0.5).astype(np.float32)
 
 
 def _initial_offsets(num_heads: int, num_levels: int, num_points: int) -> Any:

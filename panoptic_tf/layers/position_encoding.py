@@ -11,7 +11,7 @@ _EPSILON = 1e-6
 
 
 def sine_positions(height: int, width: int, channels: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Sines and cosines of the rows in the first half of the channels, of the columns in the second.
+    """Sines and cosines of rows in the first half of the channels, of columns in the second.
 
     Position i of n is 2 pi i / (n + 1e-6), i = 1..n. Channel c of a half with C / 2 channels is its
     sine, or cosine where c is odd, divided by 10000^(2 floor(c / 2) / (C / 2)).

@@ -1,4 +1,4 @@
-"""Weighted sums of a few rows of a matrix, which rows and weights varying: y_m = sum_t w_mt x_i(m,t).
+"""Weighted sums of a few rows of a matrix: y_m = sum_t w_mt x_i(m,t).
 
 What samples a map bilinearly at positions that a network computes, and sums the samples. Nothing of
 the size of the samples is kept for the gradient.

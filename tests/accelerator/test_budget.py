@@ -16,6 +16,7 @@ BUDGETS = {
     "panoptic_deeplab": (9_543, 1_277_293_932),
     "panoptic_fpn": (8_931, 1_391_978_396),
     "panoptic_fcn": (24_421, 1_724_638_940),
+    "mask_transformer": (20_967, 4_504_507_484),
 }
 
 

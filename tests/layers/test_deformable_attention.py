@@ -14,11 +14,11 @@ COUNT, CHANNELS, HEADS, POINTS = 26, 8, 2, 3
 
 
 def build():
-    layer = DeformableAttention(CHANNELS, num_heads=HEADS, num_points=POINTS, sizes=SIZES)
+    layer = DeformableAttention(CHANNELS, num_heads=HEADS, num_levels=len(SIZES), num_points=POINTS)
     rng = np.random.default_rng(0)
     x = rng.normal(size=[2, COUNT, CHANNELS]).astype(np.float32)
     positions = rng.normal(size=[1, COUNT, CHANNELS]).astype(np.float32)
-    layer(x, positions)
+    layer(x, positions, SIZES)
     return layer, x, positions
 
 
@@ -30,7 +30,9 @@ def set_random(layer):
 def bilinear(image, y, x):
     """[h, w, d] at a position, 0 outside."""
     total = 0.0
-    for row, column in itertools.product(*((int(np.floor(p)), int(np.floor(p)) + 1) for p in (y, x))):
+    for row, column in itertools.product(
+        *((int(np.floor(p)), int(np.floor(p)) + 1) for p in (y, x))
+    ):
         if 0 <= row < image.shape[0] and 0 <= column < image.shape[1]:
             total = total + image[row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
     return total
@@ -67,7 +69,7 @@ def test_equals_loops(form):
     layer, x, positions = build()
     set_random(layer)
     with forms.use(form):
-        found = layer(x, positions)
+        found = layer(x, positions, SIZES)
     for i in range(2):
         np.testing.assert_allclose(found[i], attend(layer, x[i], positions[0]), atol=2e-4)
 
@@ -90,7 +92,7 @@ def test_forms_have_the_same_gradients():
         def run(x):
             with forms.use(form), tf.GradientTape() as tape:
                 tape.watch(x)
-                loss = tf.reduce_sum(layer(x, positions, training=True) ** 2)
+                loss = tf.reduce_sum(layer(x, positions, SIZES, training=True) ** 2)
             return tape.gradient(loss, [x, *layer.trainable_variables])
 
         return [tf.convert_to_tensor(g).numpy() for g in run(tf.constant(x))]
@@ -103,4 +105,4 @@ def test_forms_have_the_same_gradients():
 
 def test_heads_must_divide_the_channels():
     with pytest.raises(ValueError, match="3 heads must divide 8 channels"):
-        DeformableAttention(8, num_heads=3, num_points=1, sizes=SIZES)
+        DeformableAttention(8, num_heads=3, num_levels=2, num_points=1)

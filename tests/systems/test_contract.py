@@ -242,9 +242,7 @@ def test_data_sets_of_only_things_or_only_stuff(row, tmp_path, kept):
             )
         )
     batch = make_batch(task, samples)
-    assert_learnable(
-        task, model, batch, all_reached=kept == "things", but=row.without_gradient
-    )
+    assert_learnable(task, model, batch, all_reached=kept == "things", but=row.without_gradient)
     prediction = predict(model, batch[0])
     category = prediction[Prediction.CATEGORY_MASK]
     assert category.max() <= len(chosen)

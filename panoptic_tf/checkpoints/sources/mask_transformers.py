@@ -238,7 +238,11 @@ def _third(translated: Translated, number: int) -> Translated:
 
 _CLASS_HEAD = re.compile(r"(class_embed|class_predictor)\.weight$")
 _QUERY_FEATURES = re.compile("queries_features|query_feat|static_query")
-_BACKBONES = {96: {6: "swin_tiny", 18: "swin_small"}, 128: {18: "swin_base"}, 192: {18: "swin_large"}}
+_BACKBONES = {
+    96: {6: "swin_tiny", 18: "swin_small"},
+    128: {18: "swin_base"},
+    192: {18: "swin_large"},
+}
 _DATA_SETS = {133: "coco", 19: "cityscapes", 150: "ade20k"}
 
 
@@ -260,7 +264,6 @@ def _describe(checkpoint: StoredCheckpoint) -> Description:
         experiment = f"maskformer_{backbone}_{data_set}"
     is_published = backbone and (data_set if is_mask2former else data_set == "coco")
     return Description(settings, (experiment,) if is_published else ())
-
 
 
 def _swin(checkpoint: StoredCheckpoint) -> Optional[str]:

@@ -1,7 +1,7 @@
 """Gradients of grouped and of dilated convolutions by plain ones.
 
-Without oneDNN, which TensorFlow takes by itself only on processors with AVX512 and more, it has none
-of these on CPUs.
+Without oneDNN, which TensorFlow takes by itself only on processors with AVX512 and more, it has
+none of these on CPUs.
 """
 
 from __future__ import annotations

@@ -76,7 +76,11 @@ def mask2former_coco(backbone: str) -> cfg.ExperimentConfig:
     """
     is_large = backbone == "swin_large"
     task = _task(
-        backbone, "coco_panoptic", train_size=[1024, 1024], input_size=[1088, 1088], norm="frozen_batch"
+        backbone,
+        "coco_panoptic",
+        train_size=[1024, 1024],
+        input_size=[1088, 1088],
+        norm="frozen_batch",
     )
     task.model.output_size = [640, 640]
     if is_large:
@@ -139,7 +143,11 @@ def maskformer_coco(backbone: str) -> cfg.ExperimentConfig:
       backbone: a name of `_BACKBONES`.
     """
     task = _task(
-        backbone, "coco_panoptic", train_size=[1088, 1088], input_size=[1088, 1088], norm="frozen_batch"
+        backbone,
+        "coco_panoptic",
+        train_size=[1088, 1088],
+        input_size=[1088, 1088],
+        norm="frozen_batch",
     )
     task.model.output_size = [640, 640]
     _make_maskformer(task)

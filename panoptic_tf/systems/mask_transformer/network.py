@@ -95,8 +95,8 @@ def _build_pixel_decoder(config: transformer_config.Model) -> tf.keras.layers.La
     levels, known = list(config.decoder.levels), {"deformable": "543", "fpn": "5"}[name]
     if not levels or any(level not in tuple(known) for level in levels):
         raise ValueError(
-            f"task.model.decoder.levels must be some of {', '.join(known)}, which the pixel decoder "
-            f"{name!r} returns, got {levels}."
+            f"task.model.decoder.levels must be some of {', '.join(known)}, which the pixel "
+            f"decoder {name!r} returns, got {levels}."
         )
     if name == "deformable":
         del options["dropout"]

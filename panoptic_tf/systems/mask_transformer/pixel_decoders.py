@@ -7,7 +7,7 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 import tensorflow as tf
 
 from panoptic_tf.layers import attention, convolution, resize
-from panoptic_tf.layers.deformable_attention import DeformableAttention
+from panoptic_tf.layers.deformable_attention import DeformableAttention, Size
 from panoptic_tf.layers.position_encoding import sine_positions
 
 _FINEST = "2"
@@ -48,12 +48,18 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self._channels = channels
         self._levels = tuple(levels)
-        self._options = {
-            "num_layers": num_layers,
-            "num_heads": num_heads,
-            "num_points": num_points,
-            "hidden_channels": hidden_channels,
-        }
+        self.layers = [
+            _DeformableLayer(
+                channels,
+                num_heads=num_heads,
+                num_levels=len(self._levels),
+                num_points=num_points,
+                hidden_channels=hidden_channels,
+                dtype=tf.float32,
+                name=f"layer_{i}",
+            )
+            for i in range(num_layers)
+        ]
         conv = convolution.ConvNormAct
         self.inputs = [
             conv(
@@ -77,23 +83,12 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
         )
 
     def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
-        """Creates the encoder, whose layers need the levels' sizes."""
-        sizes = [tuple(input_shape[level])[1:3] for level in self._levels]
+        """Creates the learnt vectors of levels."""
         self.level_embedding = self.add_weight(
             "level_embedding",
-            shape=[len(sizes), self._channels],
+            shape=[len(self._levels), self._channels],
             initializer=tf.keras.initializers.RandomNormal(stddev=1.0),
         )
-        self._positions = [sine_positions(*size, self._channels) for size in sizes]
-        self._sizes = sizes
-        options = dict(self._options)
-        num_layers = options.pop("num_layers")
-        self.layers = [
-            _DeformableLayer(
-                self._channels, sizes=sizes, dtype=tf.float32, name=f"layer_{i}", **options
-            )
-            for i in range(num_layers)
-        ]
         super().build(input_shape)
 
     def call(self, inputs: Levels, training: Optional[bool] = None) -> Dict[str, tf.Tensor]:
@@ -109,14 +104,15 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
         maps = [
             conv(inputs[level], training=training) for level, conv in zip(self._levels, self.inputs)
         ]
+        sizes = [tuple(x.shape[1:3]) for x in maps]
         x = tf.cast(tf.concat([_flat(x) for x in maps], axis=1), tf.float32)  # [B, N, C]
-        positions = self._encode_positions()
+        positions = self._positions(sizes)
         for layer in self.layers:
-            x = layer(x, positions, training=training)
-        counts = [height * width for height, width in self._sizes]
+            x = layer(x, positions, sizes, training=training)
+        counts = [height * width for height, width in sizes]
         maps = [
             tf.cast(tf.reshape(part, [-1, *size, self._channels]), self.compute_dtype)
-            for part, size in zip(tf.split(x, counts, axis=1), self._sizes)
+            for part, size in zip(tf.split(x, counts, axis=1), sizes)
         ]
         fine = self.lateral(inputs[_FINEST], training=training)
         fine += resize.upsample_like(maps[-1], fine)
@@ -124,12 +120,13 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
         outputs = {f"level_{level}": x for level, x in zip(self._levels, maps)}
         return {"mask_features": features, **outputs}
 
-    def _encode_positions(self) -> tf.Tensor:
-        """Positions and embeddings of the levels: float32 [1, N, C]."""
+    def _positions(self, sizes: Sequence[Size]) -> tf.Tensor:
+        """Positions and vectors of the levels: float32 [1, N, C]."""
         embeddings = tf.unstack(tf.cast(self.level_embedding, tf.float32))
+        parts = (sine_positions(*size, self._channels) for size in sizes)
         encoded = [
             _flat(rows + (columns + embedding))
-            for (rows, columns), embedding in zip(self._positions, embeddings)
+            for (rows, columns), embedding in zip(parts, embeddings)
         ]
         return tf.concat(encoded, axis=1)
 
@@ -143,9 +140,15 @@ class _DeformableLayer(tf.keras.layers.Layer):
         self.norm = attention.layer_norm(dtype=dtype)
         self.feed_forward = attention.FeedForward(hidden_channels, name="feed_forward", dtype=dtype)
 
-    def call(self, inputs: tf.Tensor, positions: tf.Tensor, training: Optional[bool] = None):
-        """[B, N, C] -> [B, N, C]; the positions are [1, N, C]."""
-        x = self.norm(inputs + self.attention(inputs, positions, training=training))
+    def call(
+        self,
+        inputs: tf.Tensor,
+        positions: tf.Tensor,
+        sizes: Sequence[Size],
+        training: Optional[bool] = None,
+    ) -> tf.Tensor:
+        """[B, N, C] -> [B, N, C]; the positions are [1, N, C], `sizes` those of the levels."""
+        x = self.norm(inputs + self.attention(inputs, positions, sizes, training=training))
         return self.feed_forward(x, training=training)
 
 
