@@ -1,7 +1,7 @@
 """Mask2Former and MaskFormer of `transformers`: recorded cases, and CPU time.
 
 python benchmarks/references/transformers_mask_transformer.py --model=mask2former_resnet50 \\
-    --dump=FOLDER [--authors=FOLDER]
+    --dump=FOLDER [--authors=FOLDER] [--size 512 512]
 python benchmarks/references/transformers_mask_transformer.py --authors=FOLDER \\
     --record=tests/golden/mask_transformer
 python benchmarks/references/transformers_mask_transformer.py --model=mask2former_resnet50 --time
@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=_NAMES, help="For --dump and --time.")
     parser.add_argument("--dump", help="Folder that is written.")
+    parser.add_argument("--size", nargs=2, type=int, default=_SIZE, help="Of --dump's images.")
     parser.add_argument("--record", help="Folder of small recorded cases.")
     parser.add_argument("--authors", help="Folder with the authors' two files.")
     parser.add_argument("--time", action="store_true", help="Measures.")
@@ -63,7 +64,7 @@ def main() -> None:
     if arguments.record:
         _record(arguments.record, arguments.authors)
     if arguments.dump:
-        _dump(arguments.model, arguments.dump, arguments.authors)
+        _dump(arguments.model, arguments.dump, arguments.authors, tuple(arguments.size))
     if arguments.time:
         _measure(arguments)
 
@@ -239,11 +240,11 @@ def _attention_margin(mask_logits: np.ndarray, arrays: Arrays) -> float:
     return min(margins)
 
 
-def _dump(name: str, folder: str, authors: str) -> None:
+def _dump(name: str, folder: str, authors: str, size: Tuple[int, int]) -> None:
     os.makedirs(folder, exist_ok=True)
     model = build(name, folder).model
-    images = cases.draw_images(2, _SIZE)
-    truth = cases.draw_truth((3, 6), _SIZE)
+    images = cases.draw_images(2, size)
+    truth = cases.draw_truth((3, 6), size)
     network = run_network(model, images)
     difference = _train_difference(model, images, network)
     predictions = {

@@ -90,7 +90,7 @@ def _count_pairs(one: Arrays, other: Arrays) -> int:
     is_near &= (np.abs(boxes[0][:, np.newaxis] - boxes[1]) <= _BOX_TOLERANCE).all(axis=-1)
     pairs = 0
     for k in range(len(is_near)):
-        for partner in np.flatnonzero(is_near[k]):
+        for partner in np.flatnonzero(is_near[k]).tolist():
             difference = np.abs(_mask(one, k) - _mask(other, partner))
             if np.mean(difference) <= 1 - _EQUAL_SHARE:
                 is_near[:, partner] = False

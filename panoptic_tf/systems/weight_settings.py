@@ -7,7 +7,10 @@ from typing import Any, Dict, Mapping
 from official.modeling import hyperparams
 
 _OPTIONS = "backbone.options."
-_DEFAULTS = {"model.backbone.options.padding": "same"}
+_DEFAULTS = {
+    "model.backbone.options.padding": "same",
+    "model.backbone.options.window_size": 7,
+}
 
 
 def differing(task_config: hyperparams.Config, settings: Mapping[str, Any]) -> Dict[str, Any]:

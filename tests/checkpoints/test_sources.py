@@ -17,7 +17,8 @@ from panoptic_tf.checkpoints.matching import compare
 from panoptic_tf.checkpoints.readers.arrays import CheckpointError, StoredArray, StoredCheckpoint
 
 SNAPSHOTS = pathlib.Path(__file__).parent.parent / "systems" / "snapshots"
-# Names and shapes as detectron2 and the authors of Panoptic FCN save them.
+# Names and shapes as detectron2 and the authors of Panoptic FCN save them; of Mask2Former and
+# MaskFormer those of transformers, renamed by the table by which it converts the authors' files.
 RECORDED = pathlib.Path(__file__).parent / "names"
 
 
@@ -49,6 +50,9 @@ def snapshot(experiment):
         ("detectron2_panoptic_fpn_R_50_1x", "panoptic_fpn_resnet50_coco"),
         ("detectron2_panoptic_deeplab_R_52_coco", "panoptic_deeplab_resnet52_coco"),
         ("panoptic_fcn_R50", "panoptic_fcn_resnet50_coco"),
+        ("mask2former_R50", "mask2former_resnet50_coco"),
+        ("mask2former_swin_tiny", "mask2former_swin_tiny_coco"),
+        ("maskformer_R50", "maskformer_resnet50_coco"),
     ],
 )
 def test_published_names_are_the_variables_of_the_experiment(file, experiment):
