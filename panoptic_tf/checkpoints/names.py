@@ -127,11 +127,12 @@ _SOURCES: List[Source] = []
 
 
 def register_source(source: Source, *, is_model: bool = False) -> Source:
-    """Makes a source known; of two whose signatures fit, the one registered first counts.
+    """Makes a source known; of backbones whose signatures fit, the one registered first counts.
 
     Args:
       source: a table.
-      is_model: whether it is of models whose backbones fit other sources, and so comes before all.
+      is_model: whether it is of models whose backbones fit other sources, and so comes before
+        them; of two models, the one registered last counts.
     """
     _SOURCES.insert(0 if is_model else len(_SOURCES), source)
     return source

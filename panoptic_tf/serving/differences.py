@@ -13,6 +13,7 @@ Arrays = Mapping[str, np.ndarray]
 _EQUAL_SHARE = 0.999
 _SCORE_TOLERANCE = 1e-3
 _BOX_TOLERANCE = 0.5
+_SMALLEST_IOU = 0.9  # of two masks of bits
 # Of the detections of an image. Rounding decides whether one is just above a threshold.
 _DETECTIONS_IN_BOTH = 0.95
 _SCORES = (Prediction.SEGMENT_SCORE,)
@@ -91,12 +92,19 @@ def _count_pairs(one: Arrays, other: Arrays) -> int:
     pairs = 0
     for k in range(len(is_near)):
         for partner in np.flatnonzero(is_near[k]).tolist():
-            difference = np.abs(_mask(one, k) - _mask(other, partner))
-            if np.mean(difference) <= 1 - _EQUAL_SHARE:
+            if _are_equal(_mask(one, k), _mask(other, partner)):
                 is_near[:, partner] = False
                 pairs += 1
                 break
     return pairs
+
+
+def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
+    """Of two masks of one form; see `_mask`."""
+    if one.dtype.kind == "f":
+        return bool(np.mean(np.abs(one - other)) <= 1 - _EQUAL_SHARE)
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) >= _SMALLEST_IOU * union
 
 
 def _mask(prediction: Arrays, k: int) -> np.ndarray:

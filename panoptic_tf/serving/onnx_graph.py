@@ -48,7 +48,8 @@ def _rename(graph: Any, names: Mapping[str, str]) -> None:
     """What its nodes and those of its bodies read."""
     for node in graph.node:
         for i, name in enumerate(node.input):
-            node.input[i] = names.get(name, name)
+            if name:  # Else an optional input that is left out.
+                node.input[i] = names.get(name, name)
         for body in _bodies(node):
             _rename(body, names)
 

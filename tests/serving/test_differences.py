@@ -131,3 +131,20 @@ def test_detections_of_one_alone(expected):
     words = [f"3 of {COUNT} detections of image 0 are not the same"]
     assert list(differences(found, expected)) == words
     assert list(differences(expected, found)) == words
+
+
+def test_a_mask_that_is_small_in_its_image():
+    expected = {
+        "detection_boxes": np.float32([[[8, 8, 24, 24]]]),
+        "detection_categories": np.int32([[1]]),
+        "detection_scores": np.float32([[0.9]]),
+        "num_detections": np.int32([1]),
+        "detection_bit_masks": np.zeros([1, 640, 640, 1], np.int32),
+    }
+    expected["detection_bit_masks"][:, 8:24, 8:24] = 1
+    found = {**expected, "detection_bit_masks": expected["detection_bit_masks"].copy()}
+    found["detection_bit_masks"][:, 8, 8:12] = 0  # rounding: IoU 0.98
+    assert list(differences(found, expected)) == []
+    found["detection_bit_masks"][:] = 0
+    (problem,) = differences(found, expected)
+    assert "1 of 1 detections of image 0 are not the same" in problem

@@ -37,7 +37,7 @@ SNAPSHOT_DIR = pathlib.Path(__file__).parent / "snapshots"
 
 def losses_and_gradients(task, model, batch):
     features, labels = batch
-    with tf.GradientTape() as tape:
+    with forms.use(task.form), tf.GradientTape() as tape:
         losses = task.build_loss()(labels, model(features, training=True))
     return losses, tape.gradient(losses[task.loss], model.trainable_variables)
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from official.core import exp_factory
 from small_systems import draw_sample, get_params, get_task, make_batch
 
 from panoptic_tf.structures import Prediction
-from panoptic_tf.systems.mask_transformer import transformer_decoder
+from panoptic_tf.systems.mask_transformer import pixel_decoders, transformer_decoder
 
 TINY = {
     "train_size": [64, 64],
@@ -35,6 +36,8 @@ def build_task(model=None, **others):
             {"model": {"pixel_decoder": {"name": "fpn"}, "decoder": {"levels": ["5", "4"]}}},
             "levels must be some of 5, which the pixel decoder 'fpn' returns",
         ),
+        ({"model": {"decoder": {"num_layers": 0}}}, "needs num_layers >= 1"),
+        ({"model": {"decoder": {"learnt_start": False}}}, "learnt_start where masked is true"),
         ({"model": {"decoder": {"num_heads": 5}}}, "5 heads must divide 32 channels"),
         ({"targets": {"max_segments": 17}}, r"max_segments \(17\) must not be larger than"),
         ({"targets": {"max_segments": 0}}, "max_segments must be at least 1, got 0"),
@@ -47,6 +50,92 @@ def test_wrong_configs(override, message):
         task = build_task(**override)
         task.build_target_generator()
         task.build_model()
+
+
+MASKFORMER = {
+    "pixel_decoder": {"name": "fpn", "num_layers": 1, "hidden_channels": 32, "dropout": 0.1},
+    "decoder": {
+        **TINY["decoder"],
+        "levels": ["5"],
+        "dropout": 0.1,
+        "masked": False,
+        "learnt_start": False,
+        "cross_attention_first": False,
+        "level_embedding": False,
+    },
+}
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_maskformer_learns(norm):
+    task = build_task(
+        {**MASKFORMER, "backbone": {**TINY["backbone"], "norm": norm}},
+        losses={"mask_loss": "whole", "class_weight": 1, "mask_weight": 20, "dice_weight": 1},
+    )
+    model = task.build_model()
+    batch = make_batch(task, [draw_sample(seed) for seed in range(2)])
+    optimizer = tf.keras.optimizers.legacy.Adam(3e-3)
+    metrics = task.build_metrics(training=True)
+    step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics), autograph=False)
+    losses = [float(step()[task.loss]) for _ in range(60)]
+    assert losses[-1] < 0.6 * losses[0]
+    outputs = model(batch[0], training=True)
+    assert outputs["class_logits"].shape == (2, 3, 16, 11)
+
+
+def test_encoder_layer_equals_numpy():
+    layer = pixel_decoders._EncoderLayer(
+        8, num_heads=2, hidden_channels=6, dropout=0.0, name="layer"
+    )
+    rng = np.random.default_rng(0)
+    x, positions = (rng.normal(size=[1, 5, 8]).astype(np.float32) for _ in range(2))
+    layer(x, positions)
+    for variable in layer.weights:
+        variable.assign(rng.normal(size=variable.shape) * 0.3)
+    query = x + positions
+    attended = x + layer.attention(query, query, x).numpy()
+    attended -= attended.mean(axis=-1, keepdims=True)
+    attended /= np.sqrt(attended.var(axis=-1, keepdims=True) + 1e-5)
+    attended = attended * layer.norm.gamma.numpy() + layer.norm.beta.numpy()
+    np.testing.assert_allclose(
+        layer(x, positions), layer.feed_forward(tf.constant(attended)), atol=1e-5
+    )
+
+
+# As published: rate, of the backbone, decay, batch, steps, queries, layers of attention, weights.
+PUBLISHED = {
+    "mask2former_resnet50_coco": (1e-4, 0.1, 0.05, 16, 368_750, 100, 6, (2, 5, 5)),
+    "mask2former_swin_large_coco": (1e-4, 0.1, 0.05, 16, 737_500, 200, 6, (2, 5, 5)),
+    "mask2former_swin_large_cityscapes": (1e-4, 0.1, 0.05, 16, 90_000, 200, 6, (2, 5, 5)),
+    "mask2former_resnet50_ade20k": (1e-4, 0.1, 0.05, 16, 160_000, 100, 6, (2, 5, 5)),
+    "maskformer_resnet50_coco": (1e-4, 0.1, 1e-4, 64, 554_400, 100, 6, (1, 20, 1)),
+    "maskformer_swin_tiny_coco": (6e-5, 1.0, 0.01, 64, 554_400, 100, 0, (1, 20, 1)),
+}
+
+
+@pytest.mark.parametrize("name", list(PUBLISHED))
+def test_published_values(name):
+    params = exp_factory.get_exp_config(name)
+    task, trainer = params.task, params.trainer
+    config = trainer.optimizer_config
+    rate = config.learning_rate.get()
+    first = getattr(rate, "initial_learning_rate", None) or rate.values[0]
+    factors = [row.learning_rate for row in config.by_variable if row.pattern == "^backbone/"]
+    losses = task.losses
+    assert (
+        first,
+        *(factors or [1.0]),
+        config.optimizer.adamw.weight_decay_rate,
+        task.train_data.global_batch_size,
+        trainer.train_steps,
+        task.model.decoder.num_queries,
+        task.model.pixel_decoder.num_layers,
+        (losses.class_weight, losses.mask_weight, losses.dice_weight),
+    ) == PUBLISHED[name]
+    assert config.optimizer.adamw.global_clipnorm == 0.01
+    if name == "mask2former_resnet50_coco":
+        assert list(rate.boundaries) == [327_778, 355_092]
+        np.testing.assert_allclose(rate.values, [1e-4, 1e-5, 1e-6])
 
 
 def test_training_and_inference_of_different_sizes():

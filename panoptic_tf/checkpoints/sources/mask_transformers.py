@@ -44,7 +44,7 @@ _MASK2FORMER: names.Rules = (
     (rf"^({_PIXEL}/layer_\d)/norm1$", r"\1/norm"),
     (rf"^({_PIXEL}/layer_\d)/norm2$", r"\1/feed_forward/norm"),
     (rf"^{_PIXEL}/transformer$", _PIXEL),
-    (rf"^{_DECODER}/input_proj/(\d)$", rf"{_DECODER}/input_\1"),
+    *((rf"^{_DECODER}/input_proj/{i}$", f"{_DECODER}/input_{5 - i}") for i in range(3)),
     *(
         (
             rf"^{_DECODER}/transformer_{kind}_attention_layers/(\d)/(?:self|multihead)_attn",
@@ -237,6 +237,7 @@ def _third(translated: Translated, number: int) -> Translated:
 # What a file is.
 
 _CLASS_HEAD = re.compile(r"(class_embed|class_predictor)\.weight$")
+_QUERIES = re.compile(r"(query_embed|queries_embedder)\.weight$")
 _QUERY_FEATURES = re.compile("queries_features|query_feat|static_query")
 _BACKBONES = {
     96: {6: "swin_tiny", 18: "swin_small"},
@@ -256,6 +257,8 @@ def _describe(checkpoint: StoredCheckpoint) -> Description:
         settings, backbone = swin.describe(checkpoint).settings, _swin(checkpoint)
     else:
         settings, backbone = detectron2.RGB_SETTINGS, _resnet(checkpoint)
+    queries = next(v.shape[0] for k, v in arrays.items() if _QUERIES.search(k))
+    settings = {**settings, "model.decoder.num_queries": queries}
     if is_mask2former:
         experiment = f"mask2former_{backbone}_{data_set}"
     else:

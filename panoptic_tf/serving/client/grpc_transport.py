@@ -75,6 +75,8 @@ class GrpcTransport:
             response = next(self._calls)(request, timeout=self._timeout)
         except self._error as error:
             raise _describe(error) from error
+        except ValueError as error:  # The channel was closed meanwhile.
+            raise CallError(str(error)) from error
         try:
             return messages.decode_response(response, responses.KEYS)
         except ValueError as error:

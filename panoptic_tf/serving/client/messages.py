@@ -152,6 +152,9 @@ def _to_array(name: str, tensor: Any, most_values: int) -> np.ndarray:
         found: float = len(content) / np.dtype(dtype).itemsize
         values = values.view(dtype) if found == count else values
     else:
+        found = len(getattr(tensor, field))
+        if found > count:
+            raise ValueError(f"the output {name!r} of shape {shape} has {found:g} values")
         values = np.empty(len(getattr(tensor, field)), dtype)
         values[:] = getattr(tensor, field)
         found = len(values)

@@ -67,6 +67,8 @@ _CATEGORIES = (
 _INSTANCES = (Prediction.INSTANCE_MASK, Prediction.SEGMENT_INSTANCE)
 _SCORES = (Prediction.SEGMENT_SCORE, Prediction.DETECTION_SCORES, Prediction.DETECTION_MASKS)
 _MOST_SCORE = 1.0001  # 1, rounded
+_MOST_DETECTIONS = 1024
+_MOST_CELLS = 1024  # of a side of a mask over its box
 # A model has one of these sets at least.
 _WHOLE = (
     {Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK, Prediction.NUM_SEGMENTS},
@@ -166,11 +168,17 @@ def _check_detections(arrays: Mapping[str, np.ndarray]) -> None:
     boxes = arrays[Prediction.DETECTION_BOXES]
     if boxes.shape[1] != 4:
         raise ValueError(f"detection_boxes must be [K, 4], got {list(boxes.shape)}")
-    masks = arrays.get(Prediction.DETECTION_MASKS, boxes)
-    if len(masks) != len(boxes):
-        raise ValueError(f"detection_masks has {len(masks)} rows, the table {len(boxes)}")
+    # Masks of all are made at the size of the image.
+    if len(boxes) > _MOST_DETECTIONS:
+        raise ValueError(f"{len(boxes)} detections are more than {_MOST_DETECTIONS}")
+    masks = arrays.get(Prediction.DETECTION_MASKS)
+    if masks is not None and (len(masks) != len(boxes) or max(masks.shape[1:]) > _MOST_CELLS):
+        raise ValueError(
+            f"detection_masks must be at most [{len(boxes)}, {_MOST_CELLS}, {_MOST_CELLS}], with "
+            f"as many rows as the table, got {list(masks.shape)}"
+        )
     bits = arrays.get(Prediction.DETECTION_BIT_MASKS)
-    if bits is not None and 32 * bits.shape[2] < len(boxes):
+    if bits is not None and bits.shape[2] != -(-len(boxes) // 32):
         raise ValueError(
             f"detection_bit_masks has bits for {32 * bits.shape[2]} detections, the table "
             f"{len(boxes)} rows"

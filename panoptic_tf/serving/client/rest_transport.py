@@ -87,20 +87,18 @@ class RestTransport:
             connection.close()
 
     def _post(self, body: bytes) -> bytes:
-        """What the server answers.
+        """The body of the server's response.
 
-        A kept connection may have been closed meanwhile; another one is taken then at once.
+        A kept connection may have been closed meanwhile; a new one is opened then at once.
         """
         deadline = time.monotonic() + self._timeout
-        while True:
-            kept = self._take()
-            try:
-                return self._exchange(kept or self._open(deadline), body, deadline)
-            except (ConnectionError, ssl.SSLEOFError) as error:
-                if kept is None:
-                    raise _describe(error) from error
-            except (OSError, http.client.HTTPException) as error:
-                raise _describe(error) from error
+        try:
+            if kept := self._take():
+                with contextlib.suppress(ConnectionError, ssl.SSLEOFError):
+                    return self._exchange(kept, body, deadline)
+            return self._exchange(self._open(deadline), body, deadline)
+        except (OSError, http.client.HTTPException) as error:
+            raise _describe(error) from error
 
     def _take(self) -> Optional[http.client.HTTPConnection]:
         with self._lock:
@@ -119,10 +117,16 @@ class RestTransport:
         """A new connection to the first address of the host that can be reached."""
         failure = OSError(f"{self._host} has no address")
         addresses = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in addresses:
-            sock = socket.socket(family, kind, protocol)
+        for i, (family, kind, protocol, _, address) in enumerate(addresses):
+            # An address that does not answer leaves the others their share of the time.
+            seconds = _seconds_until(deadline) / (len(addresses) - i)
             try:
-                return self._connect(sock, address, deadline)
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                failure = error
+                continue
+            try:
+                return self._connect(sock, address, time.monotonic() + seconds)
             except OSError as error:
                 sock.close()
                 failure = error
@@ -168,9 +172,9 @@ class RestTransport:
                 break
             if len(received) > self._max_bytes:
                 raise CallError(f"the response has more than {self._max_bytes:,} bytes")
-        # Where the connection ended, `read` says nothing; in the headers, nor do they.
+        # `read` does not say that the connection ended early, nor do headers that were cut short.
         is_without = not received and response.getheader("Content-Length") is None
-        if response.length or is_without:
+        if response.status == 200 and (response.length or is_without):
             raise http.client.IncompleteRead(bytes(received), response.length)
         return bytes(received)
 
@@ -182,13 +186,15 @@ def _shut_down_at(deadline: float, sock: socket.socket) -> Iterator[None]:
     Raises:
       socket.timeout: the deadline passed, whatever the end of the connection looked like.
     """
-    is_late = threading.Event()
+    is_late, is_done = threading.Event(), threading.Event()
+    lock = threading.Lock()
 
     def shut_down() -> None:
-        is_late.set()
-        with contextlib.suppress(OSError):
-            # Not the method of an SSLSocket, after which that would go on without encryption.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+        with lock, contextlib.suppress(OSError):
+            if not is_done.is_set():
+                is_late.set()
+                # Not the method of an SSLSocket, after which that would go on without encryption.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     timer = threading.Timer(deadline - time.monotonic(), shut_down)
     timer.daemon = True
@@ -200,6 +206,8 @@ def _shut_down_at(deadline: float, sock: socket.socket) -> Iterator[None]:
         failure = error
     finally:
         timer.cancel()
+        with lock:
+            is_done.set()
     if is_late.is_set():
         raise socket.timeout("timed out") from failure
     if failure is not None:

@@ -28,13 +28,14 @@ _BACKBONES: Dict[str, Dict[str, Any]] = {
     "swin_large": {"drop_path_rate": 0.3, "window_size": 12},
 }
 
-# Norms, learnt queries, vectors of levels, tables of relative positions.
+# Norms, learnt queries, the decoder's vectors of levels, tables of relative positions.
 _WITHOUT_DECAY = (
-    "/(gamma|beta|query_(positions|features)|level_embedding|relative_position_bias_table)$"
+    "/(gamma|beta|query_(positions|features)|relative_position_bias_table)$"
+    "|^transformer_decoder/level_embedding$"
 )
 
-# Of colours, as published for street scenes.
-_COLORS = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
+# The published ranges; there each change comes with probability one half, here always.
+_COLORS = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}
 
 
 class _Schedule(NamedTuple):
@@ -74,7 +75,6 @@ def mask2former_coco(backbone: str) -> cfg.ExperimentConfig:
     Args:
       backbone: a name of `_BACKBONES`.
     """
-    is_large = backbone == "swin_large"
     task = _task(
         backbone,
         "coco_panoptic",
@@ -83,11 +83,9 @@ def mask2former_coco(backbone: str) -> cfg.ExperimentConfig:
         norm="frozen_batch",
     )
     task.model.output_size = [640, 640]
-    if is_large:
-        task.model.decoder.num_queries = 200
     task.train_data.augmentation = base_config.Augmentation(scale_min=0.1, scale_max=2.0)
     task.validation_data.with_instances = True
-    return _experiment(task, _COCO_100 if is_large else _COCO_50)
+    return _experiment(task, _COCO_100 if backbone == "swin_large" else _COCO_50)
 
 
 def mask2former_cityscapes(backbone: str) -> cfg.ExperimentConfig:
@@ -111,7 +109,7 @@ def mask2former_cityscapes(backbone: str) -> cfg.ExperimentConfig:
 
 
 def mask2former_ade20k(backbone: str) -> cfg.ExperimentConfig:
-    """Mask2Former on ADE20K panoptic, in the published configuration.
+    """Mask2Former on ADE20K panoptic, in the configuration published for ResNet-50 and Swin-L.
 
     `panoptic-tf train --experiment=mask2former_resnet50_ade20k --mode=train_and_eval
     --model_dir=... --params_override=task.init_checkpoint=...,...`
@@ -123,9 +121,12 @@ def mask2former_ade20k(backbone: str) -> cfg.ExperimentConfig:
         "ade20k_panoptic",
         train_size=[640, 640],
         input_size=[864, 864],
-        norm="sync_batch",
+        norm="frozen_batch",
     )
-    task.train_data.augmentation = base_config.Augmentation(scale_min=0.5, scale_max=2.0, **_COLORS)
+    # Of an image of 4:3, fitted into 640x640, the shortest side is 480; published are 320 to 1280.
+    task.train_data.augmentation = base_config.Augmentation(
+        scale_min=320 / 480, scale_max=1280 / 480, **_COLORS
+    )
     return _experiment(task, _ADE20K)
 
 
@@ -172,7 +173,7 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
     `panoptic-tf train --experiment=mask2former_shapes --mode=train_and_eval --model_dir=...
     --params_override=task.train_data.input_path=data/train-*,...`
 
-    What it reaches is in docs/results.md.
+    It was trained for some steps only.
     """
     size = list(shapes_experiment.SIZE)
     model = config.Model(
@@ -202,7 +203,7 @@ def mask2former_small() -> cfg.ExperimentConfig:
     --params_override=task.dataset_info=data/dataset_info.json,...`
 
     10,000 steps of 8 images of 512x512, from random weights or a backbone's. There is no published
-    PQ; `panoptic-tf init` fits sizes, schedule and thresholds to a data set.
+    PQ, and it was not trained yet.
     """
     size = list(small_experiment.SIZE)
     model = config.Model(
@@ -219,11 +220,13 @@ def mask2former_small() -> cfg.ExperimentConfig:
 def _task(
     backbone: str, dataset: str, *, train_size: List[int], input_size: List[int], norm: str
 ) -> config.MaskTransformerTaskConfig:
+    is_large = backbone == "swin_large"
     return config.MaskTransformerTaskConfig(
         dataset_info=dataset,
         model=config.Model(
             train_size=train_size,
             input_size=input_size,
+            decoder=config.TransformerDecoder(num_queries=200 if is_large else 100),
             backbone=base_config.Backbone(
                 name=backbone,
                 # Of ResNets; others have norms of their own.

@@ -29,8 +29,9 @@ class MaskTransformerLoss:
     every mask.
 
     Departures: images without any annotated pixel cost nothing, where the authors let their queries
-    learn "no object"; the class loss is normalised over the global batch, not over each replica;
-    masks of an image share its points (see `PointCriterion`).
+    learn "no object"; segments that a crop leaves empty are none, where theirs are truth with an
+    empty mask; the class loss is normalised over the global batch, not over each replica; masks of
+    an image share its points (see `PointCriterion`).
     """
 
     def __init__(

@@ -88,6 +88,8 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
             "level_embedding",
             shape=[len(self._levels), self._channels],
             initializer=tf.keras.initializers.RandomNormal(stddev=1.0),
+            dtype=tf.float32,
+            experimental_autocast=False,
         )
         super().build(input_shape)
 
@@ -122,7 +124,7 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
 
     def _positions(self, sizes: Sequence[Size]) -> tf.Tensor:
         """Positions and vectors of the levels: float32 [1, N, C]."""
-        embeddings = tf.unstack(tf.cast(self.level_embedding, tf.float32))
+        embeddings = tf.unstack(self.level_embedding)
         parts = (sine_positions(*size, self._channels) for size in sizes)
         encoded = [
             _flat(rows + (columns + embedding))

@@ -15,7 +15,7 @@ class MaskTransformerTargetGenerator:
 
     The labels are `segment_map` int32 [H, W], number 1..M of each pixel's segment, 0 where there is
     none; `segment_classes` int32 [M], category - 1, 0 past the last; `segment_valid` float32 [M];
-    `seed` int64 [2], what points are drawn with; `is_annotated` float32 [], 0 for an image without
+    `seed` int32 [2], what points are drawn with; `is_annotated` float32 [], 0 for an image without
     any annotated pixel. Crowds are in no segment, as published. There are no features.
     """
 

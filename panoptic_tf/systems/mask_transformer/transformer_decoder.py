@@ -49,6 +49,9 @@ class TransformerDecoder(tf.keras.layers.Layer):
       cross_attention_first: in each layer; else attention among the queries comes first.
       level_embedding: whether each level has a learnt vector added.
       **kwargs: of the Keras layer.
+
+    Raises:
+      ValueError: there is no layer, or no prediction to mask the first one with.
     """
 
     def __init__(
@@ -69,6 +72,11 @@ class TransformerDecoder(tf.keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        if masked and not learnt_start or num_layers < 1:
+            raise ValueError(
+                f"{self.name} needs num_layers >= 1, and learnt_start where masked is true: the "
+                "first layer's masks are those of a prediction before it."
+            )
         self._channels, self._num_queries = channels, num_queries
         self._levels = tuple(levels)
         self._masked, self._learnt_start = masked, learnt_start
