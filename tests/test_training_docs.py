@@ -62,6 +62,6 @@ def test_keys_exist(experiment, key):
     # Some are of one system only.
     others = [
         exp_factory.get_exp_config(f"{system}_resnet50_coco")
-        for system in ("panoptic_fpn", "panoptic_fcn")
+        for system in ("panoptic_fpn", "panoptic_fcn", "mask2former")
     ]
     assert any(has_key(config, key) for config in (experiment, *others)), key
