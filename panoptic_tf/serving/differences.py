@@ -104,7 +104,7 @@ def _are_equal(one: np.ndarray, other: np.ndarray) -> bool:
     if one.dtype.kind == "f":
         return bool(np.mean(np.abs(one - other)) <= 1 - _EQUAL_SHARE)
     union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) >= _SMALLEST_IOU * union
+    return bool(np.count_nonzero(one & other) >= _SMALLEST_IOU * union)
 
 
 def _mask(prediction: Arrays, k: int) -> np.ndarray:
