@@ -17,6 +17,11 @@ def layer_norm(name: str = "norm", dtype: Any = None) -> tf.keras.layers.LayerNo
     return tf.keras.layers.LayerNormalization(epsilon=_EPSILON, name=name, dtype=dtype)
 
 
+def flatten_cells(x: tf.Tensor) -> tf.Tensor:
+    """[B, h, w, C] -> [B, h * w, C], row by row."""
+    return tf.reshape(x, [-1, x.shape[1] * x.shape[2], x.shape[3]])
+
+
 @tf.keras.utils.register_keras_serializable(package="panoptic_tf")
 class Attention(tf.keras.layers.Layer):
     """Multi-head attention: softmax(q k^T / sqrt(d)) v of each head, projected.

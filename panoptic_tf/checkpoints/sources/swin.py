@@ -8,7 +8,7 @@ of theirs, as these libraries start from such a file.
 from __future__ import annotations
 
 import math
-from typing import Sequence, Tuple
+from typing import Any, Dict, Sequence, Tuple
 
 import numpy as np
 
@@ -149,65 +149,51 @@ def describe(checkpoint: StoredCheckpoint) -> Description:
 
 _NOT_WEIGHTS = (r"\.(relative_position_index|attn_mask)$",)
 
-names.register_source(
-    Source(
-        title="a Swin Transformer of timm",
-        signature=(
-            r"^layers\.0\.blocks\.0\.attn\.relative_position_bias_table$",
-            r"^layers\.3\.downsample\.reduction\.weight$",
-        ),
-        rules=_TIMM,
-        layouts=LAYOUTS,
-        ignored=(*_NOT_WEIGHTS, r"^(norm|head)\."),
-        complete=complete,
-        describe=describe,
-    )
+_OF_CLASSIFIERS = r"^(norm|head)\."
+
+
+def _register(title: str, signature: Tuple[str, ...], rules: names.Rules, *ignored: str) -> None:
+    options: Dict[str, Any] = {"layouts": LAYOUTS, "complete": complete, "describe": describe}
+    ignored = (*_NOT_WEIGHTS, *ignored)
+    names.register_source(Source(title, signature, rules, ignored=ignored, **options))
+
+
+_register(
+    "a Swin Transformer of timm",
+    (
+        r"^layers\.0\.blocks\.0\.attn\.relative_position_bias_table$",
+        r"^layers\.3\.downsample\.reduction\.weight$",
+    ),
+    _TIMM,
+    _OF_CLASSIFIERS,
 )
-names.register_source(
-    Source(
-        title="a Swin Transformer of its authors or Mask2Former",
-        signature=(
-            r"^(backbone\.)?layers\.0\.blocks\.0\.attn\.relative_position_bias_table$",
-            r"^(backbone\.)?patch_embed\.proj\.weight$",
-        ),
-        rules=AUTHORS,
-        layouts=LAYOUTS,
-        ignored=(*_NOT_WEIGHTS, r"^(norm|head)\."),
-        complete=complete,
-        describe=describe,
-    )
+_register(
+    "a Swin Transformer of its authors or Mask2Former",
+    (
+        r"^(backbone\.)?layers\.0\.blocks\.0\.attn\.relative_position_bias_table$",
+        r"^(backbone\.)?patch_embed\.proj\.weight$",
+    ),
+    AUTHORS,
+    _OF_CLASSIFIERS,
 )
-names.register_source(
-    Source(
-        title="a Swin Transformer of torchvision",
-        signature=(
-            r"^features\.1\.0\.attn\.relative_position_bias_table$",
-            r"^features\.0\.0\.weight$",
-        ),
-        rules=_TORCHVISION,
-        layouts=LAYOUTS,
-        ignored=(*_NOT_WEIGHTS, r"^(norm|head)\."),
-        complete=complete,
-        describe=describe,
-    )
+_register(
+    "a Swin Transformer of torchvision",
+    (
+        r"^features\.1\.0\.attn\.relative_position_bias_table$",
+        r"^features\.0\.0\.weight$",
+    ),
+    _TORCHVISION,
+    _OF_CLASSIFIERS,
 )
-names.register_source(
-    Source(
-        title="a Swin Transformer of Hugging Face",
-        signature=(
-            r"encoder\.layers\.0\.blocks\.0\.layernorm_before\.weight$",
-            r"encoder\.layers\.0\.blocks\.0\.attention\..*relative_position_bias_table$",
-        ),
-        rules=HUGGING_FACE,
-        layouts=LAYOUTS,
-        # The norm of a classifier, which a backbone may have beside those of its levels.
-        ignored=(
-            *_NOT_WEIGHTS,
-            r"^(model\.pixel_level_module\.encoder\.)?((swin|model)\.)?layernorm\.",
-            r"^classifier\.",
-            r"embeddings\.mask_token$",
-        ),
-        complete=complete,
-        describe=describe,
-    )
+_register(
+    "a Swin Transformer of Hugging Face",
+    (
+        r"encoder\.layers\.0\.blocks\.0\.layernorm_before\.weight$",
+        r"encoder\.layers\.0\.blocks\.0\.attention\..*relative_position_bias_table$",
+    ),
+    HUGGING_FACE,
+    # The norm of a classifier, which a backbone may have beside those of its levels.
+    r"^(model\.pixel_level_module\.encoder\.)?((swin|model)\.)?layernorm\.",
+    r"^classifier\.",
+    r"embeddings\.mask_token$",
 )

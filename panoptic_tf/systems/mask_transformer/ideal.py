@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from panoptic_tf.inputs import masks
 from panoptic_tf.structures import Tensors
 
 _CONFIDENT = 20.0
-_STRIDE = 4
 
 
 def ideal_outputs(targets: Tensors, *, num_classes: int) -> Tensors:
@@ -23,12 +23,12 @@ def ideal_outputs(targets: Tensors, *, num_classes: int) -> Tensors:
     valid = targets["segment_valid"] > 0.0  # [B, M]
     count = valid.shape[1]
     classes = tf.where(valid, targets["segment_classes"], num_classes)
-    # The share of a cell that a segment has, by its four middle pixels.
-    numbers = targets["segment_map"]
-    missing = [-size % _STRIDE for size in numbers.shape[1:]]
-    numbers = tf.pad(numbers, [[0, 0], [0, missing[0]], [0, missing[1]]])
-    middle = [numbers[:, y::_STRIDE, x::_STRIDE] for y in (1, 2) for x in (1, 2)]
-    shares = tf.add_n([tf.one_hot(part - 1, count, axis=1) for part in middle]) / len(middle)
+    counts = tf.map_fn(
+        lambda numbers: masks.count_channels(numbers, tf.range(count + 1), count),
+        targets["segment_map"],
+        fn_output_signature=tf.uint8,
+    )  # [B, h4, w4, M]
+    shares = tf.cast(tf.transpose(counts, [0, 3, 1, 2]), tf.float32) / masks.COUNTED
     return {
         "class_logits": _CONFIDENT * tf.one_hot(classes, num_classes + 1),
         "mask_logits": _CONFIDENT * (shares - 0.5),  # [B, M, h4, w4]

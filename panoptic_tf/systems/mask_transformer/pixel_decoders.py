@@ -107,7 +107,9 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
             conv(inputs[level], training=training) for level, conv in zip(self._levels, self.inputs)
         ]
         sizes = [tuple(x.shape[1:3]) for x in maps]
-        x = tf.cast(tf.concat([_flat(x) for x in maps], axis=1), tf.float32)  # [B, N, C]
+        x = tf.cast(
+            tf.concat([attention.flatten_cells(x) for x in maps], axis=1), tf.float32
+        )  # [B, N, C]
         positions = self._positions(sizes)
         for layer in self.layers:
             x = layer(x, positions, sizes, training=training)
@@ -127,7 +129,7 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
         embeddings = tf.unstack(self.level_embedding)
         parts = (sine_positions(*size, self._channels) for size in sizes)
         encoded = [
-            _flat(rows + (columns + embedding))
+            attention.flatten_cells(rows + (columns + embedding))
             for (rows, columns), embedding in zip(parts, embeddings)
         ]
         return tf.concat(encoded, axis=1)
@@ -237,8 +239,8 @@ class TransformerFPN(tf.keras.layers.Layer):
         x = self.input_projection(top, training=training)
         size = x.shape[1:3]
         rows, columns = (tf.cast(part, x.dtype) for part in sine_positions(*size, self._channels))
-        positions = _flat(rows + columns)  # [1, N, C]
-        x = _flat(x)
+        positions = attention.flatten_cells(rows + columns)  # [1, N, C]
+        x = attention.flatten_cells(x)
         for layer in self.encoder:
             x = layer(x, positions, training=training)
         return tf.reshape(x, [-1, *size, self._channels])
@@ -264,8 +266,3 @@ class _EncoderLayer(tf.keras.layers.Layer):
         x = self.attention(query, query, inputs, training=training)
         x = self.norm(inputs + self.dropout(x, training=training))
         return self.feed_forward(x, training=training)
-
-
-def _flat(x: tf.Tensor) -> tf.Tensor:
-    """[B, h, w, C] -> [B, h * w, C]."""
-    return tf.reshape(x, [-1, x.shape[1] * x.shape[2], x.shape[3]])

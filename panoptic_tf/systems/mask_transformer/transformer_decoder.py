@@ -168,11 +168,15 @@ class TransformerDecoder(tf.keras.layers.Layer):
         if self._masked:
             # Resizing is linear: smaller features give the resized masks.
             features = tf.stop_gradient(inputs["mask_features"])
-            features = _flat(resize.resize_bilinear(tf.cast(features, tf.float32), size))
+            features = attention.flatten_cells(
+                resize.resize_bilinear(tf.cast(features, tf.float32), size)
+            )
         if self._has_level_embedding:
             x += tf.cast(self.level_embedding[number], x.dtype)
         rows, columns = (tf.cast(part, x.dtype) for part in sine_positions(*size, self._channels))
-        return _Memory(_flat(x + rows + columns), _flat(x), features)
+        return _Memory(
+            attention.flatten_cells(x + rows + columns), attention.flatten_cells(x), features
+        )
 
     def _predict(self, queries: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
         """Class logits [B, Q, K + 1] and mask embeddings [B, Q, C], float32."""
@@ -253,11 +257,6 @@ def _bias(mask_embeddings: tf.Tensor, mask_features: tf.Tensor) -> tf.Tensor:
     inside = tf.cast(logits >= 0.0, tf.float32)  # [B, Q, N]
     is_empty = 1.0 - tf.reduce_max(inside, axis=-1, keepdims=True)
     return ((1.0 - inside) * (1.0 - is_empty) * _BLOCKED)[:, tf.newaxis]
-
-
-def _flat(x: tf.Tensor) -> tf.Tensor:
-    """[B, h, w, C] -> [B, h * w, C]."""
-    return tf.reshape(x, [-1, x.shape[1] * x.shape[2], x.shape[3]])
 
 
 def _linear() -> tf.keras.initializers.Initializer:
