@@ -256,4 +256,5 @@ def test_a_long_text_among_numbers_does_not_lengthen_them(serve, connect):
 
 def test_outputs_of_other_names_are_left_out(serve, connect):
     body = json.dumps({"outputs": {**OUTPUTS, "other": [["text"], 1]}}).encode()
-    connect(serve(answering(response(body))).address)(photo())
+    result = connect(serve(answering(response(body))).address)(photo())
+    assert len(result.segments) == 1
