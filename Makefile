@@ -27,7 +27,7 @@ EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
 WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 SYSTEMS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:

@@ -16,6 +16,14 @@ GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
 REFERENCE_DATA_VARIABLE = "PANOPTIC_TF_REFERENCE_DATA"
 
 
+def pytest_collection_modifyitems(items):
+    """One process takes all tests of a file, or of one system in it: they share fixtures."""
+    for item in items:
+        row = getattr(item, "callspec", None) and item.callspec.params.get("row")
+        name = f"{item.path}:{getattr(row, 'system', '')}"
+        item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def two_logical_cpus():
     """Splits the CPU in two, so that distribution strategies can be tested."""
