@@ -9,7 +9,8 @@ processes of their own. A reference command prints JSON that ends its output:
 `{"seconds": {"network": ..., "training_step": ...}, "counts": {...}}`.
 
 network: one normalised image to what the post-processing gets; Panoptic FPN: NMS of the detections
-included. position_head: the part of Panoptic FCN's that its deformable convolutions take.
+included. position_head: the part of Panoptic FCN's that its deformable convolutions take;
+pixel_decoder, transformer_decoder: parts of a mask transformer's.
 training_step: two images, forward, losses, backward, update of the optimizer. targets: what our
 input pipeline computes for these two images, some of which others compute inside the step.
 """
@@ -29,6 +30,8 @@ Measured = Tuple[Dict[str, float], Dict[str, Any]]
 _ROWS = {
     "network": ("network",),
     "position_head": ("position_head",),
+    "pixel_decoder": ("pixel_decoder",),
+    "transformer_decoder": ("transformer_decoder",),
     "training_step": ("training_step",),
     "targets": ("targets",),
     "training_step + targets": ("training_step", "targets"),

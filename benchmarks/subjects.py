@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, List, NamedTuple
 
+import mask_transformer_workload
 import panoptic_deeplab_workload
 import panoptic_fcn_workload
 import panoptic_fpn_workload
@@ -13,6 +14,7 @@ _SYSTEMS = {
     "panoptic_deeplab": panoptic_deeplab_workload,
     "panoptic_fpn": panoptic_fpn_workload,
     "panoptic_fcn": panoptic_fcn_workload,
+    "mask_transformer": mask_transformer_workload,
 }
 
 _SYSTEM = flags.DEFINE_enum("system", "panoptic_deeplab", sorted(_SYSTEMS), "What is measured.")

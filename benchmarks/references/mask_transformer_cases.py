@@ -180,5 +180,24 @@ def draw_merges(seed: int = 0) -> Dict[str, np.ndarray]:
     }
 
 
+def draw_contest(size: Tuple[int, int], seed: int = 0) -> Dict[str, np.ndarray]:
+    """Logits of 100 queries of 133 classes, of which each fifth is kept, with a square each.
+
+    Returns:
+      class_logits: float32 [1, 100, 134]; mask_logits: float32 [1, 100, h, w] of stride 4.
+    """
+    random = np.random.RandomState(seed)
+    queries, height, width = np.arange(100), size[0] // 4, size[1] // 4
+    class_logits = np.zeros((1, 100, 134), np.float32)
+    drawn = random.randint(133, size=100)
+    class_logits[0, queries, np.where(queries % 5, 133, drawn)] = 12.0
+    mask_logits = np.full((1, 100, height, width), -4.0, np.float32)
+    side = height // 4
+    for query in queries:
+        top, left = random.randint(height - side), random.randint(width - side)
+        mask_logits[0, query, top : top + side, left : left + side] = 4.0
+    return {"class_logits": class_logits, "mask_logits": mask_logits}
+
+
 def _eighths(x: np.ndarray) -> np.ndarray:
     return (np.round(x * 8.0) / 8.0).astype(np.float32)

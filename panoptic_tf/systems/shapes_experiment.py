@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Sequence
+
 from official.core import config_definitions as cfg
 
 from panoptic_tf.systems import config as base_config
 from panoptic_tf.systems import optimization
+from panoptic_tf.systems.variable_factors import VariableFactors
 
 SIZE = (128, 128)
 """(height, width) of the images."""
@@ -27,7 +30,12 @@ def build_backbone_config(output_stride: int) -> base_config.Backbone:
 
 
 def build_experiment(
-    task: cfg.TaskConfig, *, train_steps: int, validation_interval: int
+    task: cfg.TaskConfig,
+    *,
+    train_steps: int,
+    validation_interval: int,
+    learning_rate: float = 2e-3,
+    by_variable: Sequence[VariableFactors] = (),
 ) -> cfg.ExperimentConfig:
     """An experiment of batches of 16, in bfloat16, with averaged weights.
 
@@ -35,6 +43,8 @@ def build_experiment(
       task: of a system; its data configs are filled in.
       train_steps: of the whole run.
       validation_interval: steps between evaluations.
+      learning_rate: after the warm-up.
+      by_variable: see `optimization.OptimizationConfig`.
     """
     task.train_data.augmentation = base_config.Augmentation(
         scale_min=0.8, scale_max=1.25, flip_vertically=True
@@ -50,9 +60,10 @@ def build_experiment(
         task=task,
         trainer=optimization.averaged_adamw_config(
             train_steps=train_steps,
-            learning_rate=2e-3,
+            learning_rate=learning_rate,
             warmup_steps=300,
             steps_per_loop=100,
             validation_interval=validation_interval,
+            by_variable=by_variable,
         ),
     )

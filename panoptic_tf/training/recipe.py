@@ -2,18 +2,22 @@
 
 A pure function. Published configurations are for two sizes of data set and of image; what they say
 in pixels is taken relative to the things here, what they say in steps relative to the images here.
-Every value comes with its reason, which `train.yaml` shows beside it.
+Every value comes with its reason, which `train.yaml` shows beside it. What is of one system alone,
+its folder says: see `systems.recipe`.
 """
 
 from __future__ import annotations
 
+import importlib
 import math
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, NamedTuple, Tuple
+import pathlib
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:  # Both import TensorFlow, which `init --help` need not wait for.
+if TYPE_CHECKING:  # They import TensorFlow, which `init --help` need not wait for.
     from panoptic_tf.datasets.measures import Measures
+    from panoptic_tf.systems.recipe import Frame, SystemRecipe
     from panoptic_tf.training.machine import Machine
 
 MAX_SIDE = 512
@@ -26,9 +30,6 @@ _MIN_SIDE = 128
 _SMALL_IMAGES = 160
 """Longer side up to which the network of the shapes experiments is large enough."""
 
-_BYTES_PER_PIXEL = 2_500
-"""Of a training step in float32. The networks below keep 620 to 1,060 bytes a pixel for the
-gradient (tests/accelerator/budget.py, 128x128 and 512x512); the rest is workspace."""
 _MEMORY_SHARE = {True: 0.7, False: 0.4}
 """Of a GPU; of a machine, which has other things to do."""
 _CACHED_BYTES_PER_PIXEL = 7
@@ -37,8 +38,6 @@ _CACHE_SHARE = 0.25
 
 _MAX_BATCH = 16
 _BASE_BATCH = 16
-_RATES = {"shapes": 3e-3, "small": 1e-3}
-"""Of AdamW at `_BASE_BATCH` images."""
 _PASSES = 100
 _MIN_SEEN, _MAX_SEEN = 32_000, 400_000
 """Images seen in a whole training, augmented each time."""
@@ -59,22 +58,12 @@ class Recipe(NamedTuple):
     choices: List[Choice]
 
 
-class _Frame(NamedTuple):
-    """The network's input, and the sizes of what the images show in it.
-
-    Attributes:
-      size: (height, width).
-      thing_areas, stuff_areas: float64 [T], [S], pixels of the frame.
-      most_things: things of the image that has most.
-    """
-
-    size: Tuple[int, int]
-    thing_areas: np.ndarray
-    stuff_areas: np.ndarray
-    most_things: int
-
-
-SYSTEMS = ("panoptic_deeplab", "panoptic_fpn", "panoptic_fcn")
+_DEFAULT = "panoptic_deeplab"
+_FOLDERS = sorted(
+    path.parent.name for path in (pathlib.Path(__file__).parents[1] / "systems").glob("*/recipe.py")
+)
+SYSTEMS = (_DEFAULT, *(name for name in _FOLDERS if name != _DEFAULT))
+"""Folders of systems that have a recipe, the default first; found without importing TensorFlow."""
 
 
 def check_options(system: str, max_side: int) -> None:
@@ -112,131 +101,59 @@ def make_recipe(
       ValueError: see `check_options`.
     """
     check_options(system, max_side)
+    own: SystemRecipe = importlib.import_module(f"panoptic_tf.systems.{system}.recipe").RECIPE
     frame = _fit(measures, max_side)
     is_small = max(frame.size) <= _SMALL_IMAGES and not has_backbone
-    network = "shapes" if is_small else "small"
-    batch = _batch_size(measures, machine, frame.size)
+    network, rate = ("shapes", own.shapes_rate) if is_small else ("small", own.small_rate)
+    batch = _batch_size(measures, machine, own.bytes_per_pixel * frame.size[0] * frame.size[1])
     choices = [
         *_sizes(measures, frame),
-        *_OF_SYSTEM[system](frame),
+        *(Choice(*value) for value in own.choose(frame)),
         *_data(measures, machine, batch, flip_vertically),
-        *_schedule(measures.num_images, batch, _RATES[network]),
+        *_schedule(measures.num_images, batch, rate),
         *_runtime(machine),
     ]
-    if measures.has_instances and system != "panoptic_deeplab":
-        why = "the annotations have things whole where others hide them"
-        for split in ("train_data", "validation_data"):
-            choices.append(Choice(f"task.{split}.with_instances", True, why))
-    if not measures.num_things and system != "panoptic_fcn":
-        why = "no category is a thing: only the semantic half"
-        choices.append(Choice("task.model.has_instance_branch", False, why))
-        choices.append(Choice("task.evaluation.report_mask_ap", False, why))
-    return Recipe(f"{system}_{network}", choices)
+    return Recipe(f"{own.experiments}_{network}", choices)
 
 
-def _fit(measures: Measures, max_side: int) -> _Frame:
+def _fit(measures: Measures, max_side: int) -> Frame:
     """The input that fits all but the largest images, its sides multiples of 32."""
+    from panoptic_tf.systems import recipe
+
     sides = np.percentile(measures.sizes, 95, axis=0)
     longest = min(max(sides.max(), _MIN_SIDE), max_side // 32 * 32)
     height, width = (
         32 * max(2, math.ceil(side * longest / sides.max() / 32 - 1e-6)) for side in sides
     )
     scales = np.minimum(height / measures.sizes[:, 0], width / measures.sizes[:, 1])
-    return _Frame(
-        (height, width),
-        measures.thing_areas * scales[measures.thing_images] ** 2,
-        measures.stuff_areas * scales[measures.stuff_images] ** 2,
-        measures.most_things,
+    segments = np.concatenate([measures.thing_images, measures.stuff_images])
+    return recipe.Frame(
+        size=(height, width),
+        thing_areas=measures.thing_areas * scales[measures.thing_images] ** 2,
+        stuff_areas=measures.stuff_areas * scales[measures.stuff_images] ** 2,
+        most_things=measures.most_things,
+        most_segments=int(np.bincount(segments, minlength=1).max()),
+        has_things=measures.num_things > 0,
+        has_instances=measures.has_instances,
     )
 
 
-def _sizes(measures: Measures, frame: _Frame) -> List[Choice]:
+def _sizes(measures: Measures, frame: Frame) -> List[Choice]:
     height, width = np.percentile(measures.sizes, 95, axis=0)
-    size = list(frame.size)
     why = f"95 % of the images have at most {height:.0f} x {width:.0f} pixels (height x width)"
-    area = max(16, min(4096, int(0.004 * size[0] * size[1])))
-    if frame.stuff_areas.size:
-        area = max(1, min(area, int(np.percentile(frame.stuff_areas, 5) / 2)))
     return [
-        Choice("task.model.train_size", size, why),
-        Choice("task.model.input_size", size, "the same"),
-        Choice(
-            "task.model.postprocessor.stuff_area",
-            area,
-            "smaller regions of stuff are dropped; 95 % of the true ones are twice as large",
-        ),
+        Choice("task.model.train_size", list(frame.size), why),
+        Choice("task.model.input_size", list(frame.size), "the same"),
     ]
-
-
-# What each system says in pixels or in numbers of things
-
-
-def _side(frame: _Frame, percentile: float) -> float:
-    """Square root of the area of a thing that so many percent of them are below."""
-    areas = frame.thing_areas
-    return float(np.sqrt(np.percentile(areas, percentile))) if areas.size else 64.0
-
-
-def _num_things(frame: _Frame) -> Tuple[int, str]:
-    count = min(200, max(16, 8 * math.ceil(1.5 * frame.most_things / 8)))
-    return count, f"no image has more than {frame.most_things} things"
-
-
-def _panoptic_deeplab(frame: _Frame) -> List[Choice]:
-    side, (count, why) = _side(frame, 50), _num_things(frame)
-    seen = f"half of the things are below {side:.0f} x {side:.0f} pixels"
-    return [
-        Choice("task.model.postprocessor.top_k", count, why),
-        Choice("task.targets.sigma", round(min(8.0, max(3.0, side / 5))), seen),
-        Choice("task.targets.small_instance_area", round(min(4096.0, max(64.0, side**2))), seen),
-    ]
-
-
-def _panoptic_fpn(frame: _Frame) -> List[Choice]:
-    side, (count, why) = _side(frame, 10), _num_things(frame)
-    # Anchors of level 2 are 4 times the scale wide; those of the levels above twice as much each.
-    scale = 2.0 ** min(3, max(1, round(math.log2(side / 4))))
-    seen = f"all but 10 % of the things are above {side:.0f} x {side:.0f} pixels"
-    return [
-        Choice("task.model.rpn.anchor_scale", scale, seen),
-        Choice("task.targets.max_instances", count, why),
-        Choice("task.model.postprocessor.max_detections", count, why),
-    ]
-
-
-def _panoptic_fcn(frame: _Frame) -> List[Choice]:
-    side, (count, why) = _side(frame, 25), _num_things(frame)
-    seen = f"a quarter of the things is below {side:.0f} x {side:.0f} pixels"
-    min_level = 2 if side < 32 else 3
-    levels = range(min_level, 8)
-    # As published, in strides: 1 to 64 pixels at stride 8, 32 to 128 at 16, and so on.
-    low = [1] + [2 ** (level + 1) for level in levels[1:]]
-    high = [2 ** (level + 3) for level in levels[:-1]] + [2048]
-    return [
-        Choice("task.model.min_level", min_level, seen),
-        Choice("task.targets.min_scales", low, "one for each level"),
-        Choice("task.targets.max_scales", high, "they overlap, as published"),
-        Choice("task.model.selector.smoothing_sizes", [3] * len(low), "one for each level"),
-        Choice("task.model.selector.top_k", count, why),
-        Choice("task.targets.max_instances", count, why),
-        Choice("task.model.postprocessor.max_instances", count, why),
-    ]
-
-
-_OF_SYSTEM: Dict[str, Callable[[_Frame], List[Choice]]] = {
-    "panoptic_deeplab": _panoptic_deeplab,
-    "panoptic_fpn": _panoptic_fpn,
-    "panoptic_fcn": _panoptic_fcn,
-}
 
 
 # What the number of images and the machine decide
 
 
-def _batch_size(measures: Measures, machine: Machine, size: Tuple[int, int]) -> int:
+def _batch_size(measures: Measures, machine: Machine, bytes_per_image: int) -> int:
     """A power of two for each device that fits its memory, and not more than there are images."""
     usable = _MEMORY_SHARE[machine.num_gpus > 0] * machine.memory_bytes
-    fits = usable / (_BYTES_PER_PIXEL * size[0] * size[1])
+    fits = usable / bytes_per_image
     devices = max(1, machine.num_gpus)
     most = max(1.0, min(fits, _MAX_BATCH, measures.num_images / devices))
     return devices * 2 ** int(math.log2(most))

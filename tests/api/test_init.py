@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from panoptic_tf.api import own_data, settings
-from panoptic_tf.training import runner
+from panoptic_tf.training import recipe, runner
 
 
 def draw(folder, *, num_images=12, label="cat"):
@@ -51,12 +51,12 @@ def exported(tmp_path_factory):
     return draw(tmp_path_factory.mktemp("exported") / "drawn")
 
 
-@pytest.mark.parametrize("system", ["panoptic_deeplab", "panoptic_fpn", "panoptic_fcn"])
+@pytest.mark.parametrize("system", recipe.SYSTEMS)
 def test_what_is_written_can_be_trained(exported, tmp_path, system):
     made, text = init(exported, tmp_path / "own", system=system)
     assert "recognised labelme: 12 JSON files" in text and "stuff: sky" in text
     found = settings.configure(config_file=made.config_file)
-    assert found.experiment == f"{system}_shapes"
+    assert found.experiment == f"{'mask2former' if system == 'mask_transformer' else system}_shapes"
     assert found.mode == "train_and_eval"
     assert found.model_dir == made.model_dir == str(tmp_path / "own" / "run")
     assert found.notes == []  # everything that depends on another value is given
@@ -71,7 +71,7 @@ def test_what_is_written_can_be_trained(exported, tmp_path, system):
     assert built.training_network.trainable_weights
 
 
-@pytest.mark.parametrize("system", ["panoptic_deeplab", "panoptic_fpn", "panoptic_fcn"])
+@pytest.mark.parametrize("system", recipe.SYSTEMS)
 def test_stuff_alone_can_be_trained(exported, tmp_path, system):
     made, _ = init(exported, tmp_path, system=system, options={"stuff": "sky,cat"})
     found = settings.configure(config_file=made.config_file)

@@ -377,6 +377,14 @@ COMMANDS = {
         [*REQUEST, "--address=localhost:8500", "--dataset_info=shapes"],
         ["address must be grpc://host:port", "'localhost:8500'"],
     ),
+    "an address without such a port": (
+        [*REQUEST, "--address=grpc://localhost:99999", "--dataset_info=shapes"],
+        ["address must be grpc://host:port", "1..65535", "'grpc://localhost:99999'"],
+    ),
+    "a timeout without end": (
+        [*REQUEST, "--address=grpc://localhost:1", "--dataset_info=shapes", "--timeout=inf"],
+        ["--timeout=inf", "86400"],
+    ),
     "categories of no file": (
         [*REQUEST, "--address=grpc://localhost:1", "--dataset_info={tmp}/nope.json"],
         ["nope.json", "dataset_info.json"],

@@ -36,6 +36,14 @@ def build_task(model=None, **others):
             {"model": {"pixel_decoder": {"name": "fpn"}, "decoder": {"levels": ["5", "4"]}}},
             "levels must be some of 5, which the pixel decoder 'fpn' returns",
         ),
+        (
+            {"model": {"pixel_decoder": {"dropout": 0.1}}},
+            "pixel_decoder.dropout must be 0.0, its default, got 0.1: .*'deformable' does not read",
+        ),
+        (
+            {"model": {"pixel_decoder": {"name": "fpn", "num_points": 8}}},
+            "pixel_decoder.num_points must be 4, its default, got 8: .*'fpn' does not read it",
+        ),
         ({"model": {"decoder": {"num_layers": 0}}}, "needs num_layers >= 1"),
         ({"model": {"decoder": {"learnt_start": False}}}, "learnt_start where masked is true"),
         ({"model": {"decoder": {"num_heads": 5}}}, "5 heads must divide 32 channels"),
@@ -52,35 +60,32 @@ def test_wrong_configs(override, message):
         task.build_model()
 
 
-MASKFORMER = {
-    "pixel_decoder": {"name": "fpn", "num_layers": 1, "hidden_channels": 32, "dropout": 0.1},
-    "decoder": {
-        **TINY["decoder"],
-        "levels": ["5"],
-        "dropout": 0.1,
-        "masked": False,
-        "learnt_start": False,
-        "cross_attention_first": False,
-        "level_embedding": False,
-    },
-}
-
-
-@pytest.mark.parametrize("norm", ["batch", "none"])
-def test_maskformer_learns(norm):
-    task = build_task(
-        {**MASKFORMER, "backbone": {**TINY["backbone"], "norm": norm}},
-        losses={"mask_loss": "whole", "class_weight": 1, "mask_weight": 20, "dice_weight": 1},
+def test_vectors_of_levels_learn_from_the_second_step_on():
+    """Before, where a cell looks and how much a sample weighs do not depend on positions."""
+    decoder = pixel_decoders.DeformablePixelDecoder(
+        32, num_layers=1, num_heads=4, hidden_channels=32, name="pixel_decoder"
     )
-    model = task.build_model()
-    batch = make_batch(task, [draw_sample(seed) for seed in range(2)])
-    optimizer = tf.keras.optimizers.legacy.Adam(3e-3)
-    metrics = task.build_metrics(training=True)
-    step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics), autograph=False)
-    losses = [float(step()[task.loss]) for _ in range(60)]
-    assert losses[-1] < 0.6 * losses[0]
-    outputs = model(batch[0], training=True)
-    assert outputs["class_logits"].shape == (2, 3, 16, 11)
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return tf.constant(rng.normal(size=shape), tf.float32)
+
+    inputs = {level: draw(1, 64 >> int(level), 64 >> int(level), 16) for level in "2345"}
+    targets = {key: draw(*x.shape) for key, x in decoder(inputs).items()}
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            outputs = decoder(inputs, training=True)
+            loss = tf.add_n([tf.reduce_sum((outputs[k] - targets[k]) ** 2) for k in targets])
+        return tape.gradient(loss, {v.name: v for v in decoder.trainable_variables})
+
+    first = gradients()
+    assert not np.any(first.pop("pixel_decoder/level_embedding:0"))
+    assert all(np.any(gradient) for gradient in first.values())
+    for variable in decoder.trainable_variables:
+        if variable.name in first:
+            variable.assign_sub(1e-4 * first[variable.name])
+    assert np.all(np.any(gradients()["pixel_decoder/level_embedding:0"], axis=1))  # of each level
 
 
 def test_encoder_layer_equals_numpy():

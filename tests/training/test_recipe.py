@@ -1,9 +1,13 @@
 """Recipes: what they choose for drawn measures, and that every value fits its experiment."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import yaml
-from official.core import exp_factory
+from official.core import exp_factory, task_factory
+from small_systems import ROWS
 
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.api import configuration
@@ -144,6 +148,22 @@ def test_levels_of_panoptic_fcn(side, min_level, low, high):
 
 
 @pytest.mark.parametrize(
+    "things, queries",
+    [(5, 32), (50, 80), (300, 200)],  # One more is stuff; half as many more, at least and at most.
+)
+def test_every_segment_has_a_query(things, queries):
+    _, values = choose(measures(things=things), system="mask_transformer")
+    assert values["task.targets.max_segments"] == queries
+    assert values["task.model.decoder.num_queries"] == queries
+
+
+@pytest.mark.parametrize("size, points", [((128, 128), 1024), ((1024, 1024), 12544)])
+def test_points_are_as_many_as_cells_or_as_published(size, points):
+    _, values = choose(measures(size=size), system="mask_transformer", max_side=1024)
+    assert values["task.losses.num_points"] == points
+
+
+@pytest.mark.parametrize(
     "machine, found, expected",
     [
         (CPU, measures(size=(512, 512)), 8),  # 0.4 * 24 GiB of 0.61 GiB an image: 15.7
@@ -162,6 +182,16 @@ def test_batches_fit_the_memory(machine, found, expected):
     rate = values["trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"]
     base = 3e-3 if values["task.model.input_size"] == [128, 128] else 1e-3
     assert rate == pytest.approx(base * expected / 16, rel=0.05)
+
+
+def test_systems_differ_in_memory_and_rate():
+    machine = Machine(1, 4 << 30, False, 64 << 30)  # 0.7 * 4 GiB of 0.61 or 0.85 GiB an image.
+    found = measures(size=(512, 512))
+    key = "trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"
+    for system, batch, rate in (("panoptic_fpn", 4, 1e-3), ("mask_transformer", 2, 5e-4)):
+        _, values = choose(found, machine, system)
+        assert values["task.train_data.global_batch_size"] == batch
+        assert values[key] == pytest.approx(rate * batch / 16, rel=0.05)
 
 
 @pytest.mark.parametrize("num_gpus, evaluated", [(1, 8), (3, 6), (6, 6), (8, 8), (16, 16)])
@@ -205,6 +235,8 @@ def test_whole_instances_are_used_by_systems_that_detect():
     assert key not in choose(found)[1]
     assert choose(found, system="panoptic_fpn")[1][key] is True
     assert choose(found, system="panoptic_fcn")[1][key] is True
+    _, values = choose(found, system="mask_transformer")  # Whose truth is the panoptic map.
+    assert values[key] is True and "task.train_data.with_instances" not in values
 
 
 def test_the_machine_decides_on_dtype_and_strategy():
@@ -223,11 +255,18 @@ def test_things_are_pasted_where_there_are_any():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="panoptic_deeplab, panoptic_fpn, panoptic_fcn, got 'x'"):
+    with pytest.raises(ValueError, match=f"one of {', '.join(recipe.SYSTEMS)}, got 'x'"):
         recipe.make_recipe(measures(), CPU, "x")
     for side in (63, 0, -512):
         with pytest.raises(ValueError, match=f"max_side must be at least 64 pixels, got {side}"):
             recipe.make_recipe(measures(), CPU, recipe.SYSTEMS[0], max_side=side)
+
+
+def test_every_system_is_offered_without_importing_it():
+    assert recipe.SYSTEMS[0] == "panoptic_deeplab"  # the default
+    assert sorted(recipe.SYSTEMS) == sorted(row.system for row in ROWS)
+    code = "import sys, panoptic_tf.training.recipe; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("system", recipe.SYSTEMS)
@@ -255,6 +294,8 @@ def test_the_file_fits_the_experiment(system, found, tmp_path):
             node = {key: node[key] for key in choice.value}
         assert node == choice.value, choice.key
         assert choice.why in text
+    task = task_factory.get_task(params.task)
+    assert callable(task.build_loss()) and callable(task.build_target_generator())
 
 
 def test_a_file_is_one_line_a_choice():

@@ -15,8 +15,8 @@ class PixelDecoder(hyperparams.Config):
     Attributes:
       name: `deformable` (Mask2Former) or `fpn` (MaskFormer): `DeformablePixelDecoder`,
         `TransformerFPN`.
-      num_points: of `deformable` alone.
-      dropout: of `fpn` alone.
+      num_points: of `deformable`; another value than the default is refused for `fpn`.
+      dropout: of `fpn`; another value than the default is refused for `deformable`.
     """
 
     name: str = "deformable"

@@ -28,11 +28,14 @@ _BACKBONES: Dict[str, Dict[str, Any]] = {
     "swin_large": {"drop_path_rate": 0.3, "window_size": 12},
 }
 
-# Norms, learnt queries, the decoder's vectors of levels, tables of relative positions.
-_WITHOUT_DECAY = (
-    "/(gamma|beta|query_(positions|features)|relative_position_bias_table)$"
-    "|^transformer_decoder/level_embedding$"
-)
+# No decay of norms, learnt queries, the decoder's vectors of levels, tables of relative positions.
+_FACTORS = [
+    VariableFactors(
+        pattern="/(gamma|beta|query_(positions|features)|relative_position_bias_table)$"
+        "|^transformer_decoder/level_embedding$",
+        weight_decay=0.0,
+    )
+]
 
 # The published ranges; there each change comes with probability one half, here always.
 _COLORS = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}
@@ -191,9 +194,15 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         dataset_info="shapes",
         model=model,
         targets=config.Targets(max_segments=32),
-        losses=config.Losses(num_points=1024),
+        losses=config.Losses(num_points=512),
     )
-    return shapes_experiment.build_experiment(task, train_steps=8_000, validation_interval=4000)
+    return shapes_experiment.build_experiment(
+        task,
+        train_steps=5_000,
+        validation_interval=2500,
+        learning_rate=1e-3,
+        by_variable=_FACTORS,
+    )
 
 
 def mask2former_small() -> cfg.ExperimentConfig:
@@ -214,7 +223,9 @@ def mask2former_small() -> cfg.ExperimentConfig:
         pixel_decoder=config.PixelDecoder(num_layers=3, num_heads=4, hidden_channels=512),
         decoder=config.TransformerDecoder(num_layers=6, num_heads=4, hidden_channels=512),
     )
-    return small_experiment.build_experiment(config.MaskTransformerTaskConfig(model=model))
+    return small_experiment.build_experiment(
+        config.MaskTransformerTaskConfig(model=model), learning_rate=5e-4, by_variable=_FACTORS
+    )
 
 
 def _task(
@@ -264,7 +275,7 @@ def _experiment(
     weight_decay: float = 0.05,
     warmup_steps: int = 0,
 ) -> cfg.ExperimentConfig:
-    factors = [VariableFactors(pattern=_WITHOUT_DECAY, weight_decay=0.0)]
+    factors = list(_FACTORS)
     if backbone_factor != 1.0:
         factors.append(VariableFactors(pattern="^backbone/", learning_rate=backbone_factor))
     task.train_data.global_batch_size = schedule.batch_size

@@ -15,6 +15,12 @@ from panoptic_tf.systems.mask_transformer import pixel_decoders
 from panoptic_tf.systems.mask_transformer.postprocessor import MaskTransformerPostProcessor
 from panoptic_tf.systems.mask_transformer.transformer_decoder import TransformerDecoder
 
+# Its layer, the levels that it returns, the field of the config that it does not read.
+_PIXEL_DECODERS = {
+    "deformable": (pixel_decoders.DeformablePixelDecoder, ("5", "4", "3"), "dropout"),
+    "fpn": (pixel_decoders.TransformerFPN, ("5",), "num_points"),
+}
+
 
 def build_networks(
     config: transformer_config.Model, dataset_info: DatasetInfo
@@ -84,27 +90,29 @@ def _build_pixel_decoder(config: transformer_config.Model) -> tf.keras.layers.La
     """The pixel decoder of a network's config.
 
     Raises:
-      ValueError: it has no such name, or does not return the levels that the queries attend to.
+      ValueError: it has no such name, sets what this one does not read, or does not return the
+        levels that the queries attend to.
     """
     options: Dict[str, Any] = config.pixel_decoder.as_dict()
     name = options.pop("name")
-    if name not in ("deformable", "fpn"):
+    if name not in _PIXEL_DECODERS:
         raise ValueError(
             f"task.model.pixel_decoder.name must be 'deformable' or 'fpn', got {name!r}."
         )
-    levels, known = list(config.decoder.levels), {"deformable": "543", "fpn": "5"}[name]
-    if not levels or any(level not in tuple(known) for level in levels):
+    build, known, unread = _PIXEL_DECODERS[name]
+    default, value = getattr(transformer_config.PixelDecoder(), unread), options.pop(unread)
+    if value != default:
+        raise ValueError(
+            f"task.model.pixel_decoder.{unread} must be {default}, its default, got {value}: the "
+            f"pixel decoder {name!r} does not read it."
+        )
+    levels = list(config.decoder.levels)
+    if not levels or any(level not in known for level in levels):
         raise ValueError(
             f"task.model.decoder.levels must be some of {', '.join(known)}, which the pixel "
             f"decoder {name!r} returns, got {levels}."
         )
-    if name == "deformable":
-        del options["dropout"]
-        return pixel_decoders.DeformablePixelDecoder(
-            config.channels, name="pixel_decoder", **options
-        )
-    del options["num_points"]
-    return pixel_decoders.TransformerFPN(config.channels, name="pixel_decoder", **options)
+    return build(config.channels, name="pixel_decoder", **options)
 
 
 def _inputs(size: Sequence[int]) -> Dict[str, tf.keras.Input]:
