@@ -4,6 +4,9 @@
 #                           process with its output
 #   make embed              build/panoptic, the C program of export/embed
 #   make install            the tested packages of STACK into VENV
+#   make site               build/site, the pages of docs/; in .venv-docs, of Python 3.11.5 or later
+#   make dist               dist/, a wheel and a source archive
+#   make release TAG=v0.1.0 the same, where TAG is the version and the changelog has its date
 # STACK=tf215 is TensorFlow 2.15 with tensorflow-addons, on Python 3.9 to 3.11; STACK=tf220 is 2.20,
 # on Python 3.10 to 3.13. Without STACK it is the first that has the Python.
 # PYTHON, VENV and STACK can be set: make test PYTHON=python3.10 VENV=.venv310
@@ -20,7 +23,7 @@ endif
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
-SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks)
+SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks docs/*.py)
 TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints evaluation api)
 # And beam, onnx and openvino where the pins have their packages.
 EXTRAS_tf215 := addons,dev,serving
@@ -31,7 +34,7 @@ PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
 SYSTEMS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint install embed clean
+.PHONY: demo test lint install embed site dist release clean
 
 install: $(STAMP)
 	@cat $(STAMP)
@@ -42,6 +45,28 @@ demo: install
 embed: install
 	mkdir -p build
 	$(MAKE) -C export/embed PYTHON='$(abspath $(BIN))/python' OUTPUT='$(CURDIR)/build/panoptic'
+
+# TensorFlow is not needed: the reference of the API is read from the sources.
+site: .venv-docs/.installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet --site-dir build/site
+
+.venv-docs/.installed: constraints/docs.txt
+	$(PYTHON) -m venv --clear .venv-docs
+	.venv-docs/bin/python -m pip install -qq --no-deps -r $<
+	touch $@
+
+# build/lib may hold modules that are no more.
+dist: $(STAMP)
+	rm -rf dist build/lib
+	$(BIN)/python -c "from setuptools import build_meta as build; \
+	    build.build_wheel('dist'); build.build_sdist('dist')" >/dev/null
+
+release: VERSION_TAG = v$(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' panoptic_tf/__init__.py)
+release:
+	@test '$(TAG)' = '$(VERSION_TAG)' || { echo "TAG is '$(TAG)', the package $(VERSION_TAG)."; exit 1; }
+	@grep -q '^## $(TAG:v%=%) - 20' CHANGELOG.md || \
+	    { echo "CHANGELOG.md has no '## $(TAG:v%=%) - <date>'."; exit 1; }
+	$(MAKE) dist
 
 # All tests in two runs: a process keeps some memory of every graph that TensorFlow has traced in it.
 test: lint
@@ -59,10 +84,10 @@ lint: $(STAMP)
 
 # What was trained, in runs/, stays.
 clean:
-	rm -rf .venv .venv-tf220 $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-tf220 .venv-docs $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # One pip call with every version given; done again when a requirement changes.
-$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/*.txt)
+$(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/py*.txt)
 	@start=$$(date +%s); \
 	python='$(PYTHON)'; \
 	if $(BIN)/python -m pip --version >/dev/null 2>&1; then python='$(BIN)/python'; fi; \
@@ -71,7 +96,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/*.txt)
 	pins=constraints/py$$(echo $$version | tr -d .)-$(STACK).txt; \
 	test -f $$pins || { \
 	    echo "$$python is Python $$version and there is no $$pins."; \
-	    echo "Set PYTHON and STACK to what one of these is for:" constraints/*.txt; \
+	    echo "Set PYTHON and STACK to what one of these is for:" constraints/py*.txt; \
 	    exit 1; }; \
 	tensorflow="TensorFlow $$(sed -n 's/^tensorflow==//p' $$pins)"; \
 	echo "Installing $$tensorflow for Python $$version into $(VENV); this takes some minutes."; \

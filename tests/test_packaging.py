@@ -75,7 +75,22 @@ def test_constraints_pin_every_requirement(setup_cfg, python, stack):
 
 def test_every_constraints_file_belongs_to_a_tested_stack():
     names = {path.name for path in (ROOT / "constraints").iterdir()}
+    names.remove("docs.txt")
     assert len(names) == 7 and all(re.fullmatch(r"py3\d+-tf2(15|20)\.txt", n) for n in names)
+
+
+def test_constraints_of_the_site_pin_its_extra(setup_cfg):
+    text = (ROOT / "constraints" / "docs.txt").read_text(encoding="utf-8")
+    pins = {normalized(name) for name in re.findall(r"^([\w.-]+)==", text, re.MULTILINE)}
+    required = setup_cfg["options.extras_require"]["docs"]
+    assert {normalized(name) for name in re.findall(r"^[\w.-]+", required, re.MULTILINE)} <= pins
+    assert "tensorflow" not in pins
+
+
+def test_the_package_is_marked_as_typed(setup_cfg):
+    assert setup_cfg["options.package_data"]["panoptic_tf"].split() == ["py.typed"]
+    assert (ROOT / "panoptic_tf" / "py.typed").exists()
+    assert "Typing :: Typed" in setup_cfg["metadata"]["classifiers"]
 
 
 @pytest.mark.slow

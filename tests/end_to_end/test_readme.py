@@ -80,8 +80,3 @@ def test_set_up_commands_are_targets_of_the_makefile():
     assert set(targets) == {"demo", "test", "install"}
     for target in set(targets):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
-
-
-def test_linked_files_exist():
-    for link in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (ROOT / link.partition("#")[0]).exists(), link
