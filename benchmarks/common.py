@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from panoptic_tf import experiments, systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.evaluation import ceiling, records, results
-from panoptic_tf.training import runner
+from panoptic_tf.training import machine, runner
 
 
 def recipe_path(system: str, name: str) -> str:
@@ -68,8 +68,13 @@ def build_params(
     overrides: Optional[Dict[str, Any]] = None,
     steps: Optional[int] = None,
 ) -> cfg.ExperimentConfig:
-    """The config of a run; see `train_and_score` for the arguments."""
+    """The config of a run; see `train_and_score` for the arguments.
+
+    Where an experiment is in bfloat16 and this machine has none, it is in float32.
+    """
     params = exp_factory.get_exp_config(experiment)
+    if params.runtime.mixed_precision_dtype == "bfloat16":
+        params.runtime.mixed_precision_dtype = machine.find_machine().precision
     if recipe:
         params = hyperparams.override_params_dict(params, recipe, is_strict=True)
     params.override(overrides or {})

@@ -29,7 +29,7 @@ from absl import app, flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from panoptic_tf.datasets import converter
+from panoptic_tf.datasets import converter, files
 
 _CASES = flags.DEFINE_integer("cases", 10000, "How many of each format.")
 _FIRST = flags.DEFINE_integer("first", 0, "Seed of the first; they count up.")
@@ -91,8 +91,7 @@ def main(argv) -> None:
         "counts": {k: dict(v) for k, v in counts.items()},
     }
     if _OUTPUT_JSON.value:
-        with open(_OUTPUT_JSON.value, "w", encoding="utf-8") as file:
-            json.dump({**result, "violations": violations}, file, indent=1)
+        files.write_json(_OUTPUT_JSON.value, {**result, "violations": violations})
     print(json.dumps({**result, "violations": len(violations)}, indent=1))
     raise SystemExit(bool(violations))
 
@@ -280,11 +279,11 @@ def _write_export(name: str, folder: pathlib.Path) -> _DataSet:
     write, options = drawn_exports.EXPORTS[name]
     source = folder / "data"
     write(str(source), 2, size=_SMALL)
-    files = sorted(str(path) for path in source.rglob("*.*") if path.is_file())
+    paths = sorted(str(path) for path in source.rglob("*.*") if path.is_file())
     return _DataSet(
         {key: text.format(source) for key, text in options.items()},
-        [path for path in files if path.endswith(".json")],
-        [path for path in files if not path.endswith(".json")],
+        [path for path in paths if path.endswith(".json")],
+        [path for path in paths if not path.endswith(".json")],
     )
 
 

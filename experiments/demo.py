@@ -29,7 +29,7 @@ from panoptic_tf.experiments import cli, outputs
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 from panoptic_tf.serving import calibration, export, prediction, quantization, tflite
 from panoptic_tf.serving.predictor import Predictor
-from panoptic_tf.training import runner
+from panoptic_tf.training import machine, runner
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/demo", "Folder of everything.")
 _NUM_TRAIN = flags.DEFINE_integer("num_train_images", 2000, "Training images.", lower_bound=1)
@@ -134,6 +134,7 @@ def _examine(paths: _Paths) -> None:
 def _experiment(paths: _Paths) -> cfg.ExperimentConfig:
     params = exp_factory.get_exp_config(_EXPERIMENT)
     params = hyperparams.override_params_dict(params, _RECIPE, is_strict=True)
+    params.runtime.mixed_precision_dtype = machine.find_machine().precision
     params.task.train_data.input_path = paths.train_records
     params.task.validation_data.input_path = paths.val_records
     if _TRAIN_STEPS.value:

@@ -14,7 +14,7 @@ from panoptic_tf import checkpoints
 from panoptic_tf.api import configuration, paths, process_state, settings
 from panoptic_tf.api.scores import Scored
 from panoptic_tf.training import dry_run as dry_run_lib
-from panoptic_tf.training import run_folder, runner, schedule
+from panoptic_tf.training import machine, run_folder, runner, schedule
 from panoptic_tf.training.cluster import Cluster
 
 
@@ -110,7 +110,9 @@ def train(
         raise ValueError("no folder is named: give --model_dir, or a --config_file with it.")
     paths.check_can_write("model_dir", os.path.join(model_dir, run_folder.PARAMS_FILE))
     if "train" in mode:
-        for note in (*found.notes, *schedule.misfits(found.params)):
+        notes = [*found.notes, *schedule.misfits(found.params)]
+        notes += machine.precision_misfits(found.params.runtime.mixed_precision_dtype)
+        for note in notes:
             logging.warning("%s", note)
         if tf.train.latest_checkpoint(model_dir) is None:
             _check_init_checkpoint(found.params.task.init_checkpoint)

@@ -178,15 +178,27 @@ def transform_masks(
 def fit_and_pad(image: tf.Tensor, network_size: Size) -> Tuple[tf.Tensor, tf.Tensor]:
     """Scales a whole image into the network's frame; evaluation, serving and edge all use this.
 
+    It is `transform_image` by `fitting_geometry`, which neither crops nor flips.
+
     Args:
-      image: uint8 or float32 [h, w, 3], RGB 0..255.
+      image: uint8 or float32 [h, w, 3], RGB 0..255; or a batch of one size, [B, h, w, 3].
       network_size: static (height, width).
 
     Returns:
-      float32 [height, width, 3], 0..255, zero outside the image; image_info float32 [4, 2].
+      float32 [height, width, 3], 0..255, zero outside the image; image_info float32 [4, 2]. Of a
+      batch both have B first.
     """
-    original_size = tf.shape(image)[:2]
-    return transform_image(image, fitting_geometry(original_size, network_size), network_size)
+    original_size = tf.shape(image)[-3:-1]
+    geometry = fitting_geometry(original_size, network_size)
+    scaled = tf.image.resize(image, geometry.scaled_size, method="bilinear")
+    missing = tf.constant(network_size, tf.int32) - geometry.scaled_size
+    is_batch = image.shape.rank == 4
+    padded = tf.pad(scaled, [[0, 0]] * is_batch + [[0, missing[0]], [0, missing[1]], [0, 0]])
+    padded.set_shape([*image.shape[:-3], *network_size, image.shape[-1]])
+    image_info = _image_info(original_size, geometry, network_size)
+    if is_batch:
+        image_info = tf.tile(image_info[tf.newaxis], [tf.shape(image)[0], 1, 1])
+    return padded, image_info
 
 
 def valid_size(image_info: tf.Tensor) -> tf.Tensor:

@@ -156,12 +156,7 @@ def _build_functions(
         input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="image_tensor")],
     )
     def image_tensor(image_tensor):
-        specification = (tf.TensorSpec([*input_size, 3]), tf.TensorSpec([4, 2]))
-        images, image_info = tf.map_fn(
-            lambda image: geometry.fit_and_pad(image, input_size),
-            image_tensor,
-            fn_output_signature=specification,
-        )
+        images, image_info = geometry.fit_and_pad(image_tensor, input_size)
         return _only_valid(answer(images, image_info), tf.ones_like(images[:, 0, 0, 0], tf.bool))
 
     @tf.function(

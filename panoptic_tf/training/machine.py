@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import subprocess
-from typing import Optional
+from typing import List, Optional
 
 import tensorflow as tf
 
@@ -35,6 +35,11 @@ class Machine:
     host_memory_bytes: int
 
     @property
+    def precision(self) -> str:
+        """What networks are trained in fastest: `bfloat16` or `float32`."""
+        return "bfloat16" if self.has_bfloat16 else "float32"
+
+    @property
     def description(self) -> str:
         """A few words."""
         gigabytes = f"{self.memory_bytes / 2**30:.0f} GiB"
@@ -53,6 +58,20 @@ def find_machine() -> Machine:
     return Machine(
         len(gpus), _gpu_memory() or _DEFAULT_GPU_MEMORY, min(capabilities) >= (8, 0), memory
     )
+
+
+def precision_misfits(precision: str) -> List[str]:
+    """What is slow about a precision on this machine, one line or none.
+
+    Args:
+      precision: `runtime.mixed_precision_dtype`.
+    """
+    if precision != "bfloat16" or find_machine().has_bfloat16:
+        return []
+    return [
+        "runtime.mixed_precision_dtype is bfloat16, which this machine does not multiply: "
+        "--mixed_precision=float32 takes less time."
+    ]
 
 
 def _machine_memory() -> int:

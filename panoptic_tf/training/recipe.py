@@ -238,9 +238,8 @@ def _schedule(num_images: int, batch: int, rate: float) -> List[Choice]:
 
 
 def _runtime(machine: Machine) -> List[Choice]:
-    dtype = "bfloat16" if machine.has_bfloat16 else "float32"
     what = "multiplies bfloat16 faster" if machine.has_bfloat16 else "has no fast bfloat16"
     where = machine.description.split(",")[0]
-    choices = [Choice("runtime.mixed_precision_dtype", dtype, f"{where} {what}")]
+    choices = [Choice("runtime.mixed_precision_dtype", machine.precision, f"{where} {what}")]
     strategy = "mirrored" if machine.num_gpus > 1 else "one_device"
     return [*choices, Choice("runtime.distribution_strategy", strategy, where)]

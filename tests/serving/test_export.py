@@ -80,6 +80,25 @@ def test_image_tensor_equals_image_bytes(signatures, make_image, encode):
         np.testing.assert_array_equal(value, contents[key], err_msg=key)
 
 
+@pytest.mark.parametrize("size", [(32, 48), (7, 90), (90, 7), (24, 60), (1, 1), (479, 640)])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_batch_is_fitted_as_its_images_are(make_image, size, count):
+    """To the last bit, and in a graph that does not know the sizes."""
+    images = np.zeros([count, *size, 3], np.uint8)
+    for i in range(count):
+        images[i] = make_image(*size, seed=i)
+    fit = tf.function(
+        lambda x: geometry.fit_and_pad(x, (32, 48)),
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8)],
+    )
+    fitted, image_info = fit(images)
+    assert fitted.shape == (count, 32, 48, 3) and image_info.shape == (count, 4, 2)
+    for i in range(count):
+        expected = geometry.fit_and_pad(tf.constant(images[i]), (32, 48))
+        np.testing.assert_array_equal(fitted[i], expected[0])
+        np.testing.assert_array_equal(image_info[i], expected[1])
+
+
 def test_png_in_all_its_forms(signatures, make_image, encode):
     image = make_image(24, 30)
     gray16 = (np.arange(24 * 30, dtype=np.uint16) * 80).reshape(24, 30)

@@ -81,6 +81,31 @@ def test_long_chunks_take_no_memory(bombs, make_image, encode, tmp_path):
     assert int(megabytes) < 500
 
 
-def test_the_number_of_chunks_is_bounded(encode, make_image):
-    many = with_chunk(encode(make_image(4, 4)), chunk(b"tEXt", b"a\0") * 25_000)
-    assert not decoding.decode_images(tf.constant([many]), (4, 4)).valid[0]
+@pytest.mark.parametrize("count, is_valid", [(20_000, True), (20_001, False), (100_000, False)])
+def test_the_number_of_chunks_is_bounded(encode, make_image, count, is_valid):
+    image = make_image(4, 4)
+    png = encode(image)  # IHDR, IDAT, IEND
+    many = with_chunk(png, chunk(b"tEXt", b"a\0") * (count - 3))
+    assert bool(decoding.decode_images(tf.constant([many]), (4, 4)).valid[0]) is is_valid
+    if is_valid:
+        np.testing.assert_array_equal(decoding.decode_image(many, name="x.png"), image)
+    else:
+        with pytest.raises(ValueError, match=r"x\.png is damaged .*chunks that are not whole"):
+            decoding.decode_image(many, name="x.png")
+
+
+def test_one_image_is_refused_where_the_batch_would_refuse_it(encode, make_image):
+    """Every length, and lengths of chunks that say too little or too much."""
+    png = with_chunk(encode(make_image(4, 4)), chunk(b"tEXt", b"a\0"))
+    contents = [png[:end] for end in range(8, len(png) + 1)]
+    for start in (8, 33, 33 + 14):  # IHDR, tEXt, IDAT
+        for length in (0, 1, 13, len(png) - start - 13, len(png) - start - 12, len(png), 2**31):
+            contents.append(png[:start] + struct.pack(">I", length) + png[start + 4 :])
+    valid = decoding.decode_images(tf.constant(contents), (4, 4)).valid.numpy()
+    assert 0 < valid.sum() < len(contents)
+    for content, is_valid in zip(contents, valid):
+        if is_valid:
+            decoding.decode_image(content, name="x.png")
+        else:
+            with pytest.raises(ValueError, match=r"x\.png is damaged or truncated"):
+                decoding.decode_image(content, name="x.png")

@@ -12,6 +12,7 @@ from small_systems import ROWS
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.api import configuration
 from panoptic_tf.datasets.measures import Measures
+from panoptic_tf.training import machine as machine_lib
 from panoptic_tf.training import recipe, recipe_file
 from panoptic_tf.training.machine import Machine, find_machine
 
@@ -317,6 +318,16 @@ def test_a_file_is_one_line_a_choice():
 def test_keys_that_exclude_each_other_are_refused(keys):
     with pytest.raises(ValueError, match="^a(.b)? comes twice|^a.b: a has a value already"):
         recipe_file.format_choices([recipe.Choice(key, 1, "") for key in keys])
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_bfloat16_where_it_is_slow_is_said(monkeypatch, has_bfloat16):
+    found = Machine(0, 8 << 30, has_bfloat16, 8 << 30)
+    monkeypatch.setattr(machine_lib, "find_machine", lambda: found)
+    assert found.precision == ("bfloat16" if has_bfloat16 else "float32")
+    assert machine_lib.precision_misfits("float32") == []
+    notes = machine_lib.precision_misfits("bfloat16")
+    assert len(notes) == (not has_bfloat16) and all("--mixed_precision=float32" in n for n in notes)
 
 
 def test_this_machine_is_described():

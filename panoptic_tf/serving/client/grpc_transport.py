@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from typing import Any, Mapping, Optional
+import threading
+from typing import Any, Iterator, Mapping, Optional
 
 import numpy as np
 
@@ -13,11 +15,28 @@ from panoptic_tf.serving.client.retries import CallError
 
 _RETRIABLE = ("UNAVAILABLE", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "ABORTED")
 _OF_SERVER = ("NOT_FOUND", "UNAUTHENTICATED", "PERMISSION_DENIED", "UNIMPLEMENTED")
+_LATE = "DEADLINE_EXCEEDED"
 _TOO_LARGE = "larger than max"  # RESOURCE_EXHAUSTED as well, and the same next time
+
+
+class _Channel:
+    """A connection.
+
+    Attributes:
+      num_calls: that are under way.
+    """
+
+    def __init__(self, channel: Any):
+        self.call = channel.unary_unary(messages.METHOD)
+        self.close = channel.close
+        self.num_calls = 0
 
 
 class GrpcTransport:
     """Calls one signature of one model.
+
+    A connection on which a call was late may be one that no answer will ever come from, which gRPC
+    takes minutes to notice: the next call has a new one.
 
     Args:
       target: host:port.
@@ -59,10 +78,11 @@ class GrpcTransport:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
         ]
-        self._channels = [grpc.insecure_channel(target, options) for _ in range(connections)]
-        self._calls = itertools.cycle(
-            [channel.unary_unary(messages.METHOD) for channel in self._channels]
-        )
+        self._open = lambda: _Channel(grpc.insecure_channel(target, options))
+        self._lock = threading.Lock()  # of the next three, and of `num_calls`
+        self._turns = itertools.cycle(range(connections))
+        self._channels = [self._open() for _ in range(connections)]
+        self._is_closed = False
 
     def predict(self, content: bytes, input_name: str) -> Mapping[str, np.ndarray]:
         """The outputs for one image, each with the batch dimension 1.
@@ -71,12 +91,15 @@ class GrpcTransport:
           CallError: the call failed.
         """
         request = messages.encode_request(content, input_name=input_name, **self._spec)
-        try:
-            response = next(self._calls)(request, timeout=self._timeout)
-        except self._error as error:
-            raise _describe(error) from error
-        except ValueError as error:  # The channel was closed meanwhile.
-            raise CallError(str(error)) from error
+        with self._use_channel() as channel:
+            try:
+                response = channel.call(request, timeout=self._timeout)
+            except self._error as error:
+                if error.code().name == _LATE:
+                    self._replace(channel)
+                raise _describe(error) from error
+            except ValueError as error:  # The channel was closed meanwhile.
+                raise CallError(str(error)) from error
         try:
             return messages.decode_response(response, responses.KEYS)
         except ValueError as error:
@@ -84,8 +107,30 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Closes the connections."""
+        with self._lock:
+            self._is_closed = True
         for channel in self._channels:
             channel.close()
+
+    @contextlib.contextmanager
+    def _use_channel(self) -> Iterator[_Channel]:
+        """The next one; if it is replaced meanwhile, the last call on it closes it."""
+        with self._lock:
+            channel = self._channels[next(self._turns)]
+            channel.num_calls += 1
+        try:
+            yield channel
+        finally:
+            with self._lock:
+                channel.num_calls -= 1
+                is_left = channel.num_calls == 0 and channel not in self._channels
+            if is_left:
+                channel.close()
+
+    def _replace(self, channel: _Channel) -> None:
+        with self._lock:
+            if channel in self._channels and not self._is_closed:
+                self._channels[self._channels.index(channel)] = self._open()
 
 
 def _describe(error: Any) -> CallError:

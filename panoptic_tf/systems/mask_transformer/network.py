@@ -17,7 +17,7 @@ from panoptic_tf.systems.mask_transformer.transformer_decoder import Transformer
 
 # Its layer, the levels that it returns, the field of the config that it does not read.
 _PIXEL_DECODERS = {
-    "deformable": (pixel_decoders.DeformablePixelDecoder, ("5", "4", "3"), "dropout"),
+    "deformable": (pixel_decoders.DeformablePixelDecoder, ("5", "4", "3", "2"), "dropout"),
     "fpn": (pixel_decoders.TransformerFPN, ("5",), "num_points"),
 }
 

@@ -101,7 +101,8 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
           training: of Keras.
 
         Returns:
-          `mask_features` [B, H/4, W/4, C] and `level_<l>` [B, h, w, C] of the levels that attend.
+          `mask_features` [B, H/4, W/4, C] and, of level 2 and those that attend, `level_<l>`
+          [B, h, w, C].
         """
         maps = [
             conv(inputs[level], training=training) for level, conv in zip(self._levels, self.inputs)
@@ -120,9 +121,9 @@ class DeformablePixelDecoder(tf.keras.layers.Layer):
         ]
         fine = self.lateral(inputs[_FINEST], training=training)
         fine += resize.upsample_like(maps[-1], fine)
-        features = self.mask_features(self.finest(fine, training=training), training=training)
-        outputs = {f"level_{level}": x for level, x in zip(self._levels, maps)}
-        return {"mask_features": features, **outputs}
+        maps.append(self.finest(fine, training=training))
+        outputs = {f"level_{level}": x for level, x in zip([*self._levels, _FINEST], maps)}
+        return {"mask_features": self.mask_features(maps[-1], training=training), **outputs}
 
     def _positions(self, sizes: Sequence[Size]) -> tf.Tensor:
         """Positions and vectors of the levels: float32 [1, N, C]."""
