@@ -27,7 +27,7 @@ from absl import app, flags, logging
 from PIL import Image
 from tqdm import tqdm
 
-from panoptic_tf.datasets import converter, doctor, segments
+from panoptic_tf.datasets import converter, doctor, files, segments
 from panoptic_tf.metrics.panoptic_quality import PanopticQuality
 
 _CASES = flags.DEFINE_integer("cases", 10000, "How many.")
@@ -73,8 +73,7 @@ def main(argv) -> None:
         "violations": violations,
     }
     if _OUTPUT_JSON.value:
-        with open(_OUTPUT_JSON.value, "w", encoding="utf-8") as file:
-            json.dump(result, file, indent=1)
+        files.write_json(_OUTPUT_JSON.value, result)
     print(json.dumps({**result, "violations": len(violations)}, indent=1))
     raise SystemExit(bool(violations))
 
