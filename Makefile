@@ -30,7 +30,7 @@ EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
 WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup
+PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope
 SYSTEMS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:

@@ -76,7 +76,7 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
         "counts": {name: int(np.sum(marks)) for name, marks in count(prediction).items()},
         "memory": memory,
         "segments": speed.write_beside_workload(
-            "ours_segments.npz", segments=_segment_map(prediction)
+            "ours_segments.npz", segments=segment_map(prediction)
         ),
     }
 
@@ -96,9 +96,11 @@ def _measure_network(subject: subjects.Subject, workload: speed.Workload) -> flo
     return speed.cpu_seconds(tf.function(lambda: network(inputs, training=False), autograph=False))
 
 
-def _segment_map(prediction: Tensors) -> np.ndarray:
+def segment_map(prediction: Tensors) -> np.ndarray:
+    """Of the first image of a batch: integers [H, W], category * 1000 + number, 0 is void."""
     category, number = (
-        prediction[key].numpy()[0] for key in (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK)
+        np.asarray(prediction[key])[0]
+        for key in (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK)
     )
     return category * _DIVISOR + number
 

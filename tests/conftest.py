@@ -13,15 +13,29 @@ import pytest  # noqa: E402
 import panoptic_tf  # noqa: E402, F401  (selects Keras 2 before TensorFlow is imported)
 
 GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
+SYSTEMS = {
+    path.parent.name for path in pathlib.Path(panoptic_tf.__file__).parent.glob("systems/*/task.py")
+}
 REFERENCE_DATA_VARIABLE = "PANOPTIC_TF_REFERENCE_DATA"
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
     """One process takes all tests of a file, or of one system in it: they share fixtures."""
-    for item in items:
-        row = getattr(item, "callspec", None) and item.callspec.params.get("row")
-        name = f"{item.path}:{getattr(row, 'system', '')}"
-        item.add_marker(pytest.mark.xdist_group(name))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            return scope_of(nodeid)
+
+    return Scheduler(config, log)
+
+
+def scope_of(nodeid: str) -> str:
+    """The file of a test, and the system among its parameters."""
+    path, _, test = nodeid.partition("::")
+    parameters = test.partition("[")[2].rstrip("]").split("-")
+    return ":".join([path, *sorted(SYSTEMS.intersection(parameters))])
 
 
 @pytest.fixture(scope="session", autouse=True)

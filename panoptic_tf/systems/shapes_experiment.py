@@ -34,22 +34,24 @@ def build_experiment(
     *,
     train_steps: int,
     validation_interval: int,
+    batch_size: int = 16,
     learning_rate: float = 2e-3,
     by_variable: Sequence[VariableFactors] = (),
 ) -> cfg.ExperimentConfig:
-    """An experiment of batches of 16, in bfloat16, with averaged weights.
+    """An experiment in bfloat16, with averaged weights.
 
     Args:
       task: of a system; its data configs are filled in.
       train_steps: of the whole run.
       validation_interval: steps between evaluations.
+      batch_size: of training.
       learning_rate: after the warm-up.
       by_variable: see `optimization.OptimizationConfig`.
     """
     task.train_data.augmentation = base_config.Augmentation(
         scale_min=0.8, scale_max=1.25, flip_vertically=True
     )
-    task.train_data.global_batch_size = 16
+    task.train_data.global_batch_size = batch_size
     task.train_data.cache = True
     task.train_data.shuffle_buffer_size = 2000
     task.validation_data.global_batch_size = 16

@@ -186,7 +186,11 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         backbone=shapes_experiment.build_backbone_config(output_stride=32),
         pixel_decoder=config.PixelDecoder(num_layers=2, num_heads=4, hidden_channels=128),
         decoder=config.TransformerDecoder(
-            num_queries=32, num_layers=3, num_heads=4, hidden_channels=128
+            num_queries=32,
+            num_layers=3,
+            num_heads=4,
+            hidden_channels=128,
+            levels=["4", "3", "2"],  # Things have 12 to 64 pixels.
         ),
         postprocessor=config.PostProcessor(max_instances=32),
     )
@@ -198,8 +202,9 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
     )
     return shapes_experiment.build_experiment(
         task,
-        train_steps=5_000,
-        validation_interval=2500,
+        train_steps=10_000,
+        validation_interval=5000,
+        batch_size=8,
         learning_rate=1e-3,
         by_variable=_FACTORS,
     )
