@@ -133,6 +133,9 @@ def _run_all(run: Run, read_inputs: calibration.ReadInputs):
     """Segment maps int [H, W] of all images, and the median of CPU milliseconds."""
     maps, seconds = [], []
     for inputs in tqdm(list(read_inputs()), unit="image", leave=False):
+        original, network = inputs["image_info"][0, :2]
+        if not np.array_equal(original, network):
+            raise app.UsageError(f"An image has {original}, the network takes {network}.")
         start = time.process_time()
         outputs = run(inputs["image"], inputs["image_info"])
         seconds.append(time.process_time() - start)

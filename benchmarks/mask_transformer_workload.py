@@ -38,11 +38,17 @@ _WEIGHTS = flags.DEFINE_string(
 
 
 def get_params(experiment: str, size: Sequence[int]) -> Any:
-    """The experiment at one image size; a step does all its work and leaves the weights alone."""
+    """An experiment of COCO at one size; a step does all its work and leaves the weights alone."""
+    if not experiment.endswith("_coco"):
+        raise ValueError(
+            f"--experiment must be one of COCO, whose rate falls in steps: {experiment}."
+        )
     params = exp_factory.get_exp_config(experiment)
     workloads.set_size(params, size)
-    if experiment.startswith("maskformer"):  # transformers has no encoder in its pixel decoder.
+    # transformers has no encoder in its pixel decoder, and the reference no dropout.
+    if experiment.startswith("maskformer"):
         params.task.model.pixel_decoder.num_layers = 0
+        params.task.model.decoder.dropout = 0.0
     rates = params.trainer.optimizer_config.learning_rate.get()
     rates.values = [1e-12] * len(rates.values)
     return params

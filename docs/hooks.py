@@ -74,3 +74,10 @@ def on_post_page(output, page, config):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page.markdown, encoding="utf-8")
     return output
+
+
+def on_post_build(config):
+    """Rewrites the links of the list of pages for programs."""
+    text = (ROOT / "docs" / "llms.txt").read_text(encoding="utf-8")
+    path = pathlib.Path(config.site_dir, "llms.txt")
+    path.write_text(rewrite_links(text, "llms.txt"), encoding="utf-8")

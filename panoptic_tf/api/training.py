@@ -111,7 +111,7 @@ def train(
     paths.check_can_write("model_dir", os.path.join(model_dir, run_folder.PARAMS_FILE))
     if "train" in mode:
         notes = [*found.notes, *schedule.misfits(found.params)]
-        notes += machine.precision_misfits(found.params.runtime.mixed_precision_dtype)
+        notes += machine.precision_misfits(found.params.runtime)
         for note in notes:
             logging.warning("%s", note)
         if tf.train.latest_checkpoint(model_dir) is None:

@@ -9,6 +9,7 @@ import subprocess
 from typing import List, Optional
 
 import tensorflow as tf
+from official.core import config_definitions as cfg
 
 from panoptic_tf.serving.throughput.machine import cpu_flags
 
@@ -60,13 +61,14 @@ def find_machine() -> Machine:
     )
 
 
-def precision_misfits(precision: str) -> List[str]:
+def precision_misfits(runtime: cfg.RuntimeConfig) -> List[str]:
     """What is slow about a precision on this machine, one line or none.
 
     Args:
-      precision: `runtime.mixed_precision_dtype`.
+      runtime: of an experiment; TPUs are not this machine.
     """
-    if precision != "bfloat16" or find_machine().has_bfloat16:
+    is_slow = runtime.mixed_precision_dtype == "bfloat16" and not find_machine().has_bfloat16
+    if not is_slow or runtime.distribution_strategy == "tpu":
         return []
     return [
         "runtime.mixed_precision_dtype is bfloat16, which this machine does not multiply: "

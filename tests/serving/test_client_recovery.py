@@ -165,8 +165,12 @@ def test_a_connection_that_goes_silent(api, server, connect, proxy_of):
     assert silent.is_closed.wait(10.0)
 
 
-def test_other_calls_of_a_connection_go_on_when_one_is_late(server, connect):
-    """gRPC has several calls at a time on one."""
+@pytest.fixture
+def one_late_one_under_way(server, connect):
+    """A client, the event that the second call waits for, results so far, and that call's thread.
+
+    Both calls are on one connection, as gRPC has them.
+    """
     never, later = threading.Event(), threading.Event()
     server.faults += [never, later]
     client = connect(server.grpc, timeout=2.0)
@@ -184,10 +188,23 @@ def test_other_calls_of_a_connection_go_on_when_one_is_late(server, connect):
         time.sleep(1.0)
         threads[1].start()
         threads[0].join()
-        later.set()
-        threads[1].join()
+        assert "DEADLINE_EXCEEDED" in results[0]
+        yield client, later, results, threads[1]
     finally:
         never.set()
         later.set()
-    assert "DEADLINE_EXCEEDED" in results[0]
+        threads[1].join()
+
+
+def test_other_calls_of_a_connection_go_on_when_one_is_late(one_late_one_under_way):
+    _, later, results, thread = one_late_one_under_way
+    later.set()
+    thread.join()
     assert results[1:] == [2]
+
+
+def test_closing_ends_calls_on_a_connection_that_was_replaced(one_late_one_under_way):
+    client, _, results, thread = one_late_one_under_way
+    client.close()
+    thread.join(0.5)  # The call's own deadline is a second away.
+    assert len(results) == 2 and results[1] != 2

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
+from official.core import config_definitions as cfg
 from official.core import exp_factory, task_factory
 from small_systems import ROWS
 
@@ -325,8 +326,13 @@ def test_bfloat16_where_it_is_slow_is_said(monkeypatch, has_bfloat16):
     found = Machine(0, 8 << 30, has_bfloat16, 8 << 30)
     monkeypatch.setattr(machine_lib, "find_machine", lambda: found)
     assert found.precision == ("bfloat16" if has_bfloat16 else "float32")
-    assert machine_lib.precision_misfits("float32") == []
-    notes = machine_lib.precision_misfits("bfloat16")
+
+    def misfits(**runtime):
+        return machine_lib.precision_misfits(cfg.RuntimeConfig(**runtime))
+
+    assert misfits() == misfits(mixed_precision_dtype="float32") == []
+    assert misfits(mixed_precision_dtype="bfloat16", distribution_strategy="tpu") == []
+    notes = misfits(mixed_precision_dtype="bfloat16", distribution_strategy="one_device")
     assert len(notes) == (not has_bfloat16) and all("--mixed_precision=float32" in n for n in notes)
 
 

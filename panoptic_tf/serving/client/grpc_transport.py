@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from typing import Any, Iterator, Mapping, Optional
+from typing import Any, Iterator, Mapping, Optional, Set
 
 import numpy as np
 
@@ -79,9 +79,10 @@ class GrpcTransport:
             ("grpc.max_reconnect_backoff_ms", 2000),
         ]
         self._open = lambda: _Channel(grpc.insecure_channel(target, options))
-        self._lock = threading.Lock()  # of the next three, and of `num_calls`
+        self._lock = threading.Lock()  # of the next four, and of `num_calls`
         self._turns = itertools.cycle(range(connections))
         self._channels = [self._open() for _ in range(connections)]
+        self._replaced: Set[_Channel] = set()  # on which there are calls
         self._is_closed = False
 
     def predict(self, content: bytes, input_name: str) -> Mapping[str, np.ndarray]:
@@ -106,10 +107,11 @@ class GrpcTransport:
             raise CallError(f"malformed response: {error}") from error
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections, which ends all calls."""
         with self._lock:
             self._is_closed = True
-        for channel in self._channels:
+            channels = [*self._channels, *self._replaced]
+        for channel in channels:
             channel.close()
 
     @contextlib.contextmanager
@@ -123,7 +125,9 @@ class GrpcTransport:
         finally:
             with self._lock:
                 channel.num_calls -= 1
-                is_left = channel.num_calls == 0 and channel not in self._channels
+                is_left = channel.num_calls == 0 and channel in self._replaced
+                if is_left:
+                    self._replaced.remove(channel)
             if is_left:
                 channel.close()
 
@@ -131,6 +135,7 @@ class GrpcTransport:
         with self._lock:
             if channel in self._channels and not self._is_closed:
                 self._channels[self._channels.index(channel)] = self._open()
+                self._replaced.add(channel)
 
 
 def _describe(error: Any) -> CallError:
