@@ -1,10 +1,10 @@
-"""The whole way on the embedded data set: data, check, training, scores, export, scores again.
+"""Every step on the embedded data set: data, check, training, scores, export, scores again.
 
 panoptic-tf demo --output_dir=runs/demo
 
 takes under ten minutes on two CPU cores and writes <output_dir>/metrics.json, report.html,
 saved_model/1/, model_float32.tflite, model_int8.tflite, predictions/ and data/. Started again it
-goes on where it was: data that is whole is kept, training resumes from its last checkpoint.
+continues where it stopped: complete data is kept, training resumes from its last checkpoint.
 """
 
 from __future__ import annotations

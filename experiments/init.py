@@ -5,8 +5,8 @@ panoptic-tf train --config_file=mydata/train.yaml
 panoptic-tf report --model_dir=mydata/run
 
 --source is the file or folder that an annotation tool exported; docs/data.md lists the formats.
-Where several or none are recognised, --format and the format's own flags say what there is. Started
-again it goes on where it was; a train.yaml that was edited is kept.
+Where several or none are recognised, --format and the format's own flags select one. Started
+again it continues where it stopped; an edited train.yaml is kept.
 """
 
 import os

@@ -134,7 +134,7 @@ class Model:
 
     Raises:
       ImportError: ai-edge-litert is not installed.
-      ValueError: no such file, or not a model that answers masks; the message says what was found.
+      ValueError: no such file, or not a model that returns masks; the message says what was found.
     """
 
     def __init__(

@@ -218,7 +218,7 @@ def export_onnx(
 
     Raises:
       ValueError: there is no checkpoint or it does not fit, the file has another ending, a package
-        is missing, or the file does not answer as the network does.
+        is missing, or the outputs of the file differ from the network's.
       OSError: it cannot be written.
     """
     file = os.fspath(onnx_path)

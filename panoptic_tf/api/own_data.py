@@ -64,7 +64,7 @@ def init(
 ) -> InitResult:
     """Recognises annotations, converts and examines them, and writes `<output_dir>/train.yaml`.
 
-    Started again it goes on where it was. A train.yaml that was edited is kept.
+    Started again it continues where it stopped. An edited train.yaml is kept.
 
     Args:
       source: file or folder of the annotations.

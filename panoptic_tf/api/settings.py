@@ -191,7 +191,7 @@ def _apply_runtime(
 
 
 def _count_gpus(runtime: cfg.RuntimeConfig) -> int:
-    """The GPUs of this machine that a strategy takes where nobody says how many."""
+    """Number of GPUs of this machine that a strategy takes by default."""
     if runtime.distribution_strategy not in ("one_device", "mirrored"):
         return 0
     seen = len(tf.config.list_physical_devices("GPU"))

@@ -17,7 +17,7 @@ class Segment:
     Attributes:
       id: colour id in the PNG, 1..2^24 - 1.
       category_id: the data set's own category id.
-      is_crowd: a group of things that nobody told apart.
+      is_crowd: a group of things that were not annotated one by one.
       area: pixels, or None where the file does not say, or no whole number.
       bbox: [x, y, width, height] in pixels, or None likewise.
       score: 0..1 of a predicted segment, or None where the file does not say; of what is no such
@@ -39,7 +39,7 @@ class Instance:
     Attributes:
       rle: COCO's compressed run lengths (`rle.encode_rle`), of the image's size.
       category: contiguous category id.
-      is_crowd: a group of things that nobody told apart.
+      is_crowd: a group of things that were not annotated one by one.
     """
 
     rle: bytes

@@ -12,7 +12,7 @@ The map is a YAML (or JSON) file:
 - `categories` are those of the result, their ids 1..N in this order. `from` names categories of the
   source; default the one of the same name. `isthing` defaults to theirs, where they agree; `color`
   to that of the first.
-- `void` names categories that nobody is to learn: their pixels become void.
+- `void` names categories whose pixels become void.
 - `others`: what becomes of categories that the file does not name: `error` (default), `void`, or
   `keep`, behind the others as they are.
 

@@ -1,4 +1,4 @@
-"""Examines a data set before anybody trains on it: all problems, and counts of what is there."""
+"""Examines a data set before training: all problems, and counts of its content."""
 
 from __future__ import annotations
 

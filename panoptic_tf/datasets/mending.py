@@ -1,4 +1,4 @@
-"""Mends annotations: what has one right answer is put right, in a copy, and each change is listed.
+"""Mends annotations: corrects faults with a unique correction in a copy, and lists each change.
 
 A change is safe where two independent things agree on it (the size of a photograph and of its id
 PNG), where it adds nothing that was not said (an identical copy goes), or where the value is

@@ -1,6 +1,6 @@
-"""Pixels that nobody labelled: void, or a stuff category of their own; and images without a label.
+"""Pixels without a label: void, or a stuff category of their own; and images without a label.
 
-Void is neither trained nor scored. Where objects are all that is labelled, a model that predicts
+Void is neither trained on nor scored. If only objects are labelled, a model that predicts
 objects everywhere would have a perfect score, so there the rest is background.
 """
 

@@ -1,7 +1,7 @@
-"""What became of every segment, and what each kind of error costs of PQ.
+"""The outcome of every segment, and the cost in PQ of each kind of error.
 
 The kinds follow TIDE (arXiv:2008.08115, with its thresholds 0.5 and 0.1), as far as they
-mean something for segments that do not overlap. Of an annotated segment (crowds left out) the first
+apply to segments that do not overlap. Of an annotated segment (crowds left out) the first
 that holds:
 
   correct         it has a match
@@ -15,7 +15,7 @@ Of a predicted segment:
   on_void         more than half of it lies on void or a crowd of its category: forgiven, no error
   wrong_category, wrong_border   as above, the other way round
   duplicate       more than half of it, void left out, lies on one annotated segment of its category
-                  that it does not match: a part of it, or a second find
+                  that it does not match: a part of it, or a second detection
   spurious        none of these: nothing annotated there is what it says
 
 With D = TP + FP / 2 + FN / 2 of a category

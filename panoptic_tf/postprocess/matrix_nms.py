@@ -27,7 +27,7 @@ def matrix_nms(
         of products.
       scores: float32 [B, K], descending among the valid.
       classes: int32 [B, K].
-      valid: bool [B, K]; others suppress nobody, and score 0.
+      valid: bool [B, K]; others suppress none, and score 0.
       kernel: "gaussian" or "linear".
       sigma: of the gaussian.
       class_aware: only masks of one class suppress each other.

@@ -81,7 +81,7 @@ def compete(
     """Gives each pixel to the kept query of the largest score times probability.
 
     The first of equals wins. The mask of a query is where its probability is at least
-    `mask_threshold`, whoever owns the pixel.
+    `mask_threshold`, even if another query owns the pixel.
 
     Args:
       probability_of: index of one query of each image, int32 [B], -> float32 [B, H, W], the

@@ -1,4 +1,4 @@
-"""JPEG and PNG bytes to pixels, for input nobody has looked at.
+"""JPEG and PNG bytes to pixels, for untrusted input.
 
 The size in the header is checked before any pixel is decoded. An image that cannot be decoded is
 marked, not raised, so that it does not fail the batch it came in. What the decoders accept passes:

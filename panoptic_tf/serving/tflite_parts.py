@@ -1,6 +1,6 @@
 """The network of a model without its post-processing: static shapes, operators that delegates take.
 
-`network` answers what the post-processor reads, `semantic` the semantic logits alone. The input is
+`network` returns what the post-processor reads, `semantic` the semantic logits alone. The input is
 the image [1, H, W, 3], RGB 0..255, padded with the mean colour, which normalisation makes zero: so
 nothing in the graph depends on the image's size.
 """

@@ -1,6 +1,6 @@
 """Files of `torch.save`: zip archives, and the older form that is none; PyTorch is not needed.
 
-A zip archive holds `data.pkl`, which says what there is, and `data/<key>`, the bytes of a storage.
+A zip archive holds `data.pkl`, a table of contents, and `data/<key>`, the bytes of a storage.
 The older form holds pickles in a row: a magic number, a version, facts about the machine, what
 there is, the keys of the storages; then each storage, after its number of elements.
 """

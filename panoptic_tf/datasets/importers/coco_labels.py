@@ -22,7 +22,7 @@ class Label(NamedTuple):
     Attributes:
       category_id: the data set's own.
       shape: run-length text, or polygons: doubles x, y, x, y, ... in pixels.
-      is_crowd: a group of things that nobody told apart; False of stuff.
+      is_crowd: a group of things that were not annotated one by one; False of stuff.
     """
 
     category_id: int

@@ -15,7 +15,7 @@ MOST_ID = 65535
 """What a mask of 16 bits holds."""
 
 _VOID = 255
-"""Id of void where nobody says another."""
+"""Default id of void."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,7 @@ class Mask:
     Attributes:
       category_id: the data set's own.
       rle: COCO's compressed run lengths, of the image's size.
-      is_crowd: a group of things that nobody told apart.
+      is_crowd: a group of things that were not annotated one by one.
     """
 
     category_id: int

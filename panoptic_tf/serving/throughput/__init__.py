@@ -1,1 +1,1 @@
-"""How fast a model answers: images per second, latencies, memory."""
+"""Speed of a model: images per second, latencies, memory."""

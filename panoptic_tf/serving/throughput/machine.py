@@ -33,13 +33,13 @@ _RUNTIMES = ("ai-edge-litert", "onnxruntime")
 
 
 def describe() -> Dict[str, Any]:
-    """What a number of speed depends on, as JSON has it.
+    """The properties of the machine that a speed depends on, as in the JSON report.
 
     Returns:
       `cpu` (its model), `cpus` (those that this process may use), `cpu_flags` (those of fast
       products), `gpus`, `python`, `versions` of TensorFlow and of the other runtimes that are
       installed, `load_average` (processes that ran in the last minute, before anything is measured;
-      null where nobody counts them).
+      null where the system does not count them).
     """
     flags = cpu_flags()
     return {
