@@ -30,7 +30,7 @@ def build_task(model=None, **others):
     "override, message",
     [
         ({"model": {"pixel_decoder": {"name": "fast"}}}, "name must be 'deformable' or 'fpn'"),
-        ({"model": {"decoder": {"levels": ["2"]}}}, r"levels must be some of 5, 4, 3.*got \['2'\]"),
+        ({"model": {"decoder": {"levels": ["6"]}}}, r"some of 5, 4, 3, 2, .*got \['6'\]"),
         ({"model": {"decoder": {"levels": []}}}, "levels must be some of"),
         (
             {"model": {"pixel_decoder": {"name": "fpn"}, "decoder": {"levels": ["5", "4"]}}},
