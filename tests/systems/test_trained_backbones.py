@@ -28,8 +28,12 @@ WRITERS = {
     "resnext101_64x4d": source_files.caffe2_resnet,
     "resnext152": source_files.caffe2_resnet,
 }
-# Their sources have tests of their own, see test_backbone_sources.py.
-ELSEWHERE = {"mobilenetv3_large", "xception71"}
+# Their sources have tests of their own.
+ELSEWHERE = {
+    "mobilenetv3_large": "test_backbone_sources.py",
+    "xception71": "test_backbone_sources.py",
+    **dict.fromkeys(["swin_tiny", "swin_small", "swin_base", "swin_large"], "test_swin_sources.py"),
+}
 NARROW = {"widths": [32, 32, 32, 32], "stem_width": 8}
 
 
@@ -61,7 +65,7 @@ def _write(variables, writer, tmp_path):
 def test_the_whole_backbone_comes_from_the_file(experiment, tmp_path):
     config = _backbone(experiment)
     if config.name in ELSEWHERE:
-        pytest.skip(f"{config.name}: see test_backbone_sources.py")
+        pytest.skip(f"{config.name}: see {ELSEWHERE[config.name]}")
     config.override({"options": NARROW})
     backbone = base_config.build_backbone(config, [64, 64])
     backbone(tf.zeros([1, 64, 64, 3]))
