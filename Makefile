@@ -68,10 +68,10 @@ release:
 	    { echo "CHANGELOG.md has no '## $(TAG:v%=%) - <date>'."; exit 1; }
 	$(MAKE) dist
 
-# All tests in two runs: a process keeps some memory of every graph that TensorFlow has traced in it.
+# All tests in several runs: a process keeps some memory of every graph that TensorFlow has traced.
 test: lint
 ifeq ($(TESTS),)
-	$(PYTEST) $(SYSTEMS)
+	$(foreach folder,$(SYSTEMS),$(PYTEST) $(folder) &&) \
 	$(PYTEST) tests $(addprefix --ignore=,$(SYSTEMS))
 else
 	$(PYTEST) $(TESTS)
