@@ -74,6 +74,8 @@ def set_apart(params: cfg.ExperimentConfig, changed: AbstractSet[str]) -> Set[st
 def misfits(params: cfg.ExperimentConfig) -> List[str]:
     """What does not fit the length of the training, one line each; none of it is an error."""
     steps, found = params.trainer.train_steps, []
+    if steps < 1:  # An error of its own.
+        return []
     for key in _followers(params)[_STEPS]:
         value, reason = _value(params, key), ""
         if not value or key.startswith(f"{_RATE}.exponential."):  # Whose steps have no end.
