@@ -239,6 +239,7 @@ def test_a_step_by_the_frequency_of_the_records(row, tmp_path):
     found = parts_of_a_step(task, model, batch)
     info = task.dataset_info
     channels = {
+        "mask_transformer": lambda: list(range(info.num_categories + 1)),
         "panoptic_deeplab": lambda: list(range(info.num_categories + 1)),
         "panoptic_fpn": lambda: fpn_network.channel_of_category(task.task_config.model, info),
         "panoptic_fcn": lambda: fcn_network.channel_of_category(task.task_config.model, info),
@@ -248,5 +249,6 @@ def test_a_step_by_the_frequency_of_the_records(row, tmp_path):
     expected = parts_of_a_step(build_task(rule="list", values=values), model, batch)
     assert found == pytest.approx(expected, rel=1e-5)
     plain = parts_of_a_step(build_task(), model, batch)
-    name = "loss/position_stuff" if row.system == "panoptic_fcn" else "loss/semantic"
+    names = {"mask_transformer": "loss/class", "panoptic_fcn": "loss/position_stuff"}
+    name = names.get(row.system, "loss/semantic")
     assert [key for key in found if found[key] != pytest.approx(plain[key], rel=1e-3)] == [name]
