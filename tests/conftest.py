@@ -7,6 +7,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow takes oneDNN by the kind of processor. Some references and forms for TFLite, which are
 # not meant for CPUs, compute on CPUs by its operators only.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+# XLA compiles faster what is to run a few times only.
+os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
 
 import pytest  # noqa: E402
 
