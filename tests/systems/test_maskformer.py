@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_systems import ROWS, draw_sample, get_params, get_task, make_batch
+from small_systems import (
+    ROWS,
+    draw_sample,
+    export_arguments,
+    get_params,
+    get_task,
+    make_batch,
+)
 
+from panoptic_tf.datasets import shapes
+from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.ops import forms
 from panoptic_tf.structures import Prediction
 from panoptic_tf.systems.mask_transformer import network
@@ -118,3 +127,41 @@ def test_predictions_agree_with_themselves(built):
             shown = np.count_nonzero(category_mask == category)
             assert areas[categories == category].sum() == shown
         assert areas.sum() == np.count_nonzero(category_mask)
+
+
+@pytest.fixture(scope="module")
+def images(built):
+    """Three images of several sizes in frames, their info, and what Python predicts of them."""
+    task, model, _ = built
+    drawn = [shapes.generate_image(5, number, 64).image for number in range(3)]
+    drawn[1] = drawn[1][:40, :56]
+    images, info = zip(*(geometry.fit_and_pad(tf.constant(x), (64, 64)) for x in drawn))
+    images, info = tf.stack(images), tf.stack(info)
+    normalization = task.task_config.normalization
+    normalized = normalize.normalize_image(
+        images,
+        info,
+        mean=normalization.mean,
+        std=normalization.std,
+        channel_order=normalization.channel_order,
+    )
+    expected = predict(model, {"image": normalized, "image_info": info})
+    assert expected[Prediction.NUM_SEGMENTS].min() > 1
+    return images.numpy(), info.numpy(), expected
+
+
+def assert_same_maps(found, expected):
+    for key in (Prediction.CATEGORY_MASK, Prediction.INSTANCE_MASK):
+        assert (found[key] == expected[key]).mean() >= 0.999, key
+
+
+@pytest.mark.slow
+def test_tflite_equals_python(built, images, tmp_path):
+    from panoptic_tf.serving.tflite import TFLiteRunner, export_tflite
+
+    task, model, _ = built
+    path = str(tmp_path / "m.tflite")
+    export_tflite(model.inference_network, tflite_path=path, **export_arguments(task))
+    run = TFLiteRunner(path)
+    for image, info, *expected in zip(*images[:2], *images[2].values()):
+        assert_same_maps(run(image, info), dict(zip(images[2], expected)))
