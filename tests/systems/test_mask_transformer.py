@@ -179,25 +179,3 @@ def test_ideal_outputs_are_the_truth(size):
     # One of a few pixels may lose them all.
     count = int(labels["segment_valid"][0].numpy().sum())
     assert count - 1 <= int(prediction[Prediction.NUM_SEGMENTS][0]) <= count
-
-
-def test_the_semantic_head_is_of_training_alone():
-    plain, task = build_task().build_model(), build_task({"semantic_head": True})
-    model = task.build_model()
-    assert task.loss_names()[-1] == "loss/semantic"
-    new = {v.name: v.shape.as_list() for v in model.training_network.weights}
-    for variable in plain.training_network.weights:
-        del new[variable.name]
-    assert new == {"semantic_predictor/kernel:0": [1, 1, 32, 10], "semantic_predictor/bias:0": [10]}
-    names = [[v.name for v in m.inference_network.weights] for m in (plain, model)]
-    assert names[0] == names[1]
-    features, labels = make_batch(task, [draw_sample(0), draw_sample(1)])
-    with tf.GradientTape() as tape:
-        outputs = model.training_network(
-            {key: features[key] for key in ("image", "image_info")}, training=True
-        )
-        losses = task.build_loss()(labels, outputs)
-    assert outputs["semantic_logits"].shape == [2, 16, 16, 10]
-    backbone = model.parts["backbone"].trainable_variables
-    gradients = tape.gradient(losses["loss/semantic"], backbone)
-    assert all(g is not None and np.any(g) for g in gradients)

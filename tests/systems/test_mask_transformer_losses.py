@@ -360,28 +360,3 @@ def test_two_replicas_are_one_batch(mirrored):
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         MaskTransformerLoss(**options)
-
-
-# The auxiliary loss of categories.
-
-
-def test_semantic_loss_against_numpy():
-    """The hardest quarter of an image's pixels; void costs nothing and counts."""
-    labels, outputs = draw()
-    logits = np.random.default_rng(1).normal(size=(BATCH, 16, 24, CLASSES)).astype(np.float32)
-    categories = np.zeros([BATCH, 16, 24], int)
-    for image, numbers, classes in zip(
-        categories, labels["segment_map"], labels["segment_classes"]
-    ):
-        image[:] = np.array([0, *(classes + 1)])[numbers]
-    logarithms = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    own = np.take_along_axis(logarithms, np.maximum(categories - 1, 0)[..., np.newaxis], axis=-1)
-    costs = np.where(categories > 0, -own[..., 0], 0.0).reshape([BATCH, -1])
-    expected = 3.0 * np.sort(costs, axis=1)[:, -16 * 24 // 4 :].mean()
-
-    loss = build("points", semantic_weight=3.0, semantic_top_k_fraction=0.25)
-    found = loss(labels, {**outputs, "semantic_logits": logits})
-    without = loss(labels, outputs)
-    np.testing.assert_allclose(found["loss/semantic"], expected, rtol=1e-5)
-    np.testing.assert_allclose(found["loss"], without["loss"] + expected, rtol=1e-5)
-    assert {"loss/semantic", *without} == set(found) and "loss/semantic" not in without

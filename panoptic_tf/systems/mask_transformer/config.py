@@ -62,13 +62,10 @@ class Model(config.Model):
 
     Attributes:
       channels: of queries, of the features that they attend to, and of those of the masks.
-      semantic_head: whether the masks' features also predict the category of each cell, for an
-        auxiliary loss (MaX-DeepLab, arXiv:2012.00759, section 3.4). Inference does without.
       pixel_decoder, decoder, postprocessor: see these classes.
     """
 
     channels: int = 256
-    semantic_head: bool = False
     pixel_decoder: PixelDecoder = dataclasses.field(default_factory=PixelDecoder)
     decoder: TransformerDecoder = dataclasses.field(default_factory=TransformerDecoder)
     postprocessor: PostProcessor = dataclasses.field(default_factory=PostProcessor)
@@ -90,8 +87,6 @@ class Losses(hyperparams.Config):
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     no_object_weight: float = 0.1
-    semantic_weight: float = 1.0
-    semantic_top_k_fraction: float = 0.2
     num_points: int = 12544
     oversample_ratio: float = 3.0
     importance_ratio: float = 0.75

@@ -10,7 +10,6 @@ from typing import Callable, Optional, Sequence
 
 import tensorflow as tf
 
-from panoptic_tf.losses.cross_entropy import WeightedBootstrappedCrossEntropy
 from panoptic_tf.losses.point_sampling import draw_points
 from panoptic_tf.losses.reduction import reduce_loss
 from panoptic_tf.ops.trim import trim
@@ -43,8 +42,6 @@ class MaskTransformerLoss:
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
         no_object_weight: float = 0.1,
-        semantic_weight: float = 1.0,
-        semantic_top_k_fraction: float = 0.2,
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
@@ -58,9 +55,6 @@ class MaskTransformerLoss:
             pixels. The rest of the points' arguments is of the former alone.
           class_weight, mask_weight, dice_weight: the lambdas.
           no_object_weight: weight of queries without a segment in the class loss.
-          semantic_weight: of the auxiliary loss of a network with `semantic_logits`.
-          semantic_top_k_fraction: share of the pixels of an image that count in it; see
-            `WeightedBootstrappedCrossEntropy`.
           num_points: of each mask.
           oversample_ratio: points that uncertain ones are chosen from, in `num_points`.
           importance_ratio: share of uncertain points, 0..1.
@@ -84,10 +78,6 @@ class MaskTransformerLoss:
         self._mask_weight = mask_weight
         self._dice_weight = dice_weight
         self._no_object_weight = no_object_weight
-        self._semantic_weight = semantic_weight
-        self._cross_entropy = WeightedBootstrappedCrossEntropy(
-            top_k_fraction=semantic_top_k_fraction
-        )
         self._class_weights = class_weights
         self._num_uncertain = int(importance_ratio * num_points)
         self._num_points = [
@@ -104,8 +94,7 @@ class MaskTransformerLoss:
           labels: what `MaskTransformerTargetGenerator` makes, batched.
           outputs: of L predictions and Q queries, at least as many as segments: `class_logits`
             [B, L, Q, K + 1], the last for "no object"; `mask_embeddings` [B, L, Q, C] and
-            `mask_features` [B, h, w, C], whose product are the logits of the masks; and where the
-            network has them `semantic_logits` [B, h, w, K].
+            `mask_features` [B, h, w, C], whose product are the logits of the masks.
 
         Returns:
           `loss` and its parts, float32 []; see `reduce_loss`. Gradients are those of `loss`; the
@@ -134,17 +123,12 @@ class MaskTransformerLoss:
         of_classes = self._class_weight * self._classes(
             class_logits, queries, classes, labels["is_annotated"]
         )
-        losses = {
+        return {
             "loss": of_classes + reduce_loss(weighted, counts),
             "loss/class": of_classes,
             "loss/mask": self._mask_weight * reduce_loss(mask, counts),
             "loss/dice": self._dice_weight * reduce_loss(dice, counts),
         }
-        if "semantic_logits" in outputs:
-            semantic = self._semantic_loss(outputs["semantic_logits"], labels)
-            losses["loss/semantic"] = self._semantic_weight * semantic
-            losses["loss"] += losses["loss/semantic"]
-        return losses
 
     def _criterion(self, labels: Tensors, features: tf.Tensor) -> criteria.MaskCriterion:
         if self._mask_loss == "whole":
@@ -198,13 +182,3 @@ class MaskTransformerLoss:
         total, normalizer = (tf.reduce_sum(x, axis=[1, 2]) for x in (losses * weights, weights))
         # Every prediction has the same classes, hence the same sum of weights.
         return reduce_loss(total, normalizer / predictions)
-
-    def _semantic_loss(self, logits: tf.Tensor, labels: Tensors) -> tf.Tensor:
-        """Of the categories of the segments' pixels: float32 []."""
-        # TensorFlow computes int32 on the host.
-        categories = tf.cast(labels["segment_classes"], tf.int64) + 1
-        numbers = tf.cast(labels["segment_map"], tf.int64)
-        categories = tf.pad(categories, [[0, 0], [1, 0]])
-        return reduce_loss(
-            *self._cross_entropy(logits, tf.gather(categories, numbers, axis=1, batch_dims=1))
-        )

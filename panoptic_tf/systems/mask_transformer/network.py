@@ -45,9 +45,6 @@ def build_networks(
         name="transformer_decoder",
         **config.decoder.as_dict(),
     )
-    semantic_predictor = tf.keras.layers.Conv2D(
-        dataset_info.num_categories, 1, dtype=tf.float32, name="semantic_predictor"
-    )
     as_float32 = tf.keras.layers.Activation("linear", dtype=tf.float32, name="mask_features")
     postprocessor = build_postprocessor(config, dataset_info)
 
@@ -59,9 +56,6 @@ def build_networks(
     # Functional graph
     inputs = _inputs(config.train_size)
     training_outputs = run(inputs["image"])
-    if config.semantic_head:
-        features = training_outputs["mask_features"]
-        training_outputs["semantic_logits"] = semantic_predictor(features)
 
     inference_inputs = _inputs(config.input_size)
     outputs = run(inference_inputs["image"])

@@ -45,8 +45,7 @@ class MaskTransformerTask(task.PanopticTask):
 
     def loss_names(self) -> Tuple[str, ...]:
         """See base class."""
-        names = ("loss/class", "loss/mask", "loss/dice")
-        return (*names, "loss/semantic") if self.task_config.model.semantic_head else names
+        return ("loss/class", "loss/mask", "loss/dice")
 
     def float_layers(self) -> Tuple[str, ...]:
         """See base class."""
