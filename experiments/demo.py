@@ -37,7 +37,7 @@ _NUM_VAL = flags.DEFINE_integer("num_val_images", 200, "Validation images.", low
 _TRAIN_STEPS = flags.DEFINE_integer(
     "train_steps", None, "Training steps; default those of the recipe.", lower_bound=1
 )
-_KEEP = flags.DEFINE_bool("keep", True, "Go on from what the folder holds, else start over.")
+_KEEP = flags.DEFINE_bool("keep", True, "Continue from what the folder holds, else start over.")
 
 _EXPERIMENT = "panoptic_deeplab_shapes"
 _RECIPE = os.path.join(

@@ -28,8 +28,8 @@ _OUTPUT_HTML = flags.DEFINE_string(
 _FIX_TO = flags.DEFINE_string(
     "fix_to",
     None,
-    "Folder, empty or new, for a mended copy of annotations in COCO panoptic or COCO instances "
-    "format; the copy is examined then.",
+    "Folder, empty or new, for a corrected copy of annotations in COCO panoptic or COCO instances "
+    "format; the copy is then examined.",
 )
 _MAX_PROBLEMS = flags.DEFINE_integer("max_problems", 50, "Problems that are printed.")
 
@@ -67,7 +67,9 @@ def _mend() -> Dict[str, Any]:
     folder = os.path.abspath(_FIX_TO.value)
     key = "source" if flags.FLAGS.format == "coco_instances" else "panoptic_json"
     if not options[key] or flags.FLAGS.input_path:
-        raise app.UsageError("--fix_to mends --panoptic_json or --format=coco_instances --source.")
+        raise app.UsageError(
+            "--fix_to corrects --panoptic_json or --format=coco_instances --source."
+        )
     name = os.path.basename(options[key])
     mended = {key: os.path.join(folder, name)}
     if key == "source":

@@ -55,7 +55,7 @@ def main(argv) -> None:
     if not loaded.match.is_whole:
         print(loaded.match.differences())
     if loaded.anew:
-        print(f"It says nothing of {', '.join(loaded.anew)}: random, to be trained.")
+        print(f"It has no weights for {', '.join(loaded.anew)}: random, to be trained.")
     print(
         f"{len(loaded.match.values)} arrays. Score them with: panoptic-tf evaluate "
         f"--model_dir={_OUTPUT_DIR.value} --output_dir=..."
@@ -65,7 +65,7 @@ def main(argv) -> None:
 def _choose_experiment(source: str, experiments) -> str:
     if not experiments:
         raise app.UsageError(
-            f"{source} says of no experiment that it fits. Give --experiment, and for heads of "
+            f"{source} fits no experiment that is known. Give --experiment, and for heads of "
             "other categories --modules=matching."
         )
     if len(experiments) > 1:

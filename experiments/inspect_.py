@@ -21,20 +21,25 @@ _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "Folder of the page, index.html, and its numbers, data.json.", required=True
 )
 _NUM_IMAGES = flags.DEFINE_integer(
-    "num_images", 24, "Images worth a look that are shown, and images of the sample.", lower_bound=0
+    "num_images",
+    24,
+    "Number of suspicious images on the page, and of images in its random sample.",
+    lower_bound=0,
 )
 _TILE_SIZE = flags.DEFINE_integer(
     "tile_size", 384, "Longer side of a picture, pixels.", lower_bound=16
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the sample.")
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the random sample.")
 flags.DEFINE_integer(
-    "tiny_area", None, "Segments of fewer pixels are worth a look; default 16.", lower_bound=0
+    "tiny_area", None, "Segments with fewer pixels are suspicious; default 16.", lower_bound=0
 )
-flags.DEFINE_float("void_share", None, "Images with more void are; default 0.5.", 0, 1)
+flags.DEFINE_float(
+    "void_share", None, "Images with a larger share of void are suspicious; default 0.5.", 0, 1
+)
 flags.DEFINE_float(
     "overlap",
     None,
-    "Instances of one category are whose intersection over union is larger; default 0.8.",
+    "Instances of one category with a larger IoU are suspicious; default 0.8.",
     0,
     1,
 )

@@ -26,7 +26,7 @@ _ADDRESS = flags.DEFINE_string(
 _DATASET_INFO = flags.DEFINE_string(
     "dataset_info",
     None,
-    "The model's categories, which a server does not tell: assets/dataset_info.json of the "
+    "The model's categories, which a server does not provide: assets/dataset_info.json of the "
     "SavedModel, or the name of a data set.",
     required=True,
 )

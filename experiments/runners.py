@@ -15,7 +15,7 @@ def define_flags() -> None:
         "runner",
         _LOCAL,
         [_LOCAL, _BEAM],
-        "Who does the work: this machine, or the workers of Apache Beam, an extra: "
+        "What runs the work: this machine, or the workers of Apache Beam, an extra: "
         "pip install 'panoptic-tf[beam]'.",
     )
     flags.DEFINE_list(

@@ -59,7 +59,7 @@ _START_SECONDS = flags.DEFINE_float(
 _TIMEOUT_SECONDS = flags.DEFINE_float(
     "worker_timeout_seconds",
     30.0,
-    "After how long without a sign of life a process is lost, and all others end.",
+    "Seconds without a heartbeat after which a process is lost and all others end.",
 )
 common.define_device_flags()
 

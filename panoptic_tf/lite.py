@@ -118,7 +118,7 @@ class Result(NamedTuple):
 
 
 class Model:
-    """Answers images of any size.
+    """Predicts images of any size.
 
     Args:
       path: a .tflite file with a panoptic or a semantic model.

@@ -162,7 +162,7 @@ def _merge(values: Dict[str, Any], others: Mapping[str, Any], source: str) -> No
         elif isinstance(values[key], dict) and isinstance(value, Mapping):
             _merge(values[key], value, source)
         else:
-            raise ValueError(f"{source}: {key!r} is there twice.")
+            raise ValueError(f"{source}: {key!r} is given twice.")
 
 
 def keys_of(values: Mapping[str, Any]) -> Set[str]:

@@ -101,7 +101,7 @@ def init(
     found = _recognize(source, format_name, dict(options or {}), has_split=split is not None)
     if found.splits and split_group:
         raise ValueError(
-            f"split_group={split_group!r} divides nothing: the annotations have splits of their "
+            f"split_group={split_group!r} has no effect: the annotations have splits of their "
             f"own ({', '.join(found.splits)}). Leave it out, or give the files of one as source."
         )
     for line in _describe(found):

@@ -214,7 +214,7 @@ def _raise_all(problems: Sequence[_Problem]) -> None:
         names += ", ..." if len(others) > _MOST_NAMED else ""
         message += (
             f" {len(others)} more of its annotations are wrong ({names}); "
-            "doctor --instances_json tells what is."
+            "doctor --instances_json lists the errors."
         )
     raise ValueError(message)
 

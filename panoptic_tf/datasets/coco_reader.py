@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 _CITYSCAPES_SUFFIX = "_gtFine_leftImg8bit.png"
 
-CROWD_OF_STUFF = "segments of stuff are crowds, which the evaluation neither finds nor misses"
-_UNREAD = "areas or boxes are no whole numbers of pixels; nothing reads them"
+CROWD_OF_STUFF = "segments of stuff are crowds, which the evaluation does not count"
+_UNREAD = "areas or boxes are not whole numbers of pixels; they are not used"
 _SHARED_IMAGE = "images have the file_name of another"
 _SHARED_PNG = "annotations have the PNG of another"
 _NO_ANNOTATION = "images have no annotation and are left out"

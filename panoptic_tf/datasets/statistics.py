@@ -128,8 +128,8 @@ class DatasetStatistics:
             notes.append(f"{self.all_void_images} images have no annotated pixel.")
         if 0 < self.images_with_instances < self.num_images:
             notes.append(
-                f"{self.num_images - self.images_with_instances} images bring no overlapping "
-                "instances; theirs are those of the panoptic map."
+                f"{self.num_images - self.images_with_instances} images have no overlapping "
+                "instances; those of the panoptic map are used."
             )
         if self.split_stuff_images:
             notes.append(

@@ -53,7 +53,7 @@ def export_onnx(
       `onnx_path`.
 
     Raises:
-      ValueError: a package of the extra `onnx` is missing, or ONNX Runtime answers something else
+      ValueError: a package of the extra `onnx` is missing, or ONNX Runtime returns something else
         than the network.
     """
     check_packages()

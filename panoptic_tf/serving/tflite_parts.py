@@ -33,7 +33,7 @@ def cut_network(
       num_categories: that many channels the semantic logits must have.
 
     Returns:
-      A network that takes {`image`: [B, H, W, 3]} and answers by name what the post-processor
+      A network that takes {`image`: [B, H, W, 3]} and returns by name what the post-processor
       reads, all of static size but for B.
 
     Raises:
@@ -54,9 +54,9 @@ def cut_network(
         return tf.keras.Model({"image": image}, outputs, name="network")
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"--part={part}: this network finds regions or kernels in the middle, which depend on "
-            "the image's size, so it is no one piece without post-processing. Panoptic-DeepLab is, "
-            "and so is a semantic branch with a class for every category."
+            f"--part={part}: this network selects regions or kernels between its layers, which "
+            "depends on the image's size, so it cannot be exported without post-processing. "
+            "Panoptic-DeepLab can, and so can a semantic branch with a class for every category."
         ) from error
 
 

@@ -85,7 +85,7 @@ def with_instances(frame: Frame, splits: Sequence[str]) -> List[Value]:
     """That these splits use overlapping instances, where there are any."""
     if not frame.has_instances:
         return []
-    why = "the annotations have things whole where others hide them"
+    why = "the annotations hold occluded things completely"
     return [(f"task.{split}.with_instances", True, why) for split in splits]
 
 

@@ -52,8 +52,8 @@ def data_service(data: DataConfig) -> Optional[DataService]:
         )
     if data.seed is not None:
         raise ValueError(
-            f"{enabled} does not go together with {_settings(data)}seed: which worker answers "
-            "first is not repeatable. Leave one of them out."
+            f"{enabled} does not go together with {_settings(data)}seed: the order in which "
+            "workers return batches is not reproducible. Leave one of them out."
         )
     if data.max_bad_records:
         raise ValueError(

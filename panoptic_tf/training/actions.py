@@ -59,8 +59,8 @@ class StarvationWarning(orbit.Action):
             self._is_told = True
             logging.warning(
                 "the accelerators wait for batches %.0f%% of the time. Keep decoded images in "
-                "memory (task.train_data.cache), give this machine more CPU cores, or let others "
-                "make the batches (task.train_data.enable_tf_data_service).",
+                "memory (task.train_data.cache), give this machine more CPU cores, or make the "
+                "batches on other machines (task.train_data.enable_tf_data_service).",
                 100 * share,
             )
 

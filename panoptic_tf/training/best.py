@@ -128,7 +128,7 @@ class Patience:
         return (
             f"stopped early at step {last}: {self._config.metric} {found}, and {num_worse} "
             f"evaluations since were no better (trainer.early_stopping.patience "
-            f"{self._config.patience}; raise it to go on)."
+            f"{self._config.patience}; raise it to continue)."
         )
 
 

@@ -85,7 +85,7 @@ def resolve_cluster(
     if worker_hosts or task_index is not None:
         raise ValueError(
             f"--worker_hosts and --task_index do not go together with --cluster_resolver={resolver}"
-            ", which says the same."
+            ", which provides both."
         )
     if resolver == "tf_config":
         return Cluster(*_from_tf_config(environment), **timeouts)

@@ -36,7 +36,7 @@ def configure(
             taken[key] = value
         else:
             logging.warning(
-                "task.%s stays %s, as you set it; the weights want %s.", key, current, value
+                "task.%s stays %s, as you set it; the weights expect %s.", key, current, value
             )
     return params.replace(task=weight_settings.nested(taken)) if taken else params
 

@@ -96,7 +96,7 @@ class Progress(orbit.Action):
         self._start_step = self._step = int(self._global_step.numpy())
         self._start_time = self._time = time.monotonic()
         if self._step:
-            self.say(f"going on from step {self._step} of {self._train_steps}")
+            self.say(f"continuing from step {self._step} of {self._train_steps}")
         self._bar = self._terminal.bar(
             total=self._train_steps, initial=self._step, unit="step", desc="train"
         )

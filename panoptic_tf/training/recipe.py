@@ -181,7 +181,7 @@ def _data(measures: Measures, machine: Machine, batch: int, flip_vertically: boo
         Choice(
             "task.train_data.augmentation",
             _augmentation(flip_vertically, has_things=measures.num_things > 0),
-            "scale 1 fits the image in; copy_paste lays things of other images over this one",
+            "scale 1 fits the image in; copy_paste pastes things of other images into it",
         ),
     ]
 
@@ -211,7 +211,7 @@ def _schedule(num_images: int, batch: int, rate: float) -> List[Choice]:
     optimizer = "trainer.optimizer_config"
     return [
         Choice("trainer.train_steps", steps, f"{passes:.0f} passes over {num_images} images"),
-        Choice(f"{optimizer}.learning_rate.cosine.decay_steps", steps, "that is to the end"),
+        Choice(f"{optimizer}.learning_rate.cosine.decay_steps", steps, "until the last step"),
         Choice(
             f"{optimizer}.learning_rate.cosine.initial_learning_rate",
             rate,
@@ -220,7 +220,7 @@ def _schedule(num_images: int, batch: int, rate: float) -> List[Choice]:
         Choice(
             f"{optimizer}.optimizer.adamw.weight_decay_rate",
             0.05,
-            "against learning few images by heart",
+            "against overfitting to few images",
         ),
         Choice(f"{optimizer}.warmup.linear.warmup_steps", min(500, steps // 20), "a twentieth"),
         Choice(
@@ -228,12 +228,10 @@ def _schedule(num_images: int, batch: int, rate: float) -> List[Choice]:
             round(min(0.9998, 1 - 12 / steps), 5),
             "weights are averaged over about a twelfth of the steps",
         ),
-        Choice("trainer.steps_per_loop", loop, "between two looks at the loss"),
+        Choice("trainer.steps_per_loop", loop, "steps between two reports of the loss"),
         Choice("trainer.summary_interval", loop, "the same"),
-        Choice(
-            "trainer.checkpoint_interval", min(between, 500), "steps that a crash costs at most"
-        ),
-        Choice("trainer.validation_interval", between, "five evaluations on the way"),
+        Choice("trainer.checkpoint_interval", min(between, 500), "most steps that a crash loses"),
+        Choice("trainer.validation_interval", between, "five evaluations during training"),
     ]
 
 

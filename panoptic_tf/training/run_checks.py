@@ -75,8 +75,8 @@ def check_run(
         check_evaluation(params)
     if "eval" in mode and params.runtime.distribution_strategy == "tpu":
         raise ValueError(
-            "a TPU does not evaluate: every image has a size of its own, and a TPU wants to know "
-            "it before. Take --mode=train, then `panoptic-tf evaluate --model_dir=...` elsewhere."
+            "a TPU does not evaluate: images differ in size, and a TPU needs sizes that are known "
+            "beforehand. Use --mode=train, then `panoptic-tf evaluate --model_dir=...` elsewhere."
         )
     if mode == "continuous_eval" and cluster is not None:
         raise ValueError("--mode=continuous_eval is one process; give it no cluster.")
@@ -164,7 +164,7 @@ def _check_comparison(
             f"{names[0]} is {values[0]}, which task.evaluation.report_mask_ap=false leaves out."
         )
     if "_boundary" in values[0] and not params.task.evaluation.boundary_ratio:
-        raise ValueError(f"{names[0]} is {values[0]}, which wants task.evaluation.boundary_ratio.")
+        raise ValueError(f"{names[0]} is {values[0]}, which needs task.evaluation.boundary_ratio.")
     if values[1] not in best.COMPARISONS:
         raise ValueError(f"{names[1]} must be higher or lower, got {values[1]!r}.")
 
@@ -191,7 +191,7 @@ def _check_unread(values: Any, defaults: Any, name: str, read: FrozenSet[str]) -
             _check_unread(value, default, f"{name}.{field.name}", frozenset())
         else:
             raise ValueError(
-                f"{name}.{field.name} is {value!r}, but nothing here reads it. Leave it at "
+                f"{name}.{field.name} is {value!r}, but it has no effect here. Leave it at "
                 f"{default!r}."
             )
 

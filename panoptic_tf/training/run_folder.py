@@ -155,7 +155,7 @@ def _create(path: str, text: str) -> None:
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:  # Of another machine, this moment.
-        raise ValueError(f"another training has just started, {path} says.") from error
+        raise ValueError(f"another training has just started, according to {path}.") from error
     except OSError as error:
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -186,8 +186,8 @@ def _lost(error: BaseException, cluster: Cluster, model_dir: str) -> str:
     return (
         f"{who} of the {cluster.size} workers is gone: it was stopped, failed, or cannot be "
         f"reached. All workers end, this one ({cluster.describe(cluster.job, cluster.index)}) with "
-        f"exit code {LOST_WORKER}; the log of the one that is gone may say why. The same command "
-        f"on all workers goes on from {last or 'the beginning, there is no checkpoint yet'}."
+        f"exit code {LOST_WORKER}; the log of the lost worker may show why. The same command on "
+        f"all workers continues from {last or 'the beginning, there is no checkpoint yet'}."
     )
 
 

@@ -58,8 +58,8 @@ def render_data_page(
       ValueError: a picture is neither PNG, JPEG nor uint8 [H, W, 3].
     """
     sections = [
-        _list_section("Problems", report["problems"], "must be mended before training"),
-        _list_section("Notes", report["notes"], "legal, and good to know"),
+        _list_section("Problems", report["problems"], "must be fixed before training"),
+        _list_section("Notes", report["notes"], "valid, but worth knowing"),
         _gallery_section("Worth a look", suspicious, _kinds(kinds)),
         _categories_section(report, colors),
         _charts_section(report["histograms"]),

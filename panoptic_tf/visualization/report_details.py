@@ -7,16 +7,16 @@ from typing import Any, List, Mapping, Sequence
 from panoptic_tf.visualization import markup, report_numbers
 
 _KIND_NAMES = {
-    "correct": ("matched", "Right; what is lost are its borders."),
+    "correct": ("matched", "Correct; only its borders cost PQ."),
     "wrong_category": (
         "wrong category",
-        "Found with an IoU above 0.5, as another one.",
+        "Found with an IoU above 0.5, as another category.",
     ),
     "wrong_border": ("wrong border", "Found with an IoU of 0.1 to 0.5."),
-    "missed": ("missed", "Nothing of the kind was predicted."),
-    "duplicate": ("duplicate or part", "Of a segment that it does not match."),
-    "spurious": ("spurious", "Nothing annotated there is what it says."),
-    "on_void": ("on void", "More than half on void or on a crowd: forgiven."),
+    "missed": ("missed", "No prediction fits it."),
+    "duplicate": ("duplicate or part", "Mostly on a segment that it does not match."),
+    "spurious": ("spurious", "Fits no annotated segment."),
+    "on_void": ("on void", "More than half on void or on a crowd: not an error."),
 }
 _SPLITS = (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
 _PLOT, _MARGIN = 240, 34  # sides of the square of a plot, room for its axes
@@ -66,7 +66,7 @@ def calibration_section(metrics: Mapping[str, Any]) -> str:
     table = markup.table(["score", "segments", "mean score", "right"], rows)
     return (
         "<section><h2>Calibration</h2><p>Of the segments with a score of 0.8, four of five should "
-        "be right. Bars are the share that is: below the diagonal, scores promise too much.</p>"
+        "be right. Bars show the share that is: below the diagonal, scores are too high.</p>"
         f'<div class="beside"><div class="card plot">{_reliability_plot(bins)}</div>{table}</div>'
         "</section>"
     )

@@ -71,7 +71,7 @@ def test_overrides_take_dots_and_nesting_and_text(write):
 @pytest.mark.parametrize(
     "overrides, words",
     [
-        ({"trainer.train_steps": 5, "trainer": {"train_steps": 6}}, "'train_steps' is there twice"),
+        ({"trainer.train_steps": 5, "trainer": {"train_steps": 6}}, "'train_steps' is given twice"),
         ({"trainer.train_step": 5}, "overrides: .*Did you mean trainer.train_steps"),
         ({7: 5}, "a key must be a text, got 7"),
         ("foo", "--params_override: 'foo'"),

@@ -59,7 +59,7 @@ DAMAGED_SAFETENSORS = {
     "within another": ({"entries": {"a": A, "b": _entry("F32", [2], 4, 12)}}, "not after"),
     "a hole": ({"entries": {"a": A, "b": _entry("F32", [1], 12, 16)}}, "not after"),
     "more bytes": ({"entries": {"a": A}, "data": b"a" * 12}, "arrays end at byte"),
-    "a name twice": (_header(b'{"a": 1, "a": 2}'), "there twice"),
+    "a name twice": (_header(b'{"a": 1, "a": 2}'), "occurs twice"),
     "an unknown type": ({"entries": {"a": _entry("F8_E4M3", [8], 0, 8)}}, "F8_E4M3"),
     "a type that is none": ({"entries": {"a": _entry(["F32"], [2], 0, 8)}}, "which is not read"),
     "another field": ({"entries": {"a": {**A, "x": 1}}}, "type, shape and place"),

@@ -328,7 +328,7 @@ def _claimed(shape):
 
 # Files of a few bytes that claim to be, or to become, large.
 BOMBS = {
-    "dicts of dicts": (pickle.dumps({"model": _laughs(20)}), "itself or is there twice"),
+    "dicts of dicts": (pickle.dumps({"model": _laughs(20)}), "itself or occurs twice"),
     "a key of keys": (_laughing_key(60), "key"),
     "a dict within itself": (pickle.dumps(_itself()), "itself"),
     "a container within itself": (pickle.dumps(_itself_as_container()), "itself"),

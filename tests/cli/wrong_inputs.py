@@ -412,7 +412,7 @@ DATA = {
     "doctor of nested JSON": (["doctor", "--panoptic_json={tmp}/deep.yaml"], ["deep.yaml"]),
     "doctor mends records": (
         ["doctor", "--input_path={tmp}/records/*", "--fix_to={tmp}/mended"],
-        ["--fix_to mends --panoptic_json"],
+        ["--fix_to corrects --panoptic_json"],
     ),
     "doctor mends into a full folder": (
         ["doctor", "--panoptic_json={tmp}/shapes/panoptic.json", "--fix_to={tmp}"],

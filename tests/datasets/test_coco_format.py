@@ -153,7 +153,7 @@ def test_areas_and_boxes_that_are_none_claim_nothing(make_coco, key, value):
     _, (annotation,) = coco_format.read_panoptic_json(**coco.save().paths, notes=found)
     assert getattr(annotation.segments[2], key) is None
     assert getattr(annotation.segments[1], key) is not None
-    expected = f"1 areas or boxes are no whole numbers .*: annotations.0..segments_info.2..{key}."
+    expected = f"1 areas or boxes are not whole numbers .*: annotations.0..segments_info.2..{key}."
     texts = found.texts()
     assert texts == [] if value is None else re.fullmatch(expected, *texts)
 

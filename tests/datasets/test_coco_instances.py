@@ -357,7 +357,7 @@ def test_records_manifest_and_doctor(coco, instances_json, tmp_path):
     )
     assert report["problems"] == []
     assert (report["num_instances"], report["images_with_instances"]) == (4, 3)
-    assert any("1 images bring no overlapping instances" in note for note in report["notes"])
+    assert any("1 images have no overlapping instances" in note for note in report["notes"])
 
 
 def test_without_instances_nothing_speaks_of_them(coco, tmp_path):

@@ -466,7 +466,7 @@ def test_areas_that_nothing_reads_end_nothing(coco, tmp_path):
     table[1].update(area="large", bbox=[-1, float("nan"), [], "x"])
     check_both_accept(coco, tmp_path)
     (note,) = examine(coco)["notes"]
-    assert note.startswith("4 areas or boxes are no whole numbers of pixels")
+    assert note.startswith("4 areas or boxes are not whole numbers of pixels")
     table[2].update(area=1, bbox=[0, 0, 1, 1])
     coco.save()
     assert len(examine(coco)["problems"]) == 2
@@ -498,7 +498,9 @@ def test_orientation_that_keeps_the_size_must_be_decided(coco, tmp_path, kind, c
     path = coco.folder / "images" / "1.png"
     image = Image.open(path).convert("RGB")
     path.write_bytes(with_orientation(image, kind, 3))
-    check_both_refuse(coco, tmp_path, r"1\.png: its EXIF orientation is 3, .* Say --exif=stored or")
+    check_both_refuse(
+        coco, tmp_path, r"1\.png: its EXIF orientation is 3, .* Give --exif=stored or"
+    )
     assert [n for n in examine(coco, exif="stored")["notes"] if n.startswith(f"1 {images.TURNED}")]
     convert(coco, tmp_path, exif="stored")
     assert [m for m in caplog.messages if f"1 {images.TURNED}" in m]

@@ -119,7 +119,7 @@ def test_loss_of_a_worker_ends_the_others_and_the_same_command_goes_on(records, 
         print(f"ended {time.monotonic() - start_of_end:.1f} s after worker {lost} was killed")
         text = job.text(1 - lost)
         assert f"worker {lost} ({job.hosts[lost]}) of the 2 workers is gone" in text, text[-3000:]
-        assert f"goes on from {two_workers}/ckpt-" in text
+        assert f"continues from {two_workers}/ckpt-" in text
         assert "Traceback" not in text.rsplit("is gone", 1)[1]
         return last_step(two_workers)
 

@@ -165,7 +165,7 @@ def test_training_goes_on_where_it_was(run, demo):
         f"--config_file={demo / 'model' / 'params.yaml'}",
         "--params_override=trainer.train_steps=40,trainer.validation_interval=10",
     )
-    assert "going on from step 30 of 40" in output
+    assert "continuing from step 30 of 40" in output
     assert load(demo / "model" / "metrics.json")["step"] == 40
     tags = summary_tags(demo / "model" / "validation")
     assert {"PQ", "mIoU", "panel/0", "panel/3"} <= tags

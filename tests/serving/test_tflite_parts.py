@@ -187,7 +187,7 @@ def test_mediapipe_loads_the_semantic_file(deeplab, make_image, tmp_path):
 
 def test_networks_in_two_pieces_are_refused():
     _, network = build("panoptic_fpn")
-    with pytest.raises(ValueError, match="it is no one piece without post-processing"):
+    with pytest.raises(ValueError, match="it cannot be exported without post-processing"):
         tflite_parts.cut_network(network, "network", num_categories=10)
     with pytest.raises(ValueError, match="needs semantic logits of 10 channels"):
         tflite_parts.cut_network(network, "semantic", num_categories=10)

@@ -47,7 +47,9 @@ def test_settings_of_training_images_are_refused(name, value):
         if not is_refused:
             run_checks.check_run(params, "train", "", None)
             continue
-        with pytest.raises(ValueError, match=f"^task.{data}.{name} is {value}, but nothing here"):
+        with pytest.raises(
+            ValueError, match=f"^task.{data}.{name} is {value}, but it has no effect"
+        ):
             run_checks.check_evaluation(params)
 
 

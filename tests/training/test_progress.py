@@ -48,7 +48,7 @@ def run(terminal):
 def test_lines(capsys):
     run(progress.Terminal())
     start, first, evaluation, second = capsys.readouterr().out.splitlines()
-    assert start == "going on from step 10 of 20"
+    assert start == "continuing from step 10 of 20"
     assert first.startswith("step 15/20: loss 0.2500 (center 0.05, offset 0.2), ")
     assert " images/s, " in first and first.endswith(" left") and "data" not in first
     assert evaluation == "evaluation at step 15: PQ 12.35, mIoU 50.00, 0 s"
@@ -63,7 +63,7 @@ def test_bars_are_alone_on_their_lines():
     assert "loss 0.2500 (center 0.05, offset 0.2)" in text
     # Every finished line is a message or the last state of the bar.
     lines = [line.rpartition("\r")[2] for line in text.split("\n")]
-    assert lines[0] == "going on from step 10 of 20"
+    assert lines[0] == "continuing from step 10 of 20"
     assert "evaluation at step 15: PQ 12.35, mIoU 50.00, 0 s" in lines
 
 

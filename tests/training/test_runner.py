@@ -183,7 +183,7 @@ def test_data_settings_out_of_range_are_refused(tmp_path, name, value):
 def test_inherited_data_settings_that_nothing_reads_are_refused(tmp_path, name, value):
     params = shapes_experiment()
     params.override({"task": {name.split(".")[0]: {name.split(".")[1]: value}}})
-    with pytest.raises(ValueError, match=f"^task.{name} is {value!r}, but nothing here reads it"):
+    with pytest.raises(ValueError, match=f"^task.{name} is {value!r}, but it has no effect here"):
         runner.train(params, mode="train_and_eval", model_dir=str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
 
@@ -208,7 +208,7 @@ def test_inherited_runtime_settings_that_nothing_reads_are_refused(tmp_path, nam
     params = shapes_experiment()
     params.override({"runtime": {name: value}})
     for mode in ("train", "eval"):
-        with pytest.raises(ValueError, match=f"^runtime.{name} is {value!r}, but nothing here"):
+        with pytest.raises(ValueError, match=f"^runtime.{name} is {value!r}, but it has no effect"):
             runner.train(params, mode=mode, model_dir=str(tmp_path / "model"))
 
 

@@ -171,7 +171,7 @@ class _Walk:
     def _enter(self, value: Dict[Any, Any], name: str) -> None:
         if id(value) in self._seen:
             raise self._file.error(
-                f"holds a dict that contains itself or is there twice, at {name!r}."
+                f"holds a dict that contains itself or occurs twice, at {name!r}."
             )
         self._seen.add(id(value))
 

@@ -101,7 +101,7 @@ class Arguments:
         """The bytes up to the next line's end, which is skipped."""
         end = self._file.content.find(b"\n", self.position, self._stop)
         if end < 0:
-            raise self._ends(f"a line that starts at byte {self.position} goes on to the end")
+            raise self._ends(f"a line that starts at byte {self.position} has no end")
         if end - self.position > _MAX_LINE:
             raise Refused(f"a line of {end - self.position} bytes")
         line = bytes(self._view[self.position : end])

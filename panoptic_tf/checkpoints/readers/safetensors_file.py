@@ -80,7 +80,7 @@ def _header(file: MappedFile, stop: int) -> Dict[str, Any]:
 def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return found
 
 

@@ -109,7 +109,7 @@ def _place_next(file: MappedFile, storage: Storage, position: int) -> int:
         size = int.from_bytes(file.view(position, start), "little")
         if size != storage.size:
             raise file.error(
-                f"has a storage of {size} elements, where tensors want {storage.size}."
+                f"has a storage of {size} elements, where tensors need {storage.size}."
             )
     if stop > file.size:
         raise file.ends_early(f"a storage reaches to byte {stop}")

@@ -134,8 +134,8 @@ for _source in (
         rules=(),
         style="keras",
         reason=(
-            "layers are only numbered there, so that nobody can say which they were. Load it where "
-            "it is from, and save it with model.save_weights('name.h5')."
+            "its layers are only numbered and cannot be identified. Load it in the program that "
+            "wrote it, and save it with model.save_weights('name.h5')."
         ),
     ),
     RefusedSource(

@@ -16,8 +16,8 @@ from panoptic_tf.datasets.importers.source import SegmentMap, Size
 KINDS = (label_png.GREY_8, label_png.GREY_16, label_png.PALETTE, label_png.RGB)
 
 THINGS_APART = (
-    "categories are things whose instances nothing tells apart; their pixels are crowds, which the "
-    "evaluation neither finds nor misses"
+    "categories are things whose instances are not distinguished; their pixels are crowds, which "
+    "the evaluation does not count"
 )
 """A kind of `Notes`."""
 

@@ -148,8 +148,8 @@ def _is_of_turned(
         return exif == TURNED
     if stated is None or orientation <= 4 or size[0] == size[1]:
         raise ValueError(
-            f"{path}: its EXIF orientation is {orientation}, and nothing tells whether its "
-            "annotation is of the stored pixels or of the turned picture. Say --exif=stored or "
+            f"{path}: its EXIF orientation is {orientation}, and it is not clear whether its "
+            "annotation is of the stored pixels or of the turned picture. Give --exif=stored or "
             "--exif=turned, or save the picture without an orientation."
         )
     return tuple(stated) == size[::-1]

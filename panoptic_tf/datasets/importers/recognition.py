@@ -70,7 +70,7 @@ def recognize(path: str, *, format_name: Optional[str] = None) -> Recognition:
         seen = "\n".join(f"  {one.format}: {', '.join(one.files)}" for one in found)
         raise ValueError(
             f"{path}: holds annotations of more than one kind:\n{seen}\n"
-            f"Give --source one of these files or folders, or say --format.{_unread(listing)}"
+            f"Give --source one of these files or folders, or give --format.{_unread(listing)}"
         )
     formats = "\n".join(f"  {name}: {text}" for name, (text, _) in looked_for.items())
     hint = ""
@@ -79,7 +79,7 @@ def recognize(path: str, *, format_name: Optional[str] = None) -> Recognition:
     raise ValueError(
         f"{path}: no annotations were recognised. It has {listing.describe()}.{hint}"
         f"{_unread(listing)} Looked for:\n"
-        f"{formats}\nSay --format with its own flags where they lie elsewhere (docs/data.md)."
+        f"{formats}\nGive --format with its own flags if they are elsewhere (docs/data.md)."
     )
 
 

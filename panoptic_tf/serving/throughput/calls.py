@@ -27,7 +27,7 @@ class Call(Protocol):
         """Makes a request of images; not timed."""
 
     def __call__(self, request: Any) -> None:
-        """Answers a request."""
+        """Runs a request."""
 
 
 def kind_of(model: str) -> str:

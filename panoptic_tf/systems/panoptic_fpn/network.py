@@ -154,7 +154,7 @@ def _check(config: fpn_config.Model, dataset_info: DatasetInfo) -> None:
         )
     if not config.has_instance_branch and config.semantic.thing_classes != "all":
         raise ValueError(
-            "a semantic branch alone answers for every category: set "
+            "a semantic branch alone must predict every category: set "
             "task.model.semantic.thing_classes=all with task.model.has_instance_branch=false."
         )
 

@@ -115,14 +115,14 @@ def test_every_pixel_has_its_category(masks, caplog):
         assert record["segment_is_crowd"].tolist() == [True, True, False]
         assert not record["has_instances"]
     assert records["city/c"]["file_name"] == b"city/c.jpg"
-    assert "2 categories are things whose instances nothing tells apart" in caplog.text
+    assert "2 categories are things whose instances are not distinguished" in caplog.text
     assert "'cat', 'car'" in caplog.text
 
 
 def test_components_are_instances(masks, caplog):
     with caplog.at_level(logging.WARNING):
         record = masks.records(things_by_components=True)["a"]
-    assert "nothing tells apart" not in caplog.text
+    assert "are not distinguished" not in caplog.text
     np.testing.assert_array_equal(categories_of(record), as_contiguous(draw_ids()))
     assert not record["segment_is_crowd"].any()
     expected = set()
