@@ -1,5 +1,6 @@
 """Two logical CPUs before TensorFlow starts, and where files outside the repository are found."""
 
+import collections
 import os
 import pathlib
 
@@ -23,8 +24,10 @@ REFERENCE_DATA_VARIABLE = "PANOPTIC_TF_REFERENCE_DATA"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """One process takes all tests of a file, or of one system in it: they share fixtures."""
+    """One process takes all tests of a scope, in the order of `pytest_collection_modifyitems`."""
     from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
 
     class Scheduler(LoadScopeScheduling):
         def _split_scope(self, nodeid):
@@ -33,9 +36,18 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduler(config, log)
 
 
+def pytest_collection_modifyitems(items):
+    """The scopes with the most slow tests come first, so that all processes end at about once."""
+    slow = (scope_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
+    counts = collections.Counter(slow)
+    items.sort(key=lambda item: -counts[scope_of(item.nodeid)])
+
+
 def scope_of(nodeid: str) -> str:
-    """The file of a test, and the system among its parameters."""
+    """The tests that share fixtures: of a file, of one system in it, of one demo."""
     path, _, test = nodeid.partition("::")
+    if path in ("tests/end_to_end/test_demo.py", "tests/end_to_end/test_readme.py"):
+        return "demo"
     parameters = test.partition("[")[2].rstrip("]").split("-")
     return ":".join([path, *sorted(SYSTEMS.intersection(parameters))])
 

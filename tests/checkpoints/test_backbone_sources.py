@@ -104,7 +104,13 @@ def test_every_variable_has_one_array(title, write, network, backbone):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "title, write, network, backbone", _efficientnets([f"b{i}" for i in range(1, 8)])
+    "title, write, network, backbone",
+    [
+        case
+        for case in _efficientnets([f"b{i}" for i in range(1, 8)])
+        # The names of a source follow one rule for all sizes.
+        if "torchvision" in case.id or case.id.endswith(("b4", "b7"))
+    ],
 )
 def test_every_variable_of_larger_efficientnets_has_one_array(title, write, network, backbone):
     settings = _check_bijection(libraries.stored(write(network())), title, backbone)
