@@ -294,20 +294,27 @@ def all_void(sample: PanopticSample) -> PanopticSample:
 
 def make_batch(task, samples):
     """(features, labels) as the training pipeline makes them of these samples."""
-    normalization = task.task_config.normalization
     generator = task.build_target_generator()
     elements = []
     for sample in samples:
         additional, labels = generator(sample)
-        image = normalize.normalize_image(
-            sample.image,
-            sample.image_info,
-            mean=normalization.mean,
-            std=normalization.std,
-            channel_order=normalization.channel_order,
-        )
-        elements.append(({"image": image, "image_info": sample.image_info, **additional}, labels))
+        features = normalized(task, sample.image, sample.image_info)
+        elements.append(({**features, **additional}, labels))
     return tf.nest.map_structure(lambda *values: tf.stack(values), *elements)
+
+
+def fit_images(task, images):
+    """Images of any size in frames of the network's: uint8 [B, H, W, 3] and info [B, 4, 2]."""
+    size = tuple(task.task_config.model.input_size)
+    fitted = [geometry.fit_and_pad(tf.constant(image), size) for image in images]
+    return tuple(tf.stack(values) for values in zip(*fitted))
+
+
+def normalized(task, images, image_info):
+    """What the network takes of images in frames, of a batch or of one."""
+    settings = task.task_config.normalization.as_dict()
+    pixels = normalize.normalize_image(images, image_info, **settings)
+    return {"image": pixels, "image_info": image_info}
 
 
 def export_arguments(task) -> Dict[str, Any]:

@@ -17,9 +17,11 @@ from small_systems import (
     describe_variables,
     draw_sample,
     export_arguments,
+    fit_images,
     get_params,
     get_task,
     make_batch,
+    normalized,
     row_task,
     without_instances,
 )
@@ -464,16 +466,8 @@ def images_of_several_sizes():
 
 
 def predict_image(task, model, image):
-    normalization = task.task_config.normalization
-    padded, info = geometry.fit_and_pad(image, tuple(task.task_config.model.input_size))
-    normalized = normalize.normalize_image(
-        padded,
-        info,
-        mean=normalization.mean,
-        std=normalization.std,
-        channel_order=normalization.channel_order,
-    )
-    return padded, info, predict(model, {"image": normalized[None], "image_info": info[None]})
+    padded, info = fit_images(task, [image])
+    return padded[0], info[0], predict(model, normalized(task, padded, info))
 
 
 @pytest.mark.slow
@@ -540,18 +534,8 @@ def onnx_file(trained, tmp_path_factory):
         onnx_path=str(tmp_path_factory.mktemp("onnx") / "m.onnx"),
         **export_arguments(task),
     )
-    size = tuple(task.task_config.model.input_size)
-    fitted = [geometry.fit_and_pad(tf.constant(x), size) for x in images_of_several_sizes()]
-    images, image_info = (tf.stack(x) for x in zip(*fitted))
-    normalization = task.task_config.normalization
-    normalized = normalize.normalize_image(
-        images,
-        image_info,
-        mean=normalization.mean,
-        std=normalization.std,
-        channel_order=normalization.channel_order,
-    )
-    expected = predict(model, {"image": normalized, "image_info": image_info})
+    images, image_info = fit_images(task, images_of_several_sizes())
+    expected = predict(model, normalized(task, images, image_info))
     assert expected[Prediction.NUM_SEGMENTS].min() > 1
     return path, images.numpy(), image_info.numpy(), expected
 

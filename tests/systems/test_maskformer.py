@@ -7,13 +7,14 @@ from small_systems import (
     ROWS,
     draw_sample,
     export_arguments,
+    fit_images,
     get_params,
     get_task,
     make_batch,
+    normalized,
 )
 
 from panoptic_tf.datasets import shapes
-from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.ops import forms
 from panoptic_tf.structures import Prediction
 from panoptic_tf.systems.mask_transformer import network
@@ -135,17 +136,8 @@ def images(built):
     task, model, _ = built
     drawn = [shapes.generate_image(5, number, 64).image for number in range(3)]
     drawn[1] = drawn[1][:40, :56]
-    images, info = zip(*(geometry.fit_and_pad(tf.constant(x), (64, 64)) for x in drawn))
-    images, info = tf.stack(images), tf.stack(info)
-    normalization = task.task_config.normalization
-    normalized = normalize.normalize_image(
-        images,
-        info,
-        mean=normalization.mean,
-        std=normalization.std,
-        channel_order=normalization.channel_order,
-    )
-    expected = predict(model, {"image": normalized, "image_info": info})
+    images, info = fit_images(task, drawn)
+    expected = predict(model, normalized(task, images, info))
     assert expected[Prediction.NUM_SEGMENTS].min() > 1
     return images.numpy(), info.numpy(), expected
 
