@@ -36,6 +36,7 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduler(config, log)
 
 
+@pytest.hookimpl(trylast=True)  # when others have left out what is not to run
 def pytest_collection_modifyitems(items):
     """The scopes with the most slow tests come first, so that all processes end at about once."""
     slow = (scope_of(item.nodeid) for item in items if item.get_closest_marker("slow"))
