@@ -39,6 +39,7 @@ def take_steps(row, count, dtype, *overrides, loss_scale=None):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS[::3], ids=lambda row: row.system)  # Convolutions, attention.
 def test_the_loss_is_scaled_and_falls(row):
     losses, model, optimizer = take_steps(row, 30, "float16")
     assert isinstance(optimizer, LossScaledMovingAverage)

@@ -116,7 +116,6 @@ def _check_step(task, model):
 @pytest.mark.parametrize(
     "experiment",
     [
-        "panoptic_fpn_resnet50_coco",
         "panoptic_fpn_resnext101_cityscapes",
         "panoptic_fcn_dcn101_coco",
         "panoptic_deeplab_resnet52_cityscapes",
