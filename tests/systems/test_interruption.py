@@ -87,8 +87,9 @@ def global_step(model_dir: pathlib.Path) -> int:
     return int(reader.get_tensor(name))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.system)
-def test_killed_then_asked_to_stop_then_finished(row, records, tmp_path):
+def test_killed_then_asked_to_stop_then_finished(records, tmp_path):
+    """Of one system: the trainer knows none of them."""
+    row = ROWS[0]
     model_dir = tmp_path / "model"
     endless = 10**6
 
