@@ -35,7 +35,10 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/demo", "Folder of everythi
 _NUM_TRAIN = flags.DEFINE_integer("num_train_images", 2000, "Training images.", lower_bound=1)
 _NUM_VAL = flags.DEFINE_integer("num_val_images", 200, "Validation images.", lower_bound=1)
 _TRAIN_STEPS = flags.DEFINE_integer(
-    "train_steps", None, "Training steps; default those of the recipe.", lower_bound=1
+    "train_steps",
+    None,
+    "Training steps; default those of the recipe, fewer where the machine has no bfloat16.",
+    lower_bound=1,
 )
 _KEEP = flags.DEFINE_bool("keep", True, "Continue from what the folder holds, else start over.")
 
@@ -43,6 +46,8 @@ _EXPERIMENT = "panoptic_deeplab_shapes"
 _RECIPE = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "recipes", "panoptic_deeplab", "shapes_demo.yaml"
 )
+# In about the time that the recipe's take in bfloat16.
+_STEPS_IN_FLOAT32 = 700
 _COLUMNS = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU", "AP")
 
 
@@ -134,12 +139,16 @@ def _examine(paths: _Paths) -> None:
 def _experiment(paths: _Paths) -> cfg.ExperimentConfig:
     params = exp_factory.get_exp_config(_EXPERIMENT)
     params = hyperparams.override_params_dict(params, _RECIPE, is_strict=True)
-    params.runtime.mixed_precision_dtype = machine.find_machine().precision
+    found = machine.find_machine()
+    params.runtime.mixed_precision_dtype = found.precision
     params.task.train_data.input_path = paths.train_records
     params.task.validation_data.input_path = paths.val_records
-    if _TRAIN_STEPS.value:
-        params.trainer.train_steps = _TRAIN_STEPS.value
-        params.trainer.optimizer_config.learning_rate.cosine.decay_steps = _TRAIN_STEPS.value
+    steps = _TRAIN_STEPS.value
+    if steps is None and not found.has_bfloat16:
+        steps = _STEPS_IN_FLOAT32
+    if steps:
+        params.trainer.train_steps = steps
+        params.trainer.optimizer_config.learning_rate.cosine.decay_steps = steps
     return params
 
 
