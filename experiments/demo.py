@@ -47,7 +47,7 @@ _RECIPE = os.path.join(
     os.path.dirname(os.path.abspath(__file__)), "recipes", "panoptic_deeplab", "shapes_demo.yaml"
 )
 # In about the time that the recipe's take in bfloat16.
-_STEPS_IN_FLOAT32 = 700
+_STEPS_IN_FLOAT32 = 450
 _COLUMNS = ("PQ", "SQ", "RQ", "PQ_things", "PQ_stuff", "mIoU", "AP")
 
 
@@ -131,7 +131,7 @@ def _examine(paths: _Paths) -> None:
         if report["problems"]:
             raise SystemExit("\n".join(["doctor found problems:", *report["problems"][:20]]))
         print(
-            f"{records}: {report['num_images']} images, {report['num_segments']} segments, "
+            f"{input_path}: {report['num_images']} images, {report['num_segments']} segments, "
             f"ground truth against itself PQ {report['ground_truth_PQ']:.2f}"
         )
 

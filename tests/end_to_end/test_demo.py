@@ -52,6 +52,7 @@ def test_demo_leaves_every_result(demo):
     assert (demo / "saved_model" / "1" / "saved_model.pb").exists()
     output = (demo / "output.txt").read_text()
     assert "tflite_float32" in output and "tflite_int8" in output and "seconds:" in output
+    assert "val-*: 8 images, " in output
 
 
 def test_exported_forms_score_as_keras_does(demo):
