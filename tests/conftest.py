@@ -1,21 +1,29 @@
 """Two logical CPUs before TensorFlow starts, and where files outside the repository are found."""
 
 import collections
+import dataclasses
+import gc
 import os
 import pathlib
+import shutil
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow takes oneDNN by the kind of processor. Some references and forms for TFLite, which are
 # not meant for CPUs, compute on CPUs by its operators only.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 # XLA compiles faster what is to run a few times only.
-os.environ.setdefault("XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_llvm_disable_expensive_passes=true --xla_backend_optimization_level=0"
+)
 
 import pytest  # noqa: E402
 
 import panoptic_tf  # noqa: E402, F401  (selects Keras 2 before TensorFlow is imported)
 
 GOLDEN_DIR = pathlib.Path(__file__).parent / "golden"
+ROOT = pathlib.Path(__file__).parent.parent
 SYSTEMS = {
     path.parent.name for path in pathlib.Path(panoptic_tf.__file__).parent.glob("systems/*/task.py")
 }
@@ -65,6 +73,7 @@ def two_logical_cpus():
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
+    gc.freeze()  # What was imported stays; no collection is to look through it again.
 
 
 @pytest.fixture(autouse=True)
@@ -104,3 +113,34 @@ def reference_data() -> pathlib.Path:
     if not folder or not os.path.isdir(folder):
         pytest.skip(f"{REFERENCE_DATA_VARIABLE} names no folder with coco_sample/ and golden/")
     return pathlib.Path(folder)
+
+
+@pytest.fixture(scope="session")
+def c_program(tmp_path_factory):
+    """The program of export/embed, built; `c_program.run(*arguments)` runs it."""
+    for tool in ("make", "cc"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"there is no {tool} to build the C program with")
+    path = tmp_path_factory.mktemp("embed") / "panoptic"
+    command = ["make", "-C", str(ROOT / "export" / "embed"), f"OUTPUT={path}"]
+    command += [f"PYTHON={sys.executable}", "CFLAGS=-O1 -Wall -Wextra -Werror"]
+    subprocess.run(command, check=True, capture_output=True)
+    return CProgram(str(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class CProgram:
+    """A program that is run without an environment."""
+
+    path: str
+
+    def run(self, *arguments, stdout=subprocess.PIPE) -> subprocess.CompletedProcess:
+        # Only what keeps TensorFlow quiet: no path of Python, no settings.
+        return subprocess.run(
+            [self.path, *map(str, arguments)],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"TF_CPP_MIN_LOG_LEVEL": "3"},
+            timeout=300,
+        )

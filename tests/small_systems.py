@@ -303,6 +303,16 @@ def make_batch(task, samples):
     return tf.nest.map_structure(lambda *values: tf.stack(values), *elements)
 
 
+def step_in_graph(task, model, optimizer, metrics=None):
+    """A training step of a batch, in a graph; its optimiser is one of Keras' legacy ones."""
+    # Variables that come up in the step would make TensorFlow trace it twice.
+    inner = getattr(optimizer, "_optimizer", optimizer)
+    inner._create_all_weights(model.trainable_variables)
+    return tf.function(
+        lambda *batch: task.train_step(batch, model, optimizer, metrics), autograph=False
+    )
+
+
 def fit_images(task, images):
     """Images of any size in frames of the network's: uint8 [B, H, W, 3] and info [B, 4, 2]."""
     size = tuple(task.task_config.model.input_size)

@@ -97,8 +97,8 @@ def export_saved_model(
             asset = os.path.join(folder, FILE_NAME)
             files.write_bytes(asset, info.to_bytes())
             module = _ServingModule(inference_network.weights, functions, asset)
-            signatures = {name: f.get_concrete_function() for name, f in functions.items()}
-            signatures["serving_default"] = signatures[input_type]
+            # Not their concrete functions: saving would trace each once more.
+            signatures = {**functions, "serving_default": functions[input_type]}
             tf.saved_model.save(module, temporary, signatures=signatures)
         warmup.write_requests(
             temporary, input_type, input_size=info.input_size, batch_sizes=warmup_batch_sizes

@@ -98,10 +98,10 @@ def export_tflite(
 
     module = tf.Module()
     module.network_weights = list(network.weights)
-    module.answer = build(network, input_size=input_size, **settings)
+    answer = build(network, input_size=input_size, **settings)  # Not of the module: traced again.
     converted = "none" if quantization == "int8" else quantization
     with forms.use(target):
-        model = _convert(module.answer.get_concrete_function(), module, converted)
+        model = _convert(answer.get_concrete_function(), module, converted)
     if int8_options is not None:
         model = _quantize(model, network, info, int8_options)
     _write(tflite_path, model, info)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from jobs import override
 from official.core import exp_factory, task_factory
+from small_systems import step_in_graph
 
 from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
 from panoptic_tf.datasets import converter, shapes_writer
@@ -46,8 +47,8 @@ def records(shapes_records) -> pathlib.Path:
     task = task_factory.get_task(params.task)
     model = task.build_model()
     optimizer = tf.keras.optimizers.legacy.Adam(1e-2)
-    step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
+    step = step_in_graph(task, model, optimizer)
     for inputs in task.build_inputs(params.task.train_data).take(NUM_STEPS):
-        step(inputs)
+        step(*inputs)
     tf.train.Checkpoint(model=model).write(str(records / "initial"))
     return records

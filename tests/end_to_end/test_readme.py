@@ -1,5 +1,6 @@
 """Runs the commands of the README as they stand, after a short demo."""
 
+import json
 import os
 import pathlib
 import pickle
@@ -61,17 +62,58 @@ def run(folder, command, **kwargs):
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
-def test_commands_of_the_walk_through_work_in_order(folder):
+@pytest.fixture(scope="module")
+def runs(folder):
+    """What the commands leave behind, run in their order."""
     assert len(commands()) >= 10
     for command in commands():
         run(folder, command, shell=True)
+    return folder / "runs"
+
+
+def load(path):
+    return json.loads(path.read_text())
+
+
+def test_commands_of_the_walk_through_work_in_order(runs):
     for name in (
         *("evaluation/report.html", "score/metrics.json", "predictions/predictions.json"),
         "imported_predictions/predictions.json",
     ):
-        assert (folder / "runs" / name).exists(), name
+        assert (runs / name).exists(), name
     (program,) = blocks("python")
-    run(folder, [sys.executable, "-c", program])
+    run(runs.parent, [sys.executable, "-c", program])
+
+
+def test_scores_are_those_of_the_demo(runs):
+    expected = load(runs / "demo" / "metrics.json")
+    metrics = load(runs / "evaluation" / "metrics.json")
+    assert metrics["step"] == 30
+    for folder, form in (
+        ("evaluation", "keras"),
+        ("evaluation_saved_model", "saved_model"),
+        ("evaluation_tflite", "tflite_float32"),
+    ):
+        found = load(runs / folder / "metrics.json")
+        assert found["PQ"] == pytest.approx(expected[form]["PQ"], abs=1e-6), form
+
+    # The result files are what the COCO tools read, and score the same.
+    scored = load(runs / "score" / "metrics.json")
+    for name in ("PQ", "ECE"):
+        assert scored[name] == pytest.approx(metrics[name], abs=1e-6)
+    things = {row["dataset_id"] for row in scored["per_category"] if row["is_thing"]}
+    results = load(runs / "evaluation" / "coco_instances_results.json")
+    assert {result["category_id"] for result in results} <= things
+
+
+def test_training_leaves_metrics_and_panels(runs):
+    import tensorflow as tf
+
+    assert load(runs / "model" / "metrics.json")["step"] == 20
+    paths = [str(path) for path in (runs / "model" / "validation").glob("events.*")]
+    events = map(tf.compat.v1.Event.FromString, tf.data.TFRecordDataset(paths).as_numpy_iterator())
+    tags = {value.tag for event in events for value in event.summary.value}
+    assert {"PQ", "mIoU", "panel/0", "panel/3"} <= tags
 
 
 def test_set_up_commands_are_targets_of_the_makefile():

@@ -19,7 +19,14 @@ import pytest
 import tensorflow as tf
 from chromium import Chromium
 from PIL import Image, ImageOps, PngImagePlugin
-from small_systems import ROWS, draw_sample, export_arguments, make_batch, row_task
+from small_systems import (
+    ROWS,
+    draw_sample,
+    export_arguments,
+    make_batch,
+    row_task,
+    step_in_graph,
+)
 
 from panoptic_tf.datasets import shapes
 from panoptic_tf.inputs import geometry
@@ -380,9 +387,9 @@ def trained_path(request, browser, tmp_path_factory):
     optimizer = tf.keras.optimizers.legacy.Adam(1e-2)
     batch = make_batch(task, [draw_sample(seed) for seed in range(4)])
     metrics = task.build_metrics(training=True)
-    step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics))
+    step = step_in_graph(task, model, optimizer, metrics)
     for _ in range(60):
-        step()
+        step(*batch)
     return tflite.export_tflite(
         model.inference_network,
         tflite_path=str(tmp_path_factory.mktemp("trained") / "model.tflite"),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from small_systems import ROWS, Row, draw_sample, make_batch, row_task
+from small_systems import ROWS, Row, draw_sample, make_batch, row_task, step_in_graph
 
 
 @pytest.fixture(scope="session", params=ROWS, ids=lambda row: row.system)
@@ -27,7 +27,7 @@ def trained(row):
     optimizer = tf.keras.optimizers.legacy.Adam(1e-2)
     batch = make_batch(task, [draw_sample(seed) for seed in range(4)])
     metrics = task.build_metrics(training=True)
-    step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics))
-    losses = [float(step()[task.loss]) for _ in range(100)]
+    step = step_in_graph(task, model, optimizer, metrics)
+    losses = [float(step(*batch)[task.loss]) for _ in range(100)]
     assert np.isfinite(losses).all() and losses[-1] < 0.3 * losses[0], losses
     return task, model

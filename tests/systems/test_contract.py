@@ -23,8 +23,10 @@ from small_systems import (
     make_batch,
     normalized,
     row_task,
+    step_in_graph,
     without_instances,
 )
+from tensorflow.core.protobuf import saved_model_pb2
 
 from panoptic_tf import systems as systems_lib
 from panoptic_tf.datasets import coco_format, record, segments, shapes
@@ -289,8 +291,8 @@ def test_xla_takes_the_same_steps(row):
     batch = make_batch(task, [draw_sample(seed) for seed in range(2)])
 
     def losses_of_steps(optimizer, count):
-        step = tf.function(lambda: task.train_step(batch, model, optimizer))
-        return [float(step()[task.loss]) for _ in range(count)]
+        step = step_in_graph(task, model, optimizer)
+        return [float(step(*batch)[task.loss]) for _ in range(count)]
 
     # Far from the start, where near-ties between proposals fall as rounding has it.
     losses_of_steps(tf.keras.optimizers.legacy.Adam(1e-2), 40)
@@ -312,6 +314,8 @@ def test_checkpoint_round_trip(row, trained, tmp_path):
     fresh = fresh_task.build_model()
     before = predict(fresh, features)
     assert (before[Prediction.CATEGORY_MASK] != expected[Prediction.CATEGORY_MASK]).any()
+    # Names do not depend on what was built before.
+    assert describe_variables(fresh) == describe_variables(model)
     fresh_task.initialize(fresh)
     assert_same_prediction(predict(fresh, features), expected)
 
@@ -327,10 +331,8 @@ def test_checkpoint_round_trip(row, trained, tmp_path):
         assert all(same) == (name == "backbone")
 
 
-def test_names_do_not_depend_on_what_was_built_before(row, built):
-    task, model = built
-    again = row_task(row).build_model()
-    assert describe_variables(again) == describe_variables(model)
+def test_names_begin_with_that_of_the_part(built):
+    _, model = built
     parts = set(model.parts)
     assert "backbone" in parts
     assert {name.split("/")[0] for name in describe_variables(model)} == parts
@@ -364,9 +366,8 @@ class _Step:
             self.task.form = forms.Form.ACCELERATOR
             model = self.task.build_model()
             optimizer = tf.keras.optimizers.legacy.SGD(1.0)
-            assert (
-                optimizer.iterations == 0
-            )  # created here, as the trainer does, not inside the step
+            # Created here, as the trainer does, not inside the step.
+            optimizer._create_all_weights(model.trainable_variables)
         if weights is not None:
             model.set_weights(weights)
         self.weights = model.get_weights()
@@ -377,7 +378,8 @@ class _Step:
 
         distributed = strategy.experimental_distribute_values_from_function(value)
         outputs = tf.function(
-            lambda inputs: strategy.run(self.task.train_step, args=(inputs, model, optimizer))
+            lambda inputs: strategy.run(self.task.train_step, args=(inputs, model, optimizer)),
+            autograph=False,
         )(distributed)
         self.loss = float(strategy.reduce("MEAN", outputs[self.task.loss], axis=None))
         self.gradients = [a - b for a, b in zip(self.weights, model.get_weights())]
@@ -429,7 +431,9 @@ def write_shapes_records(folder, sizes):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS[:1], indirect=True, ids=lambda row: row.system)
 def test_evaluation_over_two_replicas_sees_every_image_once(row, trained, mirrored, tmp_path):
+    """Of one system: the trainer knows none of them."""
     # Three images for replicas that take one each: the last step leaves one without an image.
     write_shapes_records(tmp_path, sizes=[64, 48, 80])
     data = {"input_path": str(tmp_path / "val-*"), "global_batch_size": 2}
@@ -464,15 +468,24 @@ def predict_image(task, model, image):
     return padded[0], info[0], predict(model, normalized(task, padded, info))
 
 
-@pytest.mark.slow
-def test_saved_model_equals_python(trained, tmp_path):
+@pytest.fixture(scope="module")
+def saved_model(trained, tmp_path_factory):
+    """Folder of the SavedModel, and that loaded."""
     from panoptic_tf.serving.export import export_saved_model
 
     task, model = trained
     folder = export_saved_model(
-        model.inference_network, export_dir=str(tmp_path), **export_arguments(task)
+        model.inference_network,
+        export_dir=str(tmp_path_factory.mktemp("saved_model")),
+        **export_arguments(task),
     )
-    served = tf.saved_model.load(folder).signatures["serving_default"]
+    return folder, tf.saved_model.load(folder)
+
+
+@pytest.mark.slow
+def test_saved_model_equals_python(trained, saved_model):
+    task, model = trained
+    served = saved_model[1].signatures["serving_default"]
     images = images_of_several_sizes()
     answer = served(image_bytes=tf.constant([encode_png(image) for image in images]))
     answer = {key: value.numpy() for key, value in answer.items()}
@@ -482,6 +495,45 @@ def test_saved_model_equals_python(trained, tmp_path):
         ours = {key: answer[key][i : i + 1] for key in expected}
         assert_same_prediction(ours, expected)
         assert expected[Prediction.NUM_SEGMENTS][0] > 1
+
+
+@pytest.mark.slow
+def test_the_graph_of_the_saved_model_needs_no_python(saved_model):
+    content = pathlib.Path(saved_model[0], "saved_model.pb").read_bytes()
+    (meta_graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    graph = meta_graph.graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    operators = {node.op for node in nodes}
+    assert {"DecodeImage", "Conv2D"} <= operators
+    assert not operators & {"PyFunc", "PyFuncStateless", "EagerPyFunc", "NumpyFunc"}
+
+
+@pytest.mark.slow
+def test_c_program_equals_python(c_program, saved_model, tmp_path):
+    """A photograph that fits, as JPEG, and one that is larger than the output."""
+    folder, loaded = saved_model
+    drawn = shapes.generate_image(5, 0, 64).image
+    part, large = tmp_path / "part.jpg", tmp_path / "large.png"
+    Image.fromarray(drawn[:40, :56]).save(part, quality=90)
+    Image.fromarray(drawn.repeat(3, 0).repeat(2, 1)).save(large)
+    for path in (part, large):
+        found = loaded.signatures["image_bytes"](image_bytes=tf.constant([path.read_bytes()]))
+        expected = {key: value[0].numpy() for key, value in found.items()}
+        ended = c_program.run(folder, path, tmp_path / f"{path.stem}_")
+        assert ended.returncode == 0, ended.stderr
+        height, width = expected["image_size"]
+        for name in ("category", "instance"):
+            mask = np.asarray(Image.open(tmp_path / f"{path.stem}_{name}.pgm"))
+            np.testing.assert_array_equal(mask, expected[f"{name}_mask"][:height, :width])
+        count = expected["num_segments"]
+        assert count >= 1
+        rows = [line.split() for line in ended.stdout.splitlines()[1:]]
+        keys = ("segment_category", "segment_instance", "segment_score", "segment_area")
+        np.testing.assert_allclose(
+            np.array(rows, np.float64),
+            np.stack([expected[key][:count] for key in keys], axis=1),
+            atol=6e-5,
+        )
 
 
 def test_the_layers_that_int8_leaves_are_there(built):

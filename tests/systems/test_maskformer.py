@@ -12,6 +12,7 @@ from small_systems import (
     get_task,
     make_batch,
     normalized,
+    step_in_graph,
 )
 
 from panoptic_tf.datasets import shapes
@@ -65,8 +66,8 @@ def test_it_learns():
     task, model, batch = build()
     optimizer = tf.keras.optimizers.legacy.Adam(3e-3)
     metrics = task.build_metrics(training=True)
-    step = tf.function(lambda: task.train_step(batch, model, optimizer, metrics), autograph=False)
-    losses = [float(step()[task.loss]) for _ in range(60)]
+    step = step_in_graph(task, model, optimizer, metrics)
+    losses = [float(step(*batch)[task.loss]) for _ in range(60)]
     assert losses[-1] < 0.6 * losses[0], losses
     outputs = model(batch[0], training=True)
     assert outputs["class_logits"].shape == (2, 3, 16, 11)  # After each layer, none before.

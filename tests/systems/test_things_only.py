@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
-from small_systems import ROWS, row_task
+from small_systems import ROWS, row_task, step_in_graph
 
 from panoptic_tf.datasets import converter, segments, shapes_writer
 from panoptic_tf.structures import GroundTruth, Prediction
@@ -84,16 +84,15 @@ def build_task(row, records, **model):
 def train(task, model, num_steps):
     """The loss of the last step."""
     optimizer = tf.keras.optimizers.legacy.Adam(1e-2)
-    step = tf.function(lambda inputs: task.train_step(inputs, model, optimizer))
+    step = step_in_graph(task, model, optimizer)
     for inputs in task.build_inputs(task.task_config.train_data).take(num_steps):
-        losses = step(inputs)
+        losses = step(*inputs)
     return float(losses[task.loss])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("row", ROWS[1:], ids=lambda row: row.system)
-def test_other_systems_train_on_them(row, records):
-    task = build_task(row, records)
+def test_another_system_trains_on_them(records):
+    task = build_task(ROWS[1], records)
     assert [c.name for c in task.dataset_info.categories if not c.is_thing] == ["background"]
     model = task.build_model()
     assert np.isfinite(train(task, model, 1))

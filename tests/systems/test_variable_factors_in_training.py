@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from official.core import exp_factory
-from small_systems import ROWS, draw_sample, make_batch, row_task, write_records
+from small_systems import ROWS, draw_sample, make_batch, row_task, step_in_graph, write_records
 
 from panoptic_tf.systems import optimization, variable_factors
 from panoptic_tf.systems.variable_factors import VariableFactors
@@ -33,7 +33,7 @@ def test_a_system_learns_by_the_factors():
         optimizer = task.create_optimizer(trainer.optimizer_config)
         batch = make_batch(task, [draw_sample(0)])
         before = [v.numpy() for v in model.trainable_variables]
-        tf.function(lambda: task.train_step(batch, model, optimizer))()
+        step_in_graph(task, model, optimizer)(*batch)
         return {
             variable_factors.name_of(v): v.numpy() - weight
             for v, weight in zip(model.trainable_variables, before)
