@@ -31,7 +31,8 @@ EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope
-SYSTEMS := tests/systems tests/training tests/accelerator
+CONTRACT := tests/systems/test_contract.py
+PARTS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint install embed site dist release clean
@@ -71,8 +72,9 @@ release:
 # All tests in several runs: a process keeps some memory of every graph that TensorFlow has traced.
 test: lint
 ifeq ($(TESTS),)
-	$(foreach folder,$(SYSTEMS),$(PYTEST) $(folder) &&) \
-	$(PYTEST) tests $(addprefix --ignore=,$(SYSTEMS))
+	$(PYTEST) $(CONTRACT)
+	$(foreach part,$(PARTS),$(PYTEST) $(part) --ignore=$(CONTRACT) &&) \
+	$(PYTEST) tests $(addprefix --ignore=,$(PARTS))
 else
 	$(PYTEST) $(TESTS)
 endif
