@@ -157,8 +157,7 @@ def _run_command(name: str, command: Callable[[Sequence[str]], None], argv: Sequ
 
 def _quieten() -> None:
     """Leaves out the start-up messages of TensorFlow and of the packages that come with it."""
-    if "TF_CPP_MIN_LOG_LEVEL" not in os.environ:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") not in ("0", "1"):  # More is wanted.
         noise.filter_lines()
     warnings.filterwarnings("ignore", category=FutureWarning, module="google")
 

@@ -142,10 +142,6 @@ COMMANDS = {
         ["init", "--source={tmp}/nope", "--output_dir={tmp}/out"],
         ["{tmp}/nope", "no such file or folder"],
     ),
-    "own data without annotations": (
-        ["init", "--source={tmp}/empty", "--output_dir={tmp}/out"],
-        ["Looked for:", "labelme"],
-    ),
     "report on no run": (["report", "--model_dir={tmp}/empty"], ["{tmp}/empty", "no checkpoint"]),
     "report without flags": (["report"], ["missing: --model_dir"]),
     "size of no meaning": ([*ANALYZE, "--input_image_size=a,b"], ["--input_image_size", "a,b"]),

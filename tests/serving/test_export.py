@@ -13,6 +13,7 @@ from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.serving import export, warmup
 from panoptic_tf.serving.export import export_saved_model
+from panoptic_tf.serving.tflite import export_tflite
 from panoptic_tf.structures import Prediction
 
 
@@ -39,6 +40,28 @@ def png_header(width, height):
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     data = chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + header + data
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """The images of every function that is traced: each normalises its own."""
+    found, normalize_image = [], normalize.normalize_image
+
+    def note(image, *args, **kwargs):
+        found.append(image)
+        return normalize_image(image, *args, **kwargs)
+
+    monkeypatch.setattr(normalize, "normalize_image", note)
+    return found
+
+
+def test_every_function_is_traced_once(network, export_arguments, tmp_path, traced):
+    """TensorFlow would trace them again to save them, and keep both."""
+    export_saved_model(network, export_dir=str(tmp_path), **export_arguments)
+    assert len(traced) == 3
+    traced.clear()
+    export_tflite(network, tflite_path=str(tmp_path / "model.tflite"), **export_arguments)
+    assert len(traced) == 1
 
 
 def test_mixed_sizes_equal_python(signatures, network, export_arguments, make_image, encode):
