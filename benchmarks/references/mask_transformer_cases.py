@@ -74,6 +74,18 @@ def draw_images(batch: int, size: Tuple[int, int], seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal(shape).astype(np.float32)
 
 
+def small_part(images: np.ndarray) -> np.ndarray:
+    """Of the first of some images what gradients are compared on: [1, 128, 192, 3]."""
+    return images[:1, :128, :192]
+
+
+def draw_factors(*shapes: Sequence[int]) -> List[np.ndarray]:
+    """Factors of the class logits and of the mask logits of a sum whose gradients are compared."""
+    random = np.random.RandomState(7)
+    classes, masks = (random.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return [classes, masks / np.float32(np.prod(masks.shape[-2:]) ** 0.5)]
+
+
 def draw_truth(counts: Sequence[int], size: Tuple[int, int], seed: int = 0) -> Truth:
     """Rectangles of things over bands of stuff, with void between.
 

@@ -179,23 +179,27 @@ def run_network(model: torch.nn.Module, images: np.ndarray) -> Arrays:
       predictions; mask_logits [B, L, Q, h, w].
     """
     with torch.no_grad():
-        outputs = model.model(
-            torch.from_numpy(measuring.channels_first(images)), output_hidden_states=True
-        )
-        states, embed = _states(model, outputs)
-        embeddings = torch.stack([embed(state) for state in states], dim=1)
-        features = outputs.pixel_decoder_last_hidden_state
-        arrays = {
-            "mask_features": _channels_last(features),
-            "class_logits": torch.stack([model.class_predictor(s) for s in states], dim=1),
-            "mask_embeddings": embeddings,
-            "mask_logits": torch.einsum("blqc,bchw->blqhw", embeddings, features),
-        }
-        for level, feature in enumerate(outputs.encoder_hidden_states, 2):
-            arrays[f"backbone_{level}"] = _channels_last(feature)
-        for i, feature in enumerate(outputs.pixel_decoder_hidden_states):
-            arrays[f"features_{i}"] = _channels_last(feature)
-    return {name: array.numpy() for name, array in arrays.items()}
+        return {name: array.numpy() for name, array in _run(model, images).items()}
+
+
+def _run(model: torch.nn.Module, images: np.ndarray) -> Dict[str, torch.Tensor]:
+    outputs = model.model(
+        torch.from_numpy(measuring.channels_first(images)), output_hidden_states=True
+    )
+    states, embed = _states(model, outputs)
+    embeddings = torch.stack([embed(state) for state in states], dim=1)
+    features = outputs.pixel_decoder_last_hidden_state
+    arrays = {
+        "mask_features": _channels_last(features),
+        "class_logits": torch.stack([model.class_predictor(s) for s in states], dim=1),
+        "mask_embeddings": embeddings,
+        "mask_logits": torch.einsum("blqc,bchw->blqhw", embeddings, features),
+    }
+    for level, feature in enumerate(outputs.encoder_hidden_states, 2):
+        arrays[f"backbone_{level}"] = _channels_last(feature)
+    for i, feature in enumerate(outputs.pixel_decoder_hidden_states):
+        arrays[f"features_{i}"] = _channels_last(feature)
+    return arrays
 
 
 def _states(
@@ -258,6 +262,20 @@ def _dump(name: str, folder: str, authors: str, size: Tuple[int, int]) -> None:
     of_losses = losses.run(model, predictions, truth)
     np.savez(os.path.join(folder, "losses.npz"), **truth._asdict(), **of_losses)
     np.savez(os.path.join(folder, "merges.npz"), **merges.run(name.split("_")[0], authors))
+    _write_gradients(model, cases.small_part(images), os.path.join(folder, "gradients"))
+
+
+def _write_gradients(model: torch.nn.Module, images: np.ndarray, folder: str) -> None:
+    """Writes the gradients of `cases.draw_factors` of all predictions, as weights are written."""
+    outputs = _run(model, images)
+    keys = ("class_logits", "mask_logits")
+    factors = cases.draw_factors(*(outputs[key].shape for key in keys))
+    sum((outputs[key] * torch.from_numpy(f)).sum() for key, f in zip(keys, factors)).backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            gradient = parameter.grad  # None of what no prediction reads.
+            parameter.copy_(torch.zeros_like(parameter) if gradient is None else gradient)
+    model.save_pretrained(folder)
 
 
 def _record(folder: str, authors: str) -> None:
