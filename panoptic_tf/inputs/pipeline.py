@@ -44,6 +44,8 @@ class Normalization:
     channel_order: str = "RGB"
 
 
+# No AutoGraph in either: no function here needs it, and it takes seconds.
+@tf.autograph.experimental.do_not_convert
 def build_training_dataset(
     *,
     input_path: str,
@@ -162,6 +164,7 @@ def build_training_dataset(
     return _finish(batches, deterministic=seed is not None, service=service)
 
 
+@tf.autograph.experimental.do_not_convert
 def build_evaluation_dataset(
     *,
     input_path: str,

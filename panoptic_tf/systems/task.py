@@ -132,8 +132,8 @@ class PanopticTask(base_task.Task):
             return optimizer
         return optimization.LossScaledMovingAverage(optimizer, **ema.as_dict())
 
-    # No AutoGraph here, in the inputs and in the steps: it would walk through all of Keras, which
-    # takes longer than building and tracing themselves.
+    # No AutoGraph here and in the steps: it would walk through all of Keras, which takes longer
+    # than building and tracing themselves.
     @tf.autograph.experimental.do_not_convert
     def build_model(self) -> PanopticModel:
         """Both networks in one model."""
@@ -204,7 +204,6 @@ class PanopticTask(base_task.Task):
                 "task.model.backbone.norm=batch and frozen_stages=0, or give other weights."
             )
 
-    @tf.autograph.experimental.do_not_convert
     def build_inputs(
         self, params: base_config.DataConfig, input_context: Optional[Any] = None
     ) -> tf.data.Dataset:

@@ -1,6 +1,7 @@
 """What each worker reads, and how the parts of an evaluation become one."""
 
 import numpy as np
+import orbit
 import pytest
 import tensorflow as tf
 from jobs import BATCH_SIZE, check_close, override
@@ -38,6 +39,17 @@ def test_with_a_seed_workers_have_the_rows_of_the_batches_of_one(params, cache):
         together = tf.nest.map_structure(lambda *rows: tf.concat(rows, axis=0), *found)
         tf.nest.map_structure(np.testing.assert_array_equal, together, expected)
         assert len(expected[0]["image"]) == BATCH_SIZE
+
+
+def test_replicas_share_a_batch(params, mirrored):
+    """The trainer looks for `input_context` among the arguments of `build_inputs`."""
+    task = task_factory.get_task(params.task)
+    dataset = orbit.utils.make_distributed_dataset(
+        mirrored, task.build_inputs, params.task.train_data
+    )
+    features, _ = next(iter(dataset))
+    images = mirrored.experimental_local_results(features["image"])
+    assert [len(image) for image in images] == [BATCH_SIZE // 2] * 2
 
 
 def test_without_a_seed_workers_share_the_records(params):
