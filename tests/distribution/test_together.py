@@ -91,7 +91,7 @@ def test_one_worker_writes_and_none_leaves_anything_behind(two_workers):
     kept = {name for name in found if not name.startswith("ckpt-")}
     assert kept <= {
         *("checkpoint", "params.yaml", "metrics.json", "train", "validation"),
-        *("best", "ema_checkpoints"),
+        *("best", "early_stopping.json", "ema_checkpoints"),
     }
     assert len(list((model_dir / "train").iterdir())) == 1
     assert not [name for name in found if "temp" in name]
