@@ -12,7 +12,7 @@ from panoptic_tf import systems  # noqa: F401  (registers tasks and experiments)
 from panoptic_tf.datasets import converter, shapes_writer
 
 NUM_IMAGES = {"train": 10, "val": 7}  # workers get 4 and 3 to evaluate
-NUM_STEPS = 300
+NUM_STEPS = 800
 
 
 @pytest.fixture(scope="session")
