@@ -32,7 +32,7 @@ TESTS ?=
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope
 CONTRACT := tests/systems/test_contract.py
-PARTS := tests/systems tests/training tests/accelerator
+FOLDERS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint install embed site dist release clean
@@ -73,8 +73,8 @@ release:
 test: lint
 ifeq ($(TESTS),)
 	$(PYTEST) $(CONTRACT)
-	$(foreach part,$(PARTS),$(PYTEST) $(part) --ignore=$(CONTRACT) &&) \
-	$(PYTEST) tests $(addprefix --ignore=,$(PARTS))
+	$(foreach folder,$(FOLDERS),$(PYTEST) $(folder) --ignore=$(CONTRACT) &&) \
+	$(PYTEST) tests $(addprefix --ignore=,$(FOLDERS))
 else
 	$(PYTEST) $(TESTS)
 endif

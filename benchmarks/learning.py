@@ -129,7 +129,6 @@ def _params(records: shapes_records.ShapesRecords, seed: int) -> Any:
         {
             "task": {
                 "model": _MODEL,
-                "weight_decay": 0.0,
                 "train_data": {"input_path": records.train, "seed": seed, **size},
                 "validation_data": {"input_path": records.val, **size},
             }

@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import gc
 import os
 import pathlib
 import shutil
@@ -73,7 +72,6 @@ def two_logical_cpus():
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
-    gc.freeze()  # What was imported stays; no collection is to look through it again.
 
 
 @pytest.fixture(autouse=True)

@@ -98,7 +98,8 @@ def export_tflite(
 
     module = tf.Module()
     module.network_weights = list(network.weights)
-    answer = build(network, input_size=input_size, **settings)  # Not of the module: traced again.
+    # Not an attribute of the module: converting would trace it once more.
+    answer = build(network, input_size=input_size, **settings)
     converted = "none" if quantization == "int8" else quantization
     with forms.use(target):
         model = _convert(answer.get_concrete_function(), module, converted)

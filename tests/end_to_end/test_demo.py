@@ -20,6 +20,7 @@ def test_demo_leaves_every_result(demo_folder):
     for form in metrics.values():
         assert set(METRICS) <= set(form)
         assert len(form["per_category"]) == 10
+    assert 50 < metrics["keras"]["PQ_ceiling"] <= 100
     for form, name in (("tflite_float32", "model_float32"), ("tflite_int8", "model_int8")):
         assert metrics[form]["size_bytes"] == (demo_folder / f"{name}.tflite").stat().st_size
         assert metrics[form]["latency_ms"] > 0
