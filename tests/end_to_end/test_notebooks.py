@@ -118,8 +118,8 @@ def test_notebook_runs_and_leaves_its_files(name, tmp_path):
         assert (tmp_path / "runs" / path).stat().st_size > 0, path
     assert {path.name for path in tmp_path.iterdir()} == {"notebook.py", "runs"}
     if name == "own_data":
-        own = "runs/own_data/mydata"
+        own = tmp_path / "runs" / "own_data" / "mydata"
         assert f"next: panoptic-tf train --config_file={own}/train.yaml" in done.stdout
-        metrics = json.loads((tmp_path / own / "run" / "report" / "metrics.json").read_text())
+        metrics = json.loads((own / "run" / "report" / "metrics.json").read_text())
         assert metrics["step"] == 100
         assert 0 <= metrics["PQ"] <= 100 and 50 < metrics["PQ_ceiling"] <= 100
