@@ -1,12 +1,17 @@
-"""Mask2Former and that of `transformers` trained on the same images: what both have learnt.
+"""Ours and its reference trained on the same images, from the same weights: what both have learnt.
 
-python benchmarks/learning.py --reference_python=other/bin/python --output_dir=runs/learning
+python benchmarks/learning.py --system=mask_transformer --reference_python=other/bin/python \\
+    --output_dir=runs/learning
 
-For every seed both start from the weights that the reference draws and read one folder of batches,
-augmented by our pipeline. Optimiser, clipping and schedule are equal: AdamW, a warm-up, then one
-rate. Predictions of both go through one post-processing and one evaluator. Ours is scored after as
-many steps as the reference makes, and again after as much CPU time as the reference took. The
-points of the losses are drawn by each side.
+For every seed both start from the same weights and read one folder of batches, augmented by our
+pipeline. Optimiser, clipping and schedule are equal: AdamW, a warm-up, then one rate. The weights
+that the reference ends with are brought into our network, which computes the same with them, and
+one evaluator scores both. Ours is scored after as many steps as the reference makes, and again
+after as much CPU time as these took there. CPU time is that of the steps: tracing and what a
+library does at its first step count, reading a batch does not. What is drawn in a step (the points
+of Mask2Former's losses, the regions of Panoptic FPN) is drawn by each side.
+
+The references are described in references/*_learning.py.
 """
 
 from __future__ import annotations
@@ -17,25 +22,25 @@ import shutil
 import statistics
 import subprocess
 import time
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 import tensorflow as tf
+import workloads
 from absl import app, flags
 from official.core import exp_factory, task_factory
 from tqdm import tqdm
 
 from panoptic_tf import checkpoints, systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets import shapes_records
-from panoptic_tf.layers import dynamic_conv
 from panoptic_tf.ops import forms
+from panoptic_tf.structures import PanopticSample, Tensors
 from panoptic_tf.systems import optimization
-from panoptic_tf.systems.mask_transformer import network
+from panoptic_tf.systems.model import PanopticModel
 
-Arrays = Mapping[str, np.ndarray]
-
+_SYSTEM = flags.DEFINE_string("system", "mask_transformer", "A key of SYSTEMS.")
 _PYTHON = flags.DEFINE_string(
-    "reference_python", None, "Python of an environment with torch and transformers.", required=True
+    "reference_python", None, "Python of an environment with the reference.", required=True
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/learning", "Folder of everything.")
 _STEPS = flags.DEFINE_integer("steps", 300, "Of the reference.")
@@ -45,24 +50,122 @@ _WARMUP_STEPS = flags.DEFINE_integer("warmup_steps", 50, "Of the rate, from 0.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images of a step.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of an operation.")
 
-_SCRIPT = os.path.join(os.path.dirname(__file__), "references", "transformers_learning.py")
 _MOST_TIMES = 3  # as many steps as the reference
 _WEIGHT_DECAY = 0.05
-_CLIP_NORM = 0.01
-# The network of the reference's script.
-_MODEL = {
-    "backbone": {
-        "name": "resnet",
-        "norm": "batch",
-        "options": {
-            "block": "bottleneck",
-            "num_blocks": [1, 1, 2, 1],
-            "widths": [16, 16, 24, 32],
-            "stem": "basic",
-            "stem_width": 16,
-        },
+
+
+class _System(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      script: of the reference, in references/.
+      options: of it.
+      task: what the task of the experiment for shapes is overridden with; the network is the one
+        of the script.
+      clip_norm: of all gradients together.
+      draws: whether the script draws the weights that both sides start from.
+    """
+
+    script: str
+    options: Tuple[str, ...]
+    task: Mapping[str, Any]
+    clip_norm: float
+    draws: bool = False
+
+
+_RESNET: Dict[str, Any] = {
+    "name": "resnet",
+    "norm": "batch",
+    "options": {
+        "block": "bottleneck",
+        "num_blocks": [3, 4, 6, 3],
+        "widths": [8, 16, 32, 64],
+        "stem": "basic",
+        "stem_width": 16,
     },
-    "decoder": {"num_queries": 32, "num_layers": 3, "num_heads": 4, "levels": ["5", "4", "3"]},
+}
+_DEEP_RESNET = {
+    **_RESNET,
+    "multi_grid": [1, 2, 4],
+    "options": {**_RESNET["options"], "stem": "deep"},
+}
+_BRANCH = {"aspp_channels": 64, "decoder_channels": 64, "low_level_channels": [32, 16]}
+
+SYSTEMS = {
+    "mask_transformer": _System(
+        script="transformers_learning.py",
+        options=(),
+        task={
+            "model": {
+                "backbone": {
+                    "name": "resnet",
+                    "norm": "batch",
+                    "options": {
+                        "block": "bottleneck",
+                        "num_blocks": [1, 1, 2, 1],
+                        "widths": [16, 16, 24, 32],
+                        "stem": "basic",
+                        "stem_width": 16,
+                    },
+                },
+                "decoder": {
+                    "num_queries": 32,
+                    "num_layers": 3,
+                    "num_heads": 4,
+                    "levels": ["5", "4", "3"],
+                },
+            }
+        },
+        clip_norm=0.01,
+        draws=True,
+    ),
+    "panoptic_deeplab": _System(
+        script="detectron2_learning.py",
+        options=("--system=panoptic_deeplab",),
+        task={
+            "model": {
+                "backbone": _DEEP_RESNET,
+                "aspp_dilation_rates": [1, 2, 3],
+                "aspp_pool_size": [8, 8],
+                "use_separable_conv": True,
+                "semantic": {**_BRANCH, "head_channels": 64},
+                "instance": {**_BRANCH, "decoder_channels": 32, "head_channels": 32},
+            },
+            "losses": {"offset_weight": 0.1, "top_k_fraction": 1.0, "rank_over": "batch"},
+        },
+        clip_norm=5.0,
+    ),
+    "panoptic_fpn": _System(
+        script="detectron2_learning.py",
+        options=("--system=panoptic_fpn",),
+        task={
+            "model": {
+                "backbone": {**_RESNET, "stride_in_1x1": True},
+                "roi": {"sampling_ratio": 0},
+                "semantic": {"thing_classes": "other"},
+            },
+        },
+        clip_norm=5.0,
+    ),
+    "panoptic_fcn": _System(
+        script="detectron2_learning.py",
+        options=("--system=panoptic_fcn",),
+        task={
+            "model": {
+                "backbone": {**_RESNET, "stride_in_1x1": True},
+                "fpn": {"norm": "none"},
+                "encoder": {"norm": "none"},
+                "min_level": 3,
+                "sampler": {"num_positives": 1},  # The coarsest level is one cell.
+                "selector": {"smoothing_sizes": [3, 3, 3, 3, 3]},
+            },
+            "targets": {
+                "min_scales": [1, 32, 64, 96, 160],
+                "max_scales": [48, 80, 128, 192, 2048],
+            },
+        },
+        clip_norm=5.0,
+    ),
 }
 
 
@@ -75,7 +178,10 @@ def main(argv: List[str]) -> None:
     records = shapes_records.write_records(os.path.join(_OUTPUT_DIR.value, "data"))
     results = [_run(seed, records) for seed in range(_SEEDS.value)]
     names = list(results[0])
-    print(f"{_STEPS.value} steps of {_BATCH_SIZE.value} images, {_THREADS.value} thread(s)")
+    print(
+        f"{_SYSTEM.value}, {_STEPS.value} steps of {_BATCH_SIZE.value} images, "
+        f"{_THREADS.value} thread(s)"
+    )
     print("| seed | " + " | ".join(names) + " |")
     print("|---" * (len(names) + 1) + "|")
     for seed, result in enumerate(results):
@@ -87,48 +193,60 @@ def main(argv: List[str]) -> None:
 
 
 def _run(seed: int, records: shapes_records.ShapesRecords) -> Dict[str, float]:
-    folder = os.path.join(_OUTPUT_DIR.value, f"seed_{seed}")
+    system = SYSTEMS[_SYSTEM.value]
+    folder = os.path.join(_OUTPUT_DIR.value, _SYSTEM.value, f"seed_{seed}")
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(os.path.join(folder, "batches"))
-    task = task_factory.get_task(_params(records, seed).task)
+    tf.keras.utils.set_random_seed(seed)
+    task = task_factory.get_task(_params(system, records, seed).task)
     task.form = forms.Form.CPU
-    truths = _write_inputs(task, folder)
-    _reference(folder, "--draw", f"--seed={seed}")
+    _write_batches(task, folder)
+    ours = _Ours(task, folder, clip_norm=system.clip_norm)
+    if system.draws:
+        _reference(system, folder, "--draw", f"--seed={seed}")
+        start = os.path.join(folder, "start", "model.safetensors")
+    else:
+        start = os.path.join(folder, "start.npz")
+        np.savez(start, **workloads.keep_weights(ours.model))
     theirs = _reference(
+        system,
         folder,
+        f"--seed={seed}",
         f"--steps={_STEPS.value}",
         f"--learning_rate={_LEARNING_RATE.value}",
         f"--warmup_steps={_WARMUP_STEPS.value}",
         f"--weight_decay={_WEIGHT_DECAY}",
-        f"--clip_norm={_CLIP_NORM}",
+        f"--clip_norm={system.clip_norm}",
     )
-    score = _build_score(task, truths)
-    predictions = np.load(os.path.join(folder, "predictions.npz"))
-    found = {"PQ of the reference": score(iter([predictions]))}
-    ours = _Ours(task, folder)
+    _load(ours.model, start.replace("start", "end"))
+    found = {"PQ of the reference": ours.score()}
+    _load(ours.model, start)
     ours.train(lambda: ours.num_steps == _STEPS.value)
-    found["PQ"] = score(ours.predict(truths))
-    found["loss of the reference"] = statistics.mean(theirs["losses"][-20:])
-    found["loss"] = statistics.mean(ours.losses[-20:])
+    found["PQ"] = ours.score()
+    found["first loss of the reference"] = theirs["losses"][0]
+    found["first loss"] = ours.losses[0]
+    found["last losses of the reference"] = statistics.mean(theirs["losses"][-20:])
+    found["last losses"] = statistics.mean(ours.losses[-20:])
     found["CPU-s of the reference"] = theirs["seconds"]["training"]
     found["CPU-s"] = ours.seconds
     ours.train(lambda: ours.seconds >= theirs["seconds"]["training"])
     found["steps in its CPU time"] = ours.num_steps
-    found["PQ in its CPU time"] = score(ours.predict(truths))
+    found["PQ in its CPU time"] = ours.score()
     with open(os.path.join(folder, "losses.json"), "w", encoding="utf-8") as file:
         json.dump({"ours": ours.losses, "reference": theirs["losses"]}, file)
     shutil.rmtree(os.path.join(folder, "batches"))
-    print(f"seed {seed}: {found}")
+    print(f"seed {seed}: {found}", flush=True)
     return found
 
 
-def _params(records: shapes_records.ShapesRecords, seed: int) -> Any:
-    params = exp_factory.get_exp_config("mask2former_shapes")
+def _params(system: _System, records: shapes_records.ShapesRecords, seed: int) -> Any:
+    name = "mask2former" if _SYSTEM.value == "mask_transformer" else _SYSTEM.value
+    params = exp_factory.get_exp_config(f"{name}_shapes")
     size = {"global_batch_size": _BATCH_SIZE.value}
+    params.override({"task": system.task})
     params.override(
         {
             "task": {
-                "model": _MODEL,
                 "train_data": {"input_path": records.train, "seed": seed, **size},
                 "validation_data": {"input_path": records.val, **size},
             }
@@ -137,53 +255,80 @@ def _params(records: shapes_records.ShapesRecords, seed: int) -> Any:
     return params
 
 
-def _write_inputs(task: Any, folder: str) -> List[Tuple[Arrays, Arrays]]:
-    """Writes batches and validation images; returns the latter with their truth."""
-    config = task.task_config
+def _write_batches(task: Any, folder: str) -> None:
+    """Writes `image`, `features/...`, `labels/...` and the masks that they were made of."""
+    build_generator = task.build_target_generator
+    generator = build_generator()
+
+    def generate(sample: PanopticSample) -> Tuple[Tensors, Tensors]:
+        features, labels = generator(sample)
+        is_known = tf.logical_not(sample.crowd_mask)
+        truth = {
+            "truth/category_mask": tf.where(is_known, sample.category_mask, 0),
+            "truth/instance_mask": tf.where(is_known, sample.instance_mask, 0),
+        }
+        return features, {**labels, **truth}
+
+    task.build_target_generator = lambda: generate
     count = _MOST_TIMES * _STEPS.value
-    batches = task.build_inputs(config.train_data).take(count).as_numpy_iterator()
+    batches = task.build_inputs(task.task_config.train_data)
+    batches = batches.filter(_has_things_everywhere).take(count).as_numpy_iterator()
     for number, (features, labels) in enumerate(tqdm(batches, total=count, desc="batches")):
-        kept = {key: labels[key] for key in ("segment_map", "segment_classes", "segment_valid")}
-        np.savez(
+        image = features.pop("image").astype(np.float16)
+        truth = {key: labels.pop(key) for key in list(labels) if key.startswith("truth/")}
+        np.savez_compressed(
             os.path.join(folder, "batches", f"{number:06d}.npz"),
-            image=features["image"].astype(np.float16),
-            **{**kept, "segment_map": kept["segment_map"].astype(np.uint8)},
-            seed=labels["seed"],
-            is_annotated=labels["is_annotated"],
+            image=image,
+            **{f"features/{key}": value for key, value in features.items()},
+            **{f"labels/{key}": value for key, value in labels.items()},
+            **truth,
         )
-    truths = list(task.build_inputs(config.validation_data).as_numpy_iterator())
-    images = np.concatenate([features["image"] for features, _ in truths]).astype(np.float16)
-    np.savez(os.path.join(folder, "validation.npz"), image=images)
-    return truths
+    task.build_target_generator = build_generator
 
 
-def _reference(folder: str, *flags_of_it: str) -> Dict[str, Any]:
-    command = [_PYTHON.value, _SCRIPT, f"--folder={folder}", f"--threads={_THREADS.value}"]
-    done = subprocess.run([*command, *flags_of_it], stdout=subprocess.PIPE, text=True, check=True)
+def _has_things_everywhere(_: Tensors, labels: Tensors) -> tf.Tensor:
+    """The authors' Panoptic FCN cannot train on an image without things."""
+    ids = labels["truth/instance_mask"]  # [B, H, W]
+    return tf.reduce_all(tf.reduce_max(ids, axis=[1, 2]) > 0)
+
+
+def _reference(system: _System, folder: str, *flags_of_it: str) -> Dict[str, Any]:
+    script = os.path.join(os.path.dirname(__file__), "references", system.script)
+    command = [_PYTHON.value, script, f"--folder={folder}", f"--threads={_THREADS.value}"]
+    command += [*system.options, *flags_of_it]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     lines = done.stdout.splitlines()
     return json.loads(lines[-1]) if "--draw" not in flags_of_it else {}
+
+
+def _load(model: PanopticModel, path: str) -> None:
+    if path.endswith(".npz"):
+        with np.load(path) as file:
+            workloads.load_weights(model, dict(file))
+    else:
+        checkpoints.load_weights(path, model.weights, modules="all", network=model)
 
 
 class _Ours:
     """Our training on the batches of a folder.
 
     Attributes:
+      model: that is trained.
       losses: of every step.
-      seconds: of CPU, tracing included.
+      seconds: of CPU.
     """
 
-    def __init__(self, task: Any, folder: str):
+    def __init__(self, task: Any, folder: str, *, clip_norm: float):
         self.losses: List[float] = []
         self.seconds = 0.0
-        self._folder = folder
-        self._model = task.build_model()
-        start = os.path.join(folder, "start", "model.safetensors")
-        checkpoints.load_weights(start, self._model.weights, modules="all", network=self._model)
+        self._task = task
+        self._folder = os.path.join(folder, "batches")
+        self.model = task.build_model()
         config = optimization.trainer_config(
             train_steps=_STEPS.value,
             optimizer="adamw",
             optimizer_options=optimization.adamw_options(
-                weight_decay=_WEIGHT_DECAY, clip_norm=_CLIP_NORM, epsilon=1e-8
+                weight_decay=_WEIGHT_DECAY, clip_norm=clip_norm, epsilon=1e-8
             ),
             schedule="constant",
             schedule_options={"learning_rate": _LEARNING_RATE.value},
@@ -191,10 +336,11 @@ class _Ours:
         )
         optimizer = task.create_optimizer(config.optimizer_config)
         self._step = tf.function(
-            lambda *batch: task.train_step(batch, self._model, optimizer)["loss"], autograph=False
+            lambda *batch: task.train_step(batch, self.model, optimizer)[task.loss],
+            autograph=False,
         )
         self._predict = tf.function(
-            lambda features: _last(self._model.training_network(features, training=False)),
+            lambda *batch: task.validation_step(batch, self.model),
             autograph=False,
             reduce_retracing=True,
         )
@@ -206,58 +352,36 @@ class _Ours:
 
     def train(self, is_done: Callable[[], bool]) -> None:
         """Makes steps until it is done or there is no batch left."""
-        paths = sorted(os.listdir(os.path.join(self._folder, "batches")))
-        before, start = self.seconds, time.process_time()
-        for path in paths[self.num_steps :]:
+        for name in sorted(os.listdir(self._folder))[self.num_steps :]:
             if is_done():
-                break
-            batch = dict(np.load(os.path.join(self._folder, "batches", path)))
-            image = batch.pop("image").astype(np.float32)
-            features = {"image": image, "image_info": np.zeros([len(image), 4, 2], np.float32)}
-            batch["segment_map"] = batch["segment_map"].astype(np.int32)
-            tensors = tf.nest.map_structure(tf.constant, (features, batch))
-            self.losses.append(float(self._step(*tensors)))
-            self.seconds = before + time.process_time() - start
+                return
+            batch = _read(os.path.join(self._folder, name))
+            start = time.process_time()
+            self.losses.append(float(self._step(*tf.nest.map_structure(tf.constant, batch))))
+            self.seconds += time.process_time() - start
 
-    def predict(self, truths: List[Tuple[Arrays, Arrays]]) -> Iterator[Arrays]:
-        """What the post-processing takes, by batch."""
-        for features, _ in truths:
-            outputs = self._predict(tf.nest.map_structure(tf.constant, features))
-            yield {key: value.numpy() for key, value in outputs.items()}
-
-
-def _last(outputs: Mapping[str, tf.Tensor]) -> Dict[str, tf.Tensor]:
-    masks = dynamic_conv.mask_logits(outputs["mask_embeddings"][:, -1], outputs["mask_features"])
-    return {"class_logits": outputs["class_logits"][:, -1], "mask_logits": masks}
+    def score(self) -> float:
+        """PQ on the validation images."""
+        state = None
+        for batch in self._task.build_inputs(self._task.task_config.validation_data):
+            outputs = self._predict(*batch)
+            # Of the one replica that there is.
+            of_replicas = tf.nest.map_structure(lambda value: (value,), outputs)
+            state = self._task.aggregate_logs(state, of_replicas)
+        return self._task.reduce_aggregated_logs(state)["PQ"]
 
 
-def _build_score(
-    task: Any, truths: List[Tuple[Arrays, Arrays]]
-) -> Callable[[Iterator[Arrays]], float]:
-    """The PQ of what was predicted for the validation images, in any parts."""
-    layer = network.build_postprocessor(task.task_config.model, task.dataset_info)
-
-    @tf.function(autograph=False, reduce_retracing=True)
-    def process(outputs, image_info):
-        with forms.use(forms.Form.CPU):
-            return layer(outputs, image_info)
-
-    def score(predicted: Iterator[Arrays]) -> float:
-        parts = list(predicted)
-        outputs = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        evaluator = task.build_evaluator()
-        first = 0
-        for features, labels in truths:
-            batch = slice(first, first + len(features["image"]))
-            first = batch.stop
-            tensors = {key: tf.constant(value[batch]) for key, value in outputs.items()}
-            found = process(tensors, tf.constant(features["image_info"]))
-            for i in range(len(features["image"])):
-                truth = {key: value[i] for key, value in labels.items()}
-                evaluator.update(truth, {key: value[i].numpy() for key, value in found.items()})
-        return evaluator.result()["PQ"]
-
-    return score
+def _read(path: str) -> Tuple[Dict[str, np.ndarray], Dict[str, np.ndarray]]:
+    """Features and labels of a batch."""
+    features: Dict[str, np.ndarray] = {}
+    labels: Dict[str, np.ndarray] = {}
+    with np.load(path) as file:
+        features["image"] = file["image"].astype(np.float32)
+        for key in file.files:
+            kind, _, name = key.partition("/")
+            if kind in ("features", "labels"):
+                (features if kind == "features" else labels)[name] = file[key]
+    return features, labels
 
 
 if __name__ == "__main__":

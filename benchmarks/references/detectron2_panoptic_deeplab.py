@@ -13,7 +13,7 @@ of the synchronised one, no dropout and the pooling of the whole map, as ours in
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import detectron2.data.datasets  # noqa: F401  (registers COCO)
 import measuring
@@ -112,30 +112,57 @@ def main() -> None:
             arguments.workload, "reference_segments.npz", segments=rows
         )
     if "image" in workload:
-        config, model = _build(workload)
+        config, model = build(workload, {"INPUT.CROP.SIZE": workload["image"].shape[1:3]})
         seconds["network"] = measure(_network(model, workload))
         seconds["training_step"] = measure(_training_step(config, model, workload))
     measuring.print_result(seconds, counts, **more)
 
 
-def _build(workload: measuring.Workload) -> Tuple[CfgNode, torch.nn.Module]:
-    """The model with the workload's weights."""
-    size = workload["image"].shape[1:3]
+def build(
+    workload: measuring.Workload, options: Mapping[str, Any]
+) -> Tuple[CfgNode, torch.nn.Module]:
+    """The model with the workload's weights.
+
+    Args:
+      workload: with `weights/...`.
+      options: of the configuration; `INPUT.CROP.SIZE` is (height, width) of all images.
+    """
     config = get_cfg()
     add_panoptic_deeplab_config(config)
-    settings = {**_SETTINGS, "INPUT.CROP.SIZE": size}
-    settings["MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY"] = int(size[0])
+    settings = {**_SETTINGS, **options}
+    settings["MODEL.PANOPTIC_DEEPLAB.SIZE_DIVISIBILITY"] = int(options["INPUT.CROP.SIZE"][0])
     config.merge_from_list([part for setting in settings.items() for part in setting])
     model = build_model(config)
-    state = {}
-    for name, value in measuring.select(workload, "weights/").items():
-        kernel = measuring.convolution_kernel(name, value)
-        state[measuring.parameter_name(name, _NAMES)] = torch.tensor(kernel)
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    weights = measuring.select(workload, "weights/")
+    state = dict(to_parameter(name, value) for name, value in weights.items())
+    missing, unexpected = model.load_state_dict(
+        {name: torch.tensor(value) for name, value in state.items()}, strict=False
+    )
     missing = [name for name in missing if not re.search("num_batches|pixel_", name)]
     if missing or unexpected:
         raise ValueError(f"The models differ: no weights for {missing}, no place for {unexpected}.")
     return config, model
+
+
+def to_parameter(name: str, value: np.ndarray) -> Tuple[str, np.ndarray]:
+    """Name and value of the parameter that one of our variables is here."""
+    return measuring.parameter_name(name, _NAMES), measuring.convolution_kernel(name, value)
+
+
+def training_batch(model: torch.nn.Module, batch: measuring.Workload) -> List[Dict[str, Any]]:
+    """Images and targets as detectron2's mapper would give them.
+
+    Args:
+      model: not looked at.
+      batch: `train_image` and `labels/...` of our targets.
+    """
+    del model
+    images = measuring.channels_first(batch["train_image"])
+    labels = measuring.select(batch, "labels/")
+    return [
+        _labels_of(images[i], {name: values[i] for name, values in labels.items()})
+        for i in range(len(images))
+    ]
 
 
 def _network(model: torch.nn.Module, workload: measuring.Workload) -> Callable[[], Any]:
@@ -155,12 +182,7 @@ def _training_step(
     config: CfgNode, model: torch.nn.Module, workload: measuring.Workload
 ) -> Callable[[], None]:
     """Forward, losses, backward, update of Adam."""
-    images = measuring.channels_first(workload["train_image"])
-    labels = measuring.select(workload, "labels/")
-    batch = [
-        _labels_of(images[i], {name: values[i] for name, values in labels.items()})
-        for i in range(len(images))
-    ]
+    batch = training_batch(model, workload)
     parameters = get_default_optimizer_params(
         model,
         weight_decay=config.SOLVER.WEIGHT_DECAY,
@@ -187,9 +209,9 @@ def _labels_of(image: np.ndarray, labels: Dict[str, np.ndarray]) -> Dict[str, to
         "sem_seg": np.where(category < 0, _IGNORED, category),
         "sem_seg_weights": labels["semantic_weights"],
         "center": labels["center_heatmap"][..., 0],
-        "center_weights": labels["center_weights"][..., 0],
+        "center_weights": labels["center_weights"][np.newaxis, ..., 0],
         "offset": np.ascontiguousarray(labels["offsets"].transpose(2, 0, 1)),
-        "offset_weights": labels["offset_weights"][..., 0],
+        "offset_weights": labels["offset_weights"][np.newaxis, ..., 0],
     }
     return {name: torch.tensor(value) for name, value in found.items()}
 

@@ -18,7 +18,7 @@ polygons as masks, forward, losses, backward, update of SGD; detectron2 labels a
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import measuring
 import numpy as np
@@ -29,13 +29,22 @@ from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.panoptic_fpn import combine_semantic_and_instance_outputs
 from detectron2.modeling.postprocessing import detector_postprocess, sem_seg_postprocess
 from detectron2.solver import build_optimizer
-from detectron2.structures import Boxes, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 _CONFIG = "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x.yaml"
 _DIVISOR = 1000
 _YX_TO_XY = [1, 0, 3, 2]
 _POLYGON_POINTS = 32
+
+_POOLED = 7  # side of a region in the box head
+
+# Images are normalised already.
+_SETTINGS: Dict[str, Any] = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.PIXEL_MEAN": [0.0, 0.0, 0.0],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+}
 
 # Of our layers, in order, and of the reference's; see `measuring.parameter_name`.
 _NAMES: measuring.Names = [
@@ -57,6 +66,16 @@ _NAMES: measuring.Names = [
     (r"^semantic/predictor/", "sem_seg_head/predictor/"),
 ]
 
+Truth = Mapping[str, np.ndarray]
+
+
+def find_bit_masks(truth: Truth) -> BitMasks:
+    """The masks of an image: bit i % 32 of plane i // 32 is that of instance i."""
+    packed = truth["gt_masks"]  # [H, W, P]
+    count = int(truth["gt_valid"].sum())
+    masks = [packed[..., i // 32] >> (i % 32) & 1 for i in range(count)]
+    return BitMasks(torch.tensor(np.reshape(masks, [count, *packed.shape[:2]]).astype(bool)))
+
 
 def main() -> None:
     """Measures on the workload, prints JSON."""
@@ -64,7 +83,12 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
     workload = measuring.load(arguments.workload)
-    config, model = _build(workload)
+    options = {
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION": float(workload["positive_fraction"]),
+        "MODEL.ROI_HEADS.IOU_THRESHOLDS": [float(workload["matching_iou"])],
+        "SOLVER.BASE_LR": 1e-12,  # the same work at every step, and the network stays what it was
+    }
+    config, model = build(workload, options)
     network = _network(model, workload)
     proposals, detections, semantic_logits = network()
     process = _post_processing(model, detections, semantic_logits)
@@ -92,40 +116,73 @@ def main() -> None:
     measuring.print_result(seconds, counts, memory=memory, segments=path)
 
 
-def _build(workload: measuring.Workload) -> Tuple[CfgNode, torch.nn.Module]:
-    """The model with the workload's weights."""
-    settings = {
-        "MODEL.DEVICE": "cpu",
-        "MODEL.PIXEL_MEAN": [0.0, 0.0, 0.0],
-        "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-        "MODEL.ROI_HEADS.POSITIVE_FRACTION": float(workload["positive_fraction"]),
-        "MODEL.ROI_HEADS.IOU_THRESHOLDS": [float(workload["matching_iou"])],
-        "SOLVER.BASE_LR": 1e-12,  # the same work at every step, and the network stays what it was
-    }
+def build(
+    workload: measuring.Workload, options: Mapping[str, Any]
+) -> Tuple[CfgNode, torch.nn.Module]:
+    """The model with the workload's weights.
+
+    Args:
+      workload: with `weights/...`.
+      options: of the configuration.
+    """
     config = model_zoo.get_config(_CONFIG)
+    settings = {**_SETTINGS, **options}
     config.merge_from_list([part for setting in settings.items() for part in setting])
     model = build_model(config)
-    pooled = config.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
-    state = {
-        measuring.parameter_name(name, _NAMES): torch.tensor(_parameter_value(name, value, pooled))
-        for name, value in measuring.select(workload, "weights/").items()
-    }
-    missing, unexpected = model.load_state_dict(state, strict=False)
+    weights = measuring.select(workload, "weights/")
+    state = dict(to_parameter(name, value) for name, value in weights.items())
+    missing, unexpected = model.load_state_dict(
+        {name: torch.tensor(value) for name, value in state.items()}, strict=False
+    )
     missing = [name for name in missing if not re.search("anchor_generator|pixel_", name)]
     if missing or unexpected:
         raise ValueError(f"The models differ: no weights for {missing}, no place for {unexpected}.")
     return config, model
 
 
-def _parameter_value(name: str, value: np.ndarray, pooled: int) -> np.ndarray:
-    """Of our variable; `pooled` is the side of a region in the box head."""
+def to_parameter(name: str, value: np.ndarray) -> Tuple[str, np.ndarray]:
+    """Name and value of the parameter that one of our variables is here."""
+    parameter = measuring.parameter_name(name, _NAMES)
     if "/deltas/" in name:
         boxes = value.reshape(*value.shape[:-1], -1, 4)
         value = boxes[..., _YX_TO_XY].reshape(value.shape)
     if name.startswith("box/fc1/kernel"):
-        regions = value.reshape(pooled, pooled, -1, value.shape[-1])
+        regions = value.reshape(_POOLED, _POOLED, -1, value.shape[-1])
         value = regions.transpose(2, 0, 1, 3).reshape(value.shape)  # [C * S * S, outputs]
-    return value.T if value.ndim == 2 else measuring.convolution_kernel(name, value)
+    return parameter, value.T if value.ndim == 2 else measuring.convolution_kernel(name, value)
+
+
+def training_batch(
+    model: torch.nn.Module,
+    batch: measuring.Workload,
+    find_masks: Callable[[Truth], Any] = find_bit_masks,
+) -> List[Dict[str, Any]]:
+    """Images with ground truth as detectron2's mapper would give them.
+
+    Args:
+      model: of `build`.
+      batch: `train_image`, `features/...` and `labels/semantic_mask` of our targets.
+      find_masks: from the features of an image to detectron2's masks.
+    """
+    features = measuring.select(batch, "features/")
+    semantic = batch["labels/semantic_mask"].astype(np.int64) - 1
+    semantic[semantic < 0] = model.sem_seg_head.ignore_value
+    elements = []
+    for i, image in enumerate(measuring.channels_first(batch["train_image"])):
+        truth = {name: values[i] for name, values in features.items()}
+        instances = Instances(image.shape[1:])
+        instances.gt_boxes = Boxes(torch.tensor(truth["gt_boxes"][truth["gt_valid"]][:, _YX_TO_XY]))
+        classes = truth["gt_classes"][truth["gt_valid"]]
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        instances.gt_masks = find_masks(truth)
+        elements.append(
+            {
+                "image": torch.tensor(image),
+                "instances": instances,
+                "sem_seg": torch.tensor(semantic[i]),
+            }
+        )
+    return elements
 
 
 def _network(
@@ -187,20 +244,7 @@ def _training_step(
     config: CfgNode, model: torch.nn.Module, workload: measuring.Workload
 ) -> Callable[[], None]:
     """Forward, losses, backward, update of SGD with momentum."""
-    images = measuring.channels_first(workload["train_image"])
-    features = measuring.select(workload, "features/")
-    semantic = workload["labels/semantic_mask"].astype(np.int64) - 1
-    semantic[semantic < 0] = config.MODEL.SEM_SEG_HEAD.IGNORE_VALUE
-    batch = []
-    for i, image in enumerate(images):
-        truth = {name: values[i] for name, values in features.items()}
-        batch.append(
-            {
-                "image": torch.tensor(image),
-                "instances": _instances(truth, image.shape[1:]),
-                "sem_seg": torch.tensor(semantic[i]),
-            }
-        )
+    batch = training_batch(model, workload, _find_ellipses)
     optimizer = build_optimizer(config, model)
 
     def step() -> None:
@@ -214,15 +258,9 @@ def _training_step(
     return step
 
 
-def _instances(truth: Dict[str, np.ndarray], size: Tuple[int, int]) -> Instances:
-    """Ground truth of an image: the ellipses that fill their boxes, as polygons."""
-    boxes = truth["gt_boxes"][truth["gt_valid"]]
-    instances = Instances(size)
-    instances.gt_boxes = Boxes(torch.tensor(boxes[:, _YX_TO_XY]))
-    classes = truth["gt_classes"][truth["gt_valid"]]
-    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-    instances.gt_masks = PolygonMasks([[_ellipse(box)] for box in boxes])
-    return instances
+def _find_ellipses(truth: Truth) -> PolygonMasks:
+    """The ellipses that fill the boxes, as polygons."""
+    return PolygonMasks([[_ellipse(box)] for box in truth["gt_boxes"][truth["gt_valid"]]])
 
 
 def _ellipse(box: np.ndarray) -> np.ndarray:

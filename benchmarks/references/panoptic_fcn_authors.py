@@ -18,7 +18,7 @@ instances, semantic scores and panoptic map at the image's size.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import measuring
 import numpy as np
@@ -85,7 +85,7 @@ def main() -> None:
     seconds: Dict[str, float] = {}
     counts: Dict[str, int] = {}
     more: Dict[str, Any] = {}
-    config, model = _build(workload)
+    config, model = build(workload, {})
     model.eval()
     if "raw/encoded" in workload:
         process = _post_processing(model, workload)
@@ -99,28 +99,38 @@ def main() -> None:
         network_parts = _network_parts(model, workload)
         seconds.update({name: measure(function) for name, function in network_parts.items()})
         model.train()
-        batch = _training_batch(model, workload)
+        batch = training_batch(model, workload)
         counts.update(_count_pairs(model, batch))
         seconds["training_step"] = measure(_training_step(config, model, batch))
     measuring.print_result(seconds, counts, **more)
 
 
-def _build(workload: measuring.Workload) -> Tuple[CfgNode, torch.nn.Module]:
-    """The model with the workload's weights."""
+def build(
+    workload: measuring.Workload, options: Mapping[str, Any]
+) -> Tuple[CfgNode, torch.nn.Module]:
+    """The model with the workload's weights.
+
+    Args:
+      workload: with `weights/...`.
+      options: of the configuration.
+    """
     deform_conv.modulated_deform_conv = _deform_on_cpu
     config = get_cfg()
     add_panopticfcn_config(config)
-    config.merge_from_list([part for setting in _SETTINGS.items() for part in setting])
+    settings = {**_SETTINGS, **options}
+    config.merge_from_list([part for setting in settings.items() for part in setting])
     model = build_model(config)
-    state = {}
-    for name, value in measuring.select(workload, "weights/").items():
-        if value.ndim == 2:  # of a dense layer, which is a 1x1 convolution there
-            value = value[np.newaxis, np.newaxis]
-        state[measuring.parameter_name(name, _NAMES)] = torch.tensor(
-            measuring.convolution_kernel(name, value)
-        )
-    model.load_state_dict(state)
+    weights = measuring.select(workload, "weights/")
+    state = dict(to_parameter(name, value) for name, value in weights.items())
+    model.load_state_dict({name: torch.tensor(value) for name, value in state.items()})
     return config, model
+
+
+def to_parameter(name: str, value: np.ndarray) -> Tuple[str, np.ndarray]:
+    """Name and value of the parameter that one of our variables is here."""
+    if value.ndim == 2:  # of a dense layer, which is a 1x1 convolution there
+        value = value[np.newaxis, np.newaxis]
+    return measuring.parameter_name(name, _NAMES), measuring.convolution_kernel(name, value)
 
 
 def _deform_on_cpu(
@@ -218,25 +228,32 @@ def _count_post(
     return np.array(rows)[panoptic.numpy()], counts
 
 
-def _training_batch(model: torch.nn.Module, workload: measuring.Workload) -> List[Dict[str, Any]]:
-    """Images with ground truth as detectron2's mapper would give them."""
+def training_batch(model: torch.nn.Module, batch: measuring.Workload) -> List[Dict[str, Any]]:
+    """Images with ground truth as detectron2's mapper would give them.
+
+    Args:
+      model: of `build`.
+      batch: `train_image`, `truth/category_mask` and `truth/instance_mask`.
+    """
     num_things = model.cfg.MODEL.POSITION_HEAD.THING.NUM_CLASSES
-    batch = []
+    elements = []
     for image, categories, ids in zip(
-        measuring.channels_first(workload["train_image"]),
-        workload["truth/category_mask"],
-        workload["truth/instance_mask"],
+        measuring.channels_first(batch["train_image"]),
+        batch["truth/category_mask"],
+        batch["truth/instance_mask"],
     ):
         found = [i for i in np.unique(ids) if i]
         instances = Instances(image.shape[-2:])
-        instances.gt_masks = BitMasks(torch.tensor(np.stack([ids == i for i in found])))
+        instances.gt_masks = BitMasks(torch.tensor(ids == np.reshape(found, [-1, 1, 1])))
         instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        instances.gt_classes = torch.tensor([int(categories[ids == i][0]) - 1 for i in found])
+        instances.gt_classes = torch.tensor(
+            [int(categories[ids == i][0]) - 1 for i in found], dtype=torch.int64
+        )
         # 0 is any thing.
         stuff = np.where(categories == 0, _IGNORED, np.maximum(categories - num_things, 0))
         semantic = torch.tensor(stuff, dtype=torch.int64)
-        batch.append({"image": torch.tensor(image), "instances": instances, "sem_seg": semantic})
-    return batch
+        elements.append({"image": torch.tensor(image), "instances": instances, "sem_seg": semantic})
+    return elements
 
 
 def _copy_targets(batch: List[Dict[str, Any]]) -> List[Dict[str, Any]]:

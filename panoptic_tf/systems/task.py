@@ -132,13 +132,16 @@ class PanopticTask(base_task.Task):
             return optimizer
         return optimization.LossScaledMovingAverage(optimizer, **ema.as_dict())
 
-    # No AutoGraph here and in the steps: it would walk through all of Keras, which takes longer
-    # than building and tracing themselves.
-    @tf.autograph.experimental.do_not_convert
     def build_model(self) -> PanopticModel:
         """Both networks in one model."""
+        # No AutoGraph here and in the steps: it would walk through all of Keras, which takes longer
+        # than building and tracing themselves. The Keras of TensorFlow 2.15, which stays `tf.keras`
+        # where it was used before this package was imported, loses arguments without it.
+        build_networks = self.build_networks
+        if tf.keras.layers.Layer.__module__.startswith("tf_keras."):
+            build_networks = tf.autograph.experimental.do_not_convert(build_networks)
         with forms.use(self.form):
-            model = PanopticModel(*self.build_networks())
+            model = PanopticModel(*build_networks())
         self._trained_names = tuple(map(name_of, model.trainable_variables))
         return model
 
