@@ -2,6 +2,7 @@
 #   make demo               the whole way on the embedded data, into runs/demo
 #   make test               lint and tests; TESTS=tests/layers for some of them, WORKERS=0 for one
 #                           process with its output
+#   make test-browser       the page of export-web in CHROMIUM; npm brings the runtime
 #   make embed              build/panoptic, the C program of export/embed
 #   make install            the tested packages of STACK into VENV
 #   make site               build/site, the pages of docs/; in .venv-docs, of Python 3.11.5 or later
@@ -30,12 +31,14 @@ EXTRAS_tf215 := addons,dev,serving
 EXTRAS_tf220 := dev,edge,serving
 TESTS ?=
 WORKERS ?= 2
+CHROMIUM ?= chromium
+LITERTJS := build/browser/node_modules/@litertjs
 PYTEST = $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadscope
 CONTRACT := tests/systems/test_contract.py
 FOLDERS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint install embed site dist release clean
+.PHONY: demo test test-browser lint install embed site dist release clean
 
 install: $(STAMP)
 	@cat $(STAMP)
@@ -78,6 +81,13 @@ ifeq ($(TESTS),)
 else
 	$(PYTEST) $(TESTS)
 endif
+
+test-browser: $(STAMP) $(LITERTJS)
+	PANOPTIC_TF_CHROMIUM='$(CHROMIUM)' PANOPTIC_TF_LITERTJS='$(abspath $(LITERTJS))' \
+	    $(PYTEST) tests/serving/test_web.py
+
+$(LITERTJS):
+	npm install --silent --prefix build/browser @litertjs/core@2.5.3
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(SOURCES)

@@ -21,7 +21,7 @@ class Chromium:
         flags += ["--window-size=1280,1000"] + ["--no-sandbox"] * (os.geteuid() == 0)
         actions = [(os.POSIX_SPAWN_DUP2, end, 3 + i) for i, end in enumerate(ends)]
         actions += [(os.POSIX_SPAWN_OPEN, i, os.devnull, os.O_WRONLY, 0) for i in (1, 2)]
-        self._process = os.posix_spawn(
+        self._process = os.posix_spawnp(
             executable, [executable, *flags, "about:blank"], os.environ, file_actions=actions
         )
         for end in (to_browser, from_browser, *ends):
