@@ -2,7 +2,7 @@
 #   make demo               the whole way on the embedded data, into runs/demo
 #   make test               lint and tests; TESTS=tests/layers for some of them, WORKERS=0 for one
 #                           process with its output
-#   make test-browser       the page of export-web in CHROMIUM; npm brings the runtime
+#   make browser            the page of export-web in CHROMIUM; npm brings the runtime
 #   make embed              build/panoptic, the C program of export/embed
 #   make install            the tested packages of STACK into VENV
 #   make site               build/site, the pages of docs/; in .venv-docs, of Python 3.11.5 or later
@@ -38,7 +38,7 @@ CONTRACT := tests/systems/test_contract.py
 FOLDERS := tests/systems tests/training tests/accelerator
 
 .DELETE_ON_ERROR:
-.PHONY: demo test test-browser lint install embed site dist release clean
+.PHONY: demo test browser lint install embed site dist release clean
 
 install: $(STAMP)
 	@cat $(STAMP)
@@ -82,7 +82,7 @@ else
 	$(PYTEST) $(TESTS)
 endif
 
-test-browser: $(STAMP) $(LITERTJS)
+browser: $(STAMP) $(LITERTJS)
 	PANOPTIC_TF_CHROMIUM='$(CHROMIUM)' PANOPTIC_TF_LITERTJS='$(abspath $(LITERTJS))' \
 	    $(PYTEST) tests/serving/test_web.py
 

@@ -210,6 +210,7 @@ SNAPSHOTS: Dict[str, Dict[str, Any]] = {
     "mask2former_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 96]}},
     "mask2former_swin_tiny_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
     "maskformer_resnet50_coco": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
+    "eomt_small_coco": {},  # It has a position for each patch.
 }
 
 

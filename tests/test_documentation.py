@@ -23,7 +23,8 @@ SYSTEM_PAGES = sorted((DOCS / "systems").glob("[!i]*.md"))
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 WORDS_OF_EXPERIMENTS = (
-    r"(?:panoptic_(?:deeplab|fpn|fcn)|deeplabv3plus|mask_rcnn|semantic_fpn|mask2former|maskformer)_"
+    r"(?:panoptic_(?:deeplab|fpn|fcn)|deeplabv3plus|mask_rcnn|semantic_fpn|mask2former|maskformer"
+    r"|eomt)_"
 )
 
 

@@ -18,7 +18,8 @@ from panoptic_tf.checkpoints.readers.arrays import CheckpointError, StoredArray,
 
 SNAPSHOTS = pathlib.Path(__file__).parent.parent / "systems" / "snapshots"
 # Names and shapes as detectron2 and the authors of Panoptic FCN save them; of Mask2Former and
-# MaskFormer those of transformers, renamed by the table by which it converts the authors' files.
+# MaskFormer those of transformers, renamed by the table by which it converts the authors' files;
+# of EoMT as transformers saves it.
 RECORDED = pathlib.Path(__file__).parent / "names"
 
 
@@ -53,6 +54,7 @@ def snapshot(experiment):
         ("mask2former_R50", "mask2former_resnet50_coco"),
         ("mask2former_swin_tiny", "mask2former_swin_tiny_coco"),
         ("maskformer_R50", "maskformer_resnet50_coco"),
+        ("eomt_small", "eomt_small_coco"),
     ],
 )
 def test_published_names_are_the_variables_of_the_experiment(file, experiment):

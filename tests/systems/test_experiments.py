@@ -52,6 +52,7 @@ EXPERIMENTS = (
         )
         for dataset in datasets
     ]
+    + [f"eomt_{size}_coco" for size in ("small", "base", "large")]
     + [
         f"{name}_{kind}"
         for kind in ("shapes", "small")

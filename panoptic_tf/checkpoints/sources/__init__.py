@@ -9,6 +9,7 @@ from panoptic_tf.checkpoints.sources import (  # isort: skip
     pytorch_others,
     swin,
     mask_transformers,
+    vision_transformers,
     keras_applications,
     deeplab2,
     # Before the backbones that its files hold.
@@ -29,4 +30,5 @@ __all__ = [
     "pytorch_others",
     "pytorch_resnets",
     "swin",
+    "vision_transformers",
 ]

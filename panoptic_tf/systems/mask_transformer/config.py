@@ -1,4 +1,7 @@
-"""Config of mask transformers; dataclass defaults are those of Mask2Former (arXiv:2112.01527)."""
+"""Config of mask transformers; dataclass defaults are those of Mask2Former (arXiv:2112.01527).
+
+Those of `Encoder` are EoMT-S (arXiv:2503.19108).
+"""
 
 import dataclasses
 from typing import List
@@ -44,6 +47,31 @@ class TransformerDecoder(hyperparams.Config):
 
 
 @dataclasses.dataclass
+class Encoder(hyperparams.Config):
+    """EoMT: arguments of `VisionTransformer` and `QueryHeads`, which document them.
+
+    Attributes:
+      masked: whether queries attend inside of their masks in training, as long as the annealing
+        wants it. Without, there is one prediction, the last.
+    """
+
+    channels: int = 384
+    num_blocks: int = 12
+    num_heads: int = 6
+    patch_size: int = 16
+    num_registers: int = 4
+    num_joint_blocks: int = 3
+    num_queries: int = 200
+    masked: bool = True
+    annealing_starts: List[int] = dataclasses.field(
+        default_factory=lambda: [29_564, 73_910, 118_256]
+    )
+    annealing_ends: List[int] = dataclasses.field(
+        default_factory=lambda: [59_128, 103_474, 147_820]
+    )
+
+
+@dataclasses.dataclass
 class PostProcessor(hyperparams.Config):
     """Arguments of `MaskTransformerPostProcessor`, which documents them."""
 
@@ -61,14 +89,24 @@ class Model(config.Model):
     """The network.
 
     Attributes:
+      architecture: `decoders`: a backbone, a pixel decoder and a decoder of queries; `encoder`:
+        EoMT, where queries join the last blocks of a vision transformer. What the other one reads
+        must keep its default.
       channels: of queries, of the features that they attend to, and of those of the masks.
-      pixel_decoder, decoder, postprocessor: see these classes.
+      pixel_decoder, decoder, encoder, postprocessor: see these classes.
     """
 
+    architecture: str = "decoders"
     channels: int = 256
     pixel_decoder: PixelDecoder = dataclasses.field(default_factory=PixelDecoder)
     decoder: TransformerDecoder = dataclasses.field(default_factory=TransformerDecoder)
+    encoder: Encoder = dataclasses.field(default_factory=Encoder)
     postprocessor: PostProcessor = dataclasses.field(default_factory=PostProcessor)
+
+    @property
+    def num_queries(self) -> int:
+        """Of the architecture."""
+        return (self.decoder if self.architecture == "decoders" else self.encoder).num_queries
 
 
 @dataclasses.dataclass

@@ -94,12 +94,27 @@ class MaskTransformerLoss:
           labels: what `MaskTransformerTargetGenerator` makes, batched.
           outputs: of L predictions and Q queries, at least as many as segments: `class_logits`
             [B, L, Q, K + 1], the last for "no object"; `mask_embeddings` [B, L, Q, C] and
-            `mask_features` [B, h, w, C], whose product are the logits of the masks.
+            `mask_features` [B, h, w, C], or [B, L, h, w, C] where each prediction has its own,
+            whose product are the logits of the masks.
 
         Returns:
           `loss` and its parts, float32 []; see `reduce_loss`. Gradients are those of `loss`; the
           masks' parts have none.
         """
+        if outputs["mask_features"].shape.rank == 4:
+            return self._of_images(labels, outputs)
+        # As many images of one prediction each, whose mean is the predictions' sum by their number.
+        num_predictions = outputs["mask_features"].shape[1]
+        images = {}
+        for key, x in outputs.items():
+            first = [-1] if key == "mask_features" else [-1, 1]
+            images[key] = tf.reshape(x, [*first, *x.shape[2:]])
+        labels = {key: tf.repeat(x, num_predictions, axis=0) for key, x in labels.items()}
+        losses = self._of_images(labels, images)
+        return {key: num_predictions * value for key, value in losses.items()}
+
+    def _of_images(self, labels: Tensors, outputs: Tensors) -> Tensors:
+        """See above; all predictions share the features."""
         class_logits, embeddings, features = (
             tf.cast(outputs[key], tf.float32)
             for key in ("class_logits", "mask_embeddings", "mask_features")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Sequence, Tuple
 
 import tensorflow as tf
 
@@ -11,9 +11,15 @@ from panoptic_tf.layers import dynamic_conv
 from panoptic_tf.structures import Tensors
 from panoptic_tf.systems import config as base_config
 from panoptic_tf.systems.mask_transformer import config as transformer_config
-from panoptic_tf.systems.mask_transformer import pixel_decoders
+from panoptic_tf.systems.mask_transformer import pixel_decoders, query_heads, vision_transformer
 from panoptic_tf.systems.mask_transformer.postprocessor import MaskTransformerPostProcessor
+from panoptic_tf.systems.mask_transformer.query_heads import QueryHeads
 from panoptic_tf.systems.mask_transformer.transformer_decoder import TransformerDecoder
+from panoptic_tf.systems.mask_transformer.vision_transformer import VisionTransformer
+
+# From an image, and whether it is for training, to class logits and mask embeddings of all
+# predictions and to the masks' features, float32.
+Run = Callable[[tf.Tensor, bool], Tensors]
 
 # Its layer, the levels that it returns, the field of the config that it does not read.
 _PIXEL_DECODERS = {
@@ -36,34 +42,23 @@ def build_networks(
         `MaskTransformerLoss` takes.
       inference_network: `image` [B, *input_size, 3], `image_info` -> `structures.Prediction` keys.
     """
-    # Layers
-    backbone = base_config.build_backbone(config.backbone, config.train_size)
-    pixel_decoder = _build_pixel_decoder(config)
-    decoder = TransformerDecoder(
-        dataset_info.num_categories,
-        channels=config.channels,
-        name="transformer_decoder",
-        **config.decoder.as_dict(),
-    )
-    as_float32 = tf.keras.layers.Activation("linear", dtype=tf.float32, name="mask_features")
+    _check_unread(config)
+    build = _build_decoders if config.architecture == "decoders" else _build_encoder
+    run = build(config, dataset_info)
     postprocessor = build_postprocessor(config, dataset_info)
-
-    def run(image: tf.Tensor) -> Tensors:
-        """Class logits and mask embeddings of all predictions, and the masks' features, float32."""
-        features = pixel_decoder(backbone(image))
-        return {**decoder(features), "mask_features": as_float32(features["mask_features"])}
 
     # Functional graph
     inputs = _inputs(config.train_size)
-    training_outputs = run(inputs["image"])
+    training_outputs = run(inputs["image"], True)
 
     inference_inputs = _inputs(config.input_size)
-    outputs = run(inference_inputs["image"])
+    outputs = run(inference_inputs["image"], False)
+    features = outputs["mask_features"]
+    if config.architecture == "encoder":
+        features = features[:, -1]
     last = {
         "class_logits": outputs["class_logits"][:, -1],
-        "mask_logits": dynamic_conv.mask_logits(
-            outputs["mask_embeddings"][:, -1], outputs["mask_features"]
-        ),
+        "mask_logits": dynamic_conv.mask_logits(outputs["mask_embeddings"][:, -1], features),
     }
     prediction = postprocessor(last, inference_inputs["image_info"])
 
@@ -84,6 +79,112 @@ def build_postprocessor(
         num_categories=dataset_info.num_categories,
         **config.postprocessor.as_dict(),
     )
+
+
+def _build_decoders(config: transformer_config.Model, dataset_info: DatasetInfo) -> Run:
+    """Mask2Former and MaskFormer."""
+    backbone = base_config.build_backbone(config.backbone, config.train_size)
+    pixel_decoder = _build_pixel_decoder(config)
+    decoder = TransformerDecoder(
+        dataset_info.num_categories,
+        channels=config.channels,
+        name="transformer_decoder",
+        **config.decoder.as_dict(),
+    )
+    as_float32 = tf.keras.layers.Activation("linear", dtype=tf.float32, name="mask_features")
+
+    def run(image: tf.Tensor, is_training: bool) -> Tensors:
+        del is_training
+        features = pixel_decoder(backbone(image))
+        return {**decoder(features), "mask_features": as_float32(features["mask_features"])}
+
+    return run
+
+
+def _build_encoder(config: transformer_config.Model, dataset_info: DatasetInfo) -> Run:
+    """EoMT.
+
+    Raises:
+      ValueError: sizes of training and inference differ, or the annealing does not fit.
+    """
+    options = config.encoder.as_dict()
+    num_joint = options["num_joint_blocks"]
+    heads_options = {
+        key: options.pop(key) for key in ("num_queries", "annealing_starts", "annealing_ends")
+    }
+    is_masked = options.pop("masked")
+    spans = list(zip(heads_options["annealing_starts"], heads_options["annealing_ends"]))
+    if is_masked and (
+        {len(heads_options[key]) for key in ("annealing_starts", "annealing_ends")} - {len(spans)}
+        or len(spans) not in (0, num_joint)
+        or any(start >= end for start, end in spans)
+    ):
+        raise ValueError(
+            "task.model.encoder.annealing_starts and annealing_ends must be empty or hold a step "
+            f"for each of the {num_joint} joint blocks, a start before its end, got "
+            f"{heads_options['annealing_starts']} and {heads_options['annealing_ends']}."
+        )
+    if not 1 <= num_joint <= options["num_blocks"]:
+        raise ValueError(
+            f"task.model.encoder.num_joint_blocks must be 1 to num_blocks, got {num_joint}."
+        )
+    if list(config.train_size) != list(config.input_size):
+        raise ValueError(
+            "task.model.train_size and input_size must be the same for the architecture 'encoder', "
+            f"which learns a position for each patch, got {config.train_size} and "
+            f"{config.input_size}."
+        )
+    patch_size = options["patch_size"]
+    backbone = VisionTransformer(name="backbone", **options)
+    heads = QueryHeads(
+        dataset_info.num_categories,
+        channels=options["channels"],
+        grid=[length // patch_size for length in config.train_size],
+        patch_size=patch_size,
+        name="query_heads",
+        **heads_options,
+    )
+
+    def run(image: tf.Tensor, is_training: bool) -> Tensors:
+        tokens = heads(backbone(image), step=query_heads.JOIN)
+        predictions = []
+        for number in range(num_joint):
+            bias = None
+            if is_training and is_masked:
+                normalised = backbone(tokens, step=vision_transformer.NORM)
+                predictions.append(heads(normalised, step=query_heads.PREDICT))
+                bias = heads(predictions[-1], step=query_heads.BLOCK, number=number)
+                bias = query_heads.spread_bias(bias, tokens.shape[1])
+            tokens = backbone(tokens, step=number, bias=bias)
+        normalised = backbone(tokens, step=vision_transformer.NORM)
+        predictions.append(heads(normalised, step=query_heads.PREDICT))
+        return {key: tf.stack([p[key] for p in predictions], axis=1) for key in predictions[0]}
+
+    return run
+
+
+def _check_unread(config: transformer_config.Model) -> None:
+    """Makes sure that what the architecture does not read keeps its default.
+
+    Raises:
+      ValueError: it does not, or there is no such architecture.
+    """
+    unread = {
+        "decoders": ("encoder",),
+        "encoder": ("backbone", "channels", "pixel_decoder", "decoder"),
+    }
+    if config.architecture not in unread:
+        raise ValueError(
+            f"task.model.architecture must be one of {', '.join(unread)}, got "
+            f"{config.architecture!r}."
+        )
+    defaults = transformer_config.Model().as_dict()
+    for name in unread[config.architecture]:
+        if config.as_dict()[name] != defaults[name]:
+            raise ValueError(
+                f"task.model.{name} must keep its default: the architecture "
+                f"{config.architecture!r} does not read it."
+            )
 
 
 def _build_pixel_decoder(config: transformer_config.Model) -> tf.keras.layers.Layer:

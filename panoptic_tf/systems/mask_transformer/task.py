@@ -27,12 +27,12 @@ class MaskTransformerTask(task.PanopticTask):
         Raises:
           ValueError: there may be more segments than queries.
         """
-        queries = self.task_config.model.decoder.num_queries
+        queries = self.task_config.model.num_queries
         segments = self.task_config.targets.max_segments
         if segments > queries:
             raise ValueError(
                 f"task.targets.max_segments ({segments}) must not be larger than "
-                f"task.model.decoder.num_queries ({queries}): each segment gets a query of its own."
+                f"the network's num_queries ({queries}): each segment gets a query of its own."
             )
         options = self.task_config.losses.as_dict()
         categories = range(self.dataset_info.num_categories + 1)
