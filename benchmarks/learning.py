@@ -262,10 +262,9 @@ def _write_batches(task: Any, folder: str) -> None:
 
     def generate(sample: PanopticSample) -> Tuple[Tensors, Tensors]:
         features, labels = generator(sample)
-        is_known = tf.logical_not(sample.crowd_mask)
         truth = {
-            "truth/category_mask": tf.where(is_known, sample.category_mask, 0),
-            "truth/instance_mask": tf.where(is_known, sample.instance_mask, 0),
+            "truth/category_mask": sample.category_mask,
+            "truth/instance_mask": tf.where(sample.crowd_mask, 0, sample.instance_mask),
         }
         return features, {**labels, **truth}
 

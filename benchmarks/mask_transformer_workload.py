@@ -42,9 +42,7 @@ count_network = workloads.count_nothing
 def get_params(experiment: str, size: Sequence[int]) -> Any:
     """An experiment of COCO at one size; a step does all its work and leaves the weights alone."""
     if not experiment.endswith("_coco"):
-        raise ValueError(
-            f"--experiment must be one of COCO, whose rate falls in steps: {experiment}."
-        )
+        raise ValueError(f"--experiment must be one of COCO: {experiment}.")
     params = exp_factory.get_exp_config(experiment)
     workloads.set_size(params, size)
     # transformers has no encoder in its pixel decoder, and the reference no dropout.
@@ -52,7 +50,10 @@ def get_params(experiment: str, size: Sequence[int]) -> Any:
         params.task.model.pixel_decoder.num_layers = 0
         params.task.model.decoder.dropout = 0.0
     rates = params.trainer.optimizer_config.learning_rate.get()
-    rates.values = [1e-12] * len(rates.values)
+    if experiment.startswith("eomt"):
+        rates.initial_learning_rate = 1e-12
+    else:
+        rates.values = [1e-12] * len(rates.values)
     return params
 
 

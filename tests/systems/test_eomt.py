@@ -135,6 +135,14 @@ def test_a_kernel_gives_on_a_resized_patch_what_it_gave_on_the_patch():
     assert vision_transformers.resize_kernel(kernel, 14) is kernel
 
 
+def test_the_layers_that_int8_leaves_are_there():
+    task, model = build()
+    variables = {variable.name for variable in model.trainable_variables}
+    assert task.float_layers()
+    for layer in task.float_layers():
+        assert f"query_heads/{layer}/kernel:0" in variables
+
+
 def test_masks_go_block_by_block():
     heads = query_heads.QueryHeads(
         3,

@@ -49,7 +49,10 @@ class MaskTransformerTask(task.PanopticTask):
 
     def float_layers(self) -> Tuple[str, ...]:
         """See base class."""
-        return ("class_predictor", "mask_embedding_2", "mask_features", "offset")
+        heads = ("class_predictor", "mask_embedding_2")
+        if self.task_config.model.architecture == "encoder":
+            return heads
+        return (*heads, "mask_features", "offset")
 
     def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """See base class."""
