@@ -95,7 +95,9 @@ def build_raw_network(model: PanopticModel) -> tf.keras.Model:
 
 
 def network_parts(model: PanopticModel, inputs: Tensors) -> Dict[str, Callable[[], Any]]:
-    """The pixel decoder, and the transformer decoder."""
+    """The pixel decoder, and the transformer decoder; none of EoMT, which has neither."""
+    if "pixel_decoder" not in model.parts:
+        return {}
     features = model.parts["backbone"](inputs["image"])
     pixel_decoder, decoder = model.parts["pixel_decoder"], model.parts["transformer_decoder"]
     decoded = pixel_decoder(features)
