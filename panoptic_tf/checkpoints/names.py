@@ -38,6 +38,10 @@ class Translated(NamedTuple):
     source_name: str
     read: Callable[[], np.ndarray]
 
+    def changed(self, change: Layout) -> Translated:
+        """The same with its array changed."""
+        return Translated(self.source_name, lambda: change(self.read()))
+
 
 Translation = Dict[str, Translated]
 
@@ -238,6 +242,16 @@ def flattened_to_ours(size: int) -> Layout:
         return regions.transpose(1, 2, 0, 3).reshape(values.shape)
 
     return layout
+
+
+def embedding_to_ours(values: np.ndarray) -> np.ndarray:
+    """Undoes `kernel_to_ours` for an embedding [N, C], which is no kernel."""
+    return values.T
+
+
+def third_of_outputs(values: np.ndarray, *, number: int) -> np.ndarray:
+    """One of the joined projections of query, key and value: of [..., 3C], which lie last."""
+    return np.split(values, 3, axis=-1)[number]
 
 
 def pointwise_to_dense(values: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any, Optional
 import tensorflow as tf
 
 _EPSILON = 1e-5
+BLOCKED = -1e9
+"""The bias of what a query must not attend to."""
 
 
 def layer_norm(name: str = "norm", dtype: Any = None) -> tf.keras.layers.LayerNormalization:

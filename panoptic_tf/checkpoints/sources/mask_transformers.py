@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Dict, Optional, Tuple
 
-import numpy as np
-
 from panoptic_tf.checkpoints import names
-from panoptic_tf.checkpoints.names import Description, Source, Translated, Translation
+from panoptic_tf.checkpoints.names import Description, Source, Translation
 from panoptic_tf.checkpoints.readers.arrays import StoredCheckpoint
 from panoptic_tf.checkpoints.sources import detectron2, pytorch_resnets, swin
 
@@ -201,14 +200,12 @@ _HUGGING_FACE: names.Rules = (*swin.HUGGING_FACE, *_AS_AUTHORS)
 # Layouts
 
 
-def _as_stored(values: np.ndarray) -> np.ndarray:
-    """Of embeddings [N, C], which are no kernels."""
-    return values.T
-
-
 _LAYOUTS = (
     *swin.LAYOUTS,
-    (r"/(query_positions|query_features)/kernel$|/level_embed(ding/kernel)?$", _as_stored),
+    (
+        r"/(query_positions|query_features)/kernel$|/level_embed(ding/kernel)?$",
+        names.embedding_to_ours,
+    ),
     (rf"^{_DECODER}/input_\d/kernel$", names.pointwise_to_dense),
 )
 
@@ -220,18 +217,12 @@ def _complete(translation: Translation) -> Translation:
         if match := re.search(r"/in_proj_(weight|bias)$", path):
             leaf = {"weight": "kernel", "bias": "bias"}[match[1]]
             for i, part in enumerate(("query", "key", "value")):
-                found[f"{path[: match.start()]}/{part}/{leaf}"] = _third(translated, i)
+                third = translated.changed(functools.partial(names.third_of_outputs, number=i))
+                found[f"{path[: match.start()]}/{part}/{leaf}"] = third
             continue
         path = re.sub("/(query_positions|query_features|level_embedding)/kernel$", r"/\1", path)
         found[re.sub("/level_embed$", "/level_embedding", path)] = translated
     return found
-
-
-def _third(translated: Translated, number: int) -> Translated:
-    """One of three equal parts of the outputs, which come last."""
-    return Translated(
-        translated.source_name, lambda: np.split(translated.read(), 3, axis=-1)[number]
-    )
 
 
 # What a file is.

@@ -7,6 +7,7 @@ images (FlexiViT, arXiv:2212.08013).
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from typing import Any, Dict, Optional, Tuple
@@ -63,12 +64,7 @@ _HEADS: names.Rules = (
 )
 
 
-def _as_stored(values: np.ndarray) -> np.ndarray:
-    """Of embeddings [N, C], which are no kernels."""
-    return values.T
-
-
-_LAYOUTS = ((rf"^({_POSITIONS}|query_heads/queries)/kernel$", _as_stored),)
+_LAYOUTS = ((rf"^({_POSITIONS}|query_heads/queries)/kernel$", names.embedding_to_ours),)
 _SINGLE = {
     f"{_POSITIONS}/kernel": _POSITIONS,
     "query_heads/queries/kernel": "query_heads/queries",
@@ -88,15 +84,15 @@ def _complete(translation: Translation) -> Translation:
         path = re.sub(r"/layer_scale(\d)/(?:lambda1|gamma)$", r"/scale\1", path)
         if match := re.search(r"/qkv/(kernel|bias)$", path):
             for i, part in enumerate(("query", "key", "value")):
-                third = _changed(translated, lambda x, i=i: np.split(x, 3, axis=-1)[i])
+                third = translated.changed(functools.partial(names.third_of_outputs, number=i))
                 found[f"{path[: match.start()]}/{part}/{match[1]}"] = third
             continue
         found[path] = translated
     if {_POSITIONS, _CLASS_TOKEN} <= set(found):
         stored, token = found[_POSITIONS], found[_CLASS_TOKEN]
-        found[_POSITIONS] = _changed(stored, lambda x: _positions(x)[1])
+        found[_POSITIONS] = stored.changed(lambda x: _positions(x)[1])
         # The class token may have a position, too.
-        found[_CLASS_TOKEN] = _changed(token, lambda x: x + _positions(stored.read())[0])
+        found[_CLASS_TOKEN] = token.changed(lambda x: x + _positions(stored.read())[0])
     return found
 
 
@@ -104,10 +100,6 @@ def _complete_model(translation: Translation) -> Translation:
     """Also counts training steps from 0."""
     steps = Translated("(none)", lambda: np.zeros([], np.float32))
     return {"query_heads/steps": steps, **_complete(translation)}
-
-
-def _changed(translated: Translated, change: Any) -> Translated:
-    return Translated(translated.source_name, lambda: change(translated.read()))
 
 
 def _positions(stored: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
@@ -131,8 +123,8 @@ class _Encoder(Source):
         grid, side = layers[0].grid, layers[0].patch_embedding.kernel_size[0]
         return {
             **found,
-            _KERNEL: _changed(found[_KERNEL], lambda x: resize_kernel(x, side)),
-            _POSITIONS: _changed(found[_POSITIONS], lambda x: resize_positions(x, grid)),
+            _KERNEL: found[_KERNEL].changed(lambda x: resize_kernel(x, side)),
+            _POSITIONS: found[_POSITIONS].changed(lambda x: resize_positions(x, grid)),
         }
 
 

@@ -113,16 +113,16 @@ def _build_encoder(config: transformer_config.Model, dataset_info: DatasetInfo) 
         key: options.pop(key) for key in ("num_queries", "annealing_starts", "annealing_ends")
     }
     is_masked = options.pop("masked")
-    spans = list(zip(heads_options["annealing_starts"], heads_options["annealing_ends"]))
+    starts, ends = heads_options["annealing_starts"], heads_options["annealing_ends"]
     if is_masked and (
-        {len(heads_options[key]) for key in ("annealing_starts", "annealing_ends")} - {len(spans)}
-        or len(spans) not in (0, num_joint)
-        or any(start >= end for start, end in spans)
+        len(starts) != len(ends)
+        or len(starts) not in (0, num_joint)
+        or any(start >= end for start, end in zip(starts, ends))
     ):
         raise ValueError(
             "task.model.encoder.annealing_starts and annealing_ends must be empty or hold a step "
-            f"for each of the {num_joint} joint blocks, a start before its end, got "
-            f"{heads_options['annealing_starts']} and {heads_options['annealing_ends']}."
+            f"for each of the {num_joint} joint blocks, a start before its end, got {starts} and "
+            f"{ends}."
         )
     if not 1 <= num_joint <= options["num_blocks"]:
         raise ValueError(

@@ -10,7 +10,6 @@ import tensorflow as tf
 from panoptic_tf.layers import attention, resize
 from panoptic_tf.layers.depthwise import DepthwiseConv2D
 
-_BLOCKED = -1e9
 _EPSILON = 1e-6
 _MASK_STRIDE = 4
 _ANNEALING_POWER = 0.9
@@ -33,6 +32,7 @@ class QueryHeads(tf.keras.layers.Layer):
 
     Args:
       num_classes: K; one more channel is "no object".
+      channels: C of the tokens.
       num_queries: Q.
       grid: rows and columns of patches.
       patch_size: side of a patch in pixels; masks have stride 4.
@@ -132,7 +132,7 @@ class QueryHeads(tf.keras.layers.Layer):
         is_inside = tf.matmul(embeddings, features, transpose_b=True) > 0.0
         draws = tf.random.uniform(tf.shape(embeddings[..., :1]))
         is_free = tf.logical_or(is_inside, draws > self._probability(number))
-        return tf.where(is_free, 0.0, _BLOCKED)[:, tf.newaxis]
+        return tf.where(is_free, 0.0, attention.BLOCKED)[:, tf.newaxis]
 
     def _probability(self, number: int) -> tf.Tensor:
         """That a query of this joint block has its mask, float32 []."""

@@ -13,8 +13,6 @@ import tensorflow as tf
 from panoptic_tf.layers import attention, resize
 from panoptic_tf.layers.position_encoding import sine_positions
 
-_BLOCKED = -1e9
-
 
 class _Memory:
     """A level that queries attend to.
@@ -256,7 +254,7 @@ def _bias(mask_embeddings: tf.Tensor, mask_features: tf.Tensor) -> tf.Tensor:
     logits = tf.matmul(tf.stop_gradient(mask_embeddings), mask_features, transpose_b=True)
     inside = tf.cast(logits >= 0.0, tf.float32)  # [B, Q, N]
     is_empty = 1.0 - tf.reduce_max(inside, axis=-1, keepdims=True)
-    return ((1.0 - inside) * (1.0 - is_empty) * _BLOCKED)[:, tf.newaxis]
+    return ((1.0 - inside) * (1.0 - is_empty) * attention.BLOCKED)[:, tf.newaxis]
 
 
 def _linear() -> tf.keras.initializers.Initializer:

@@ -23,7 +23,7 @@ class VisionTransformer(tf.keras.layers.Layer):
     """Patches of an image, a class token and registers before them, through blocks of attention.
 
     Variables are named `<backbone>/patch_embedding/kernel`, `<backbone>/positions`,
-    `<backbone>/block_3/attention/query/kernel`, `<backbone>/block_3/mlp/hidden/kernel`,
+    `<backbone>/block_3/attention/query/kernel`, `<backbone>/block_3/hidden/kernel`,
     `<backbone>/norm/gamma`.
 
     Args:
