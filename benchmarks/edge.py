@@ -1,13 +1,17 @@
-"""Latency, size, memory and the time of operators of .tflite files on one and two threads.
+"""Latency, size, memory and the time of operators of exported files on one and two threads.
 
 python benchmarks/edge.py --output_dir=runs/edge
 
-exports an experiment at two sizes (or takes what an earlier call left): the whole model and the
-network alone, float32 and int8, with drawn weights, which cost what trained ones do, int8
-calibrated on images of shapes. Then it measures with the interpreter of ai_edge_litert, each
-comparison in a process of its own, its files in turns, `--rounds` times: the median CPU time on one
-thread, the shortest wall time on two. Memory is the growth of the peak resident set from before the
-file is loaded. Operators run one at a time, each in an interpreter of its own, on one thread.
+exports an experiment at two sizes (or takes what an earlier call left): the whole model, the
+network alone and its semantic half, float32 and int8, with drawn weights, which cost what trained
+ones do, int8 calibrated on images of shapes. Beside them, with the same weights, the whole model
+and the network as .onnx files; beside the semantic half, the Model Garden's DeepLabV3+ of the same
+size. Then it measures with LiteRT (ai_edge_litert), ONNX
+Runtime and OpenVINO (float32), each comparison in a process of its own, its files in turns,
+`--rounds` times: the median CPU time on one thread, the shortest wall time on two. Memory is the
+growth of the resident set at its peak from before the runtime is imported. Operators run one at a time,
+each in an interpreter of its own, on one thread. It needs ai-edge-litert and the extras `onnx` and
+`openvino`.
 
 Writes edge.json, edge.md and operators.md.
 """
@@ -18,21 +22,25 @@ import collections
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence
 
 import numpy as np
 from absl import app, flags
+from references import measuring
 
 import panoptic_tf  # noqa: F401  (selects Keras 2 before TensorFlow is imported)
 from panoptic_tf.datasets import files
 
-PARTS = ("whole", "network")
 KINDS = ("float32", "int8")
+_OTHERS = ("ONNX Runtime", "OpenVINO")
+_GARDEN = tuple(f"Model Garden, {kind}" for kind in KINDS)
+PARTS = {"whole": KINDS + _OTHERS, "network": KINDS + _OTHERS, "semantic": KINDS + _GARDEN}
 THREADS = (1, 2)
+_GARDEN_SCRIPT = "references/model_garden_edge.py"
+_Run = Callable[[], Any]
 
 _EXPERIMENT = flags.DEFINE_string(
     "experiment", "panoptic_deeplab_mobilenetv3_coco", "What is exported."
@@ -53,10 +61,8 @@ def main(argv) -> None:
         return
     rows = []
     for size in map(int, _SIZES.value):
-        paths = {(part, kind): _path(size, part, kind) for part in PARTS for kind in KINDS}
-        if not all(map(os.path.exists, paths.values())):
-            _export(size)
-        rows += _measure_size(size, paths)
+        _export(size)
+        rows += _measure_size(size)
         files.write_json(os.path.join(_OUTPUT_DIR.value, "edge.json"), rows)
     text = f"{_processor()}\n\n" + "\n".join(table(rows)) + "\n"
     files.write_bytes(os.path.join(_OUTPUT_DIR.value, "edge.md"), text.encode())
@@ -69,16 +75,36 @@ def main(argv) -> None:
 
 
 def _path(size: int, part: str, kind: str) -> str:
-    return os.path.join(_OUTPUT_DIR.value, f"{_EXPERIMENT.value}_{size}_{part}_{kind}.tflite")
+    if kind in _GARDEN:
+        return f"{_garden_prefix(size)}_{KINDS[_GARDEN.index(kind)]}.tflite"
+    name = f"{_EXPERIMENT.value}_{size}_{part}"
+    name += ".onnx" if kind in _OTHERS else f"_{kind}.tflite"
+    return os.path.join(_OUTPUT_DIR.value, name)
+
+
+def _garden_prefix(size: int) -> str:
+    return os.path.join(_OUTPUT_DIR.value, f"model_garden_{size}")
 
 
 def _export(size: int) -> None:
+    """Writes the files that are missing."""
+    paths = [_path(size, part, kind) for part, kinds in PARTS.items() for kind in kinds]
+    if all(map(os.path.exists, paths)):
+        return
+    _export_experiment(size)
+    if not all(os.path.exists(_path(size, "semantic", kind)) for kind in _GARDEN):
+        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), _GARDEN_SCRIPT)
+        arguments = [f"--size={size}", f"--output_prefix={_garden_prefix(size)}"]
+        subprocess.run([sys.executable, script, *arguments], check=True)
+
+
+def _export_experiment(size: int) -> None:
     import tensorflow as tf
     from official.core import exp_factory, task_factory
 
     from panoptic_tf import lite, systems  # noqa: F401  (registers the experiments)
     from panoptic_tf.datasets import shapes
-    from panoptic_tf.serving import quantization, tflite
+    from panoptic_tf.serving import onnx_export, quantization, tflite
     from panoptic_tf.training import runner
 
     params = exp_factory.get_exp_config(_EXPERIMENT.value)
@@ -95,23 +121,29 @@ def _export(size: int) -> None:
             yield {"image": image[np.newaxis], "image_info": image_info[np.newaxis]}
 
     options = quantization.Options(read_inputs, quantization.pattern_of(task.float_layers()))
+    arguments = runner.export_arguments(params, task)
     for part in PARTS:
         float_path, int8_path = (_path(size, part, kind) for kind in KINDS)
         if not os.path.exists(float_path):
-            arguments = runner.export_arguments(params, task)
             tflite.export_tflite(network, tflite_path=float_path, part=part, **arguments)
-        tflite.quantize_tflite(float_path, network, tflite_path=int8_path, int8_options=options)
+        if not os.path.exists(int8_path):
+            tflite.quantize_tflite(float_path, network, tflite_path=int8_path, int8_options=options)
+    for part, kinds in PARTS.items():
+        if _OTHERS[0] in kinds:
+            path = _path(size, part, _OTHERS[0])
+            onnx_export.export_onnx(network, onnx_path=path, part=part, **arguments)
 
 
-def _measure_size(size: int, paths: Dict[Any, str]) -> List[Dict[str, Any]]:
+def _measure_size(size: int) -> List[Dict[str, Any]]:
     """A row for each part, kind and number of threads."""
     rows = []
-    for part in PARTS:
-        chosen = [paths[part, kind] for kind in KINDS]
-        memory = [_start("memory", 1, path) for path in chosen]
+    for part, kinds in PARTS.items():
+        paths = [_path(size, part, kind) for kind in kinds]
+        files_of = [f"{kind}={path}" for kind, path in zip(kinds, paths)]
+        memory = [_start("memory", 1, file) for file in files_of]
         for threads in THREADS:
             for kind, path, milliseconds, megabytes in zip(
-                KINDS, chosen, _start("time", threads, *chosen), memory
+                kinds, paths, _start("time", threads, *files_of), memory
             ):
                 rows.append(
                     {
@@ -128,20 +160,20 @@ def _measure_size(size: int, paths: Dict[Any, str]) -> List[Dict[str, Any]]:
     return rows
 
 
-def _start(measure: str, threads: int, *paths: str) -> Any:
-    """Runs one measurement in a process of its own."""
-    command = [sys.executable, os.path.abspath(__file__), f"--measure={measure}", *paths]
+def _start(measure: str, threads: int, *names: str) -> Any:
+    """Runs one measurement in a process of its own; names are kind=path."""
+    command = [sys.executable, os.path.abspath(__file__), f"--measure={measure}", *names]
     command += [f"--num_threads={threads}", f"--rounds={_ROUNDS.value}", "--output_dir=."]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _times(paths: Sequence[str]) -> List[float]:
+def _times(names: Sequence[str]) -> List[float]:
     """Milliseconds of each file."""
-    return _time_in_turns([_load(path) for path in paths], _NUM_THREADS.value)
+    return _time_in_turns([_load(name) for name in names], _NUM_THREADS.value)
 
 
-def _time_in_turns(runs: Sequence[Callable[[], None]], num_threads: int) -> List[float]:
+def _time_in_turns(runs: Sequence[_Run], num_threads: int) -> List[float]:
     """CPU milliseconds, the median, on one thread; of the clock on the wall, the least, on more."""
     clock, middle = (
         (time.process_time, np.median) if num_threads == 1 else (time.perf_counter, np.min)
@@ -155,42 +187,89 @@ def _time_in_turns(runs: Sequence[Callable[[], None]], num_threads: int) -> List
     return (1e3 * middle(seconds, axis=0)).tolist()
 
 
-def _memory(paths: Sequence[str]) -> float:
-    """Megabytes that loading and running a file adds to the peak."""
-    from ai_edge_litert import interpreter  # noqa: F401  (before the first look)
+def _memory(names: Sequence[str]) -> float:
+    """Megabytes that importing the runtime, loading and running a file add to the peak."""
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run = _load(paths[0])
-    run()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
+    def load_and_run() -> None:
+        _load(names[0])()
+
+    return measuring.megabytes_of(load_and_run)["more at the peak of a call"]
 
 
-def _load(path: str) -> Callable[[], None]:
+def _load(name: str) -> _Run:
+    kind, _, path = name.partition("=")
+    threads = _NUM_THREADS.value
+    if kind == "ONNX Runtime":
+        return _loaded_onnx(path, threads)
+    if kind == "OpenVINO":
+        return _loaded_openvino(path, threads)
     with open(path, "rb") as file:
-        return _loaded(file.read(), _NUM_THREADS.value)
+        return _loaded(file.read(), threads)
 
 
-def _loaded(model: bytes, num_threads: int) -> Callable[[], None]:
+def _loaded_onnx(path: str, num_threads: int) -> _Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    shapes = {node.name: _static(node.shape) for node in session.get_inputs()}
+    inputs = {name: value.astype(np.float32) for name, value in _draw_inputs(shapes).items()}
+    session.run(None, inputs)
+    return lambda: session.run(None, inputs)
+
+
+def _loaded_openvino(path: str, num_threads: int) -> _Run:
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": num_threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "NUM_STREAMS": 1,
+    }
+    core = openvino.Core()
+    model = core.read_model(path)
+    shapes = {node.any_name: _static(list(node.partial_shape)) for node in model.inputs}
+    compiled = core.compile_model(model, "CPU", options)
+    inputs = {name: value.astype(np.float32) for name, value in _draw_inputs(shapes).items()}
+    compiled(inputs)
+    return lambda: compiled(inputs)
+
+
+def _static(shape: Sequence[Any]) -> Sequence[int]:
+    """The shape for a batch of one."""
+    return [1, *(size if isinstance(size, int) else size.get_length() for size in shape[1:])]
+
+
+def _loaded(model: bytes, num_threads: int) -> _Run:
     """An interpreter with inputs of the right kind, run once; returns what runs it."""
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(model_content=model, num_threads=num_threads)
     interpreter.allocate_tensors()
-    rng = np.random.default_rng(0)
     details = interpreter.get_input_details()
-    frames = [d["shape"][1:3] for d in details if len(d["shape"]) == 4]
+    drawn = _draw_inputs({detail["index"]: detail["shape"] for detail in details})
     for detail in details:
-        shape = tuple(detail["shape"])
-        if shape == (1, 4, 2) and frames:  # image_info: an image as large as the frame
-            frame = frames[0]
-            values = np.array([[frame, frame, [1, 1], [0, 0]]])
-        elif np.issubdtype(detail["dtype"], np.integer):
-            values = rng.integers(0, 100, shape)
-        else:
-            values = rng.uniform(0, 255 if shape[-1] == 3 else 1, shape)
-        interpreter.set_tensor(detail["index"], values.astype(detail["dtype"]))
+        values, dtype = drawn[detail["index"]], detail["dtype"]
+        if np.issubdtype(dtype, np.integer):
+            values = np.random.default_rng(0).integers(0, 100, values.shape)
+        interpreter.set_tensor(detail["index"], values.astype(dtype))
     interpreter.invoke()
     return interpreter.invoke
+
+
+def _draw_inputs(shapes: Mapping[Any, Sequence[int]]) -> Dict[Any, np.ndarray]:
+    """A value of each shape: an image, what describes it, or what an operator reads."""
+    rng = np.random.default_rng(0)
+    frames = [shape[1:3] for shape in shapes.values() if len(shape) == 4]
+    drawn = {}
+    for name, shape in shapes.items():
+        if tuple(shape) == (1, 4, 2) and frames:  # image_info: an image as large as the frame
+            drawn[name] = np.array([[frames[0], frames[0], [1, 1], [0, 0]]])
+        else:
+            drawn[name] = rng.uniform(0, 255 if shape[-1] == 3 else 1, shape)
+    return drawn
 
 
 def _operator_table(paths: Dict[str, str]) -> List[str]:

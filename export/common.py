@@ -28,6 +28,18 @@ def define_flags() -> None:
     common.define_device_flags()
 
 
+def define_part() -> flags.FlagHolder:
+    """Defines --part, of formats that may leave post-processing out."""
+    return flags.DEFINE_enum(
+        "part",
+        "whole",
+        ["whole", "network", "semantic"],
+        "whole: with post-processing. network: what the heads give, of static shapes, for "
+        "delegates and compilers. semantic: the semantic logits alone, which MediaPipe's "
+        "ImageSegmenter takes from a .tflite file.",
+    )
+
+
 def options() -> Dict[str, Any]:
     """What the flags say, as arguments of the functions of `api.exporting`."""
     return {

@@ -46,13 +46,7 @@ _FLOAT_LAYERS = flags.DEFINE_string(
 _REPORT = flags.DEFINE_string(
     "quantization_report", None, "CSV file for the error of each int8 layer, the worst first."
 )
-_PART = flags.DEFINE_enum(
-    "part",
-    "whole",
-    ["whole", "network", "semantic"],
-    "whole: with post-processing. network: what the heads give, of static shapes, for delegates. "
-    "semantic: the semantic logits alone, which MediaPipe's ImageSegmenter takes.",
-)
+_PART = common.define_part()
 _WITH_RUNNER = flags.DEFINE_bool(
     "with_runner",
     False,

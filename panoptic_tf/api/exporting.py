@@ -11,7 +11,7 @@ import tensorflow as tf
 from panoptic_tf.api import models, paths, process_state, settings
 from panoptic_tf.inputs.shards import find_shards
 from panoptic_tf.ops import forms
-from panoptic_tf.serving import calibration, decoding, onnx_export, onnx_runner, tflite
+from panoptic_tf.serving import calibration, decoding, onnx_export, onnx_runner, parts, tflite
 from panoptic_tf.serving import export as export_lib
 from panoptic_tf.serving import quantization as quantization_lib
 from panoptic_tf.systems.task import PanopticTask
@@ -128,7 +128,7 @@ def export_tflite(
     *,
     input_size: Union[None, int, Sequence[int]] = None,
     quantization: str = "none",
-    part: str = tflite.PARTS[0],
+    part: str = parts.WHOLE,
     with_runner: bool = False,
     calibration_path: Optional[str] = None,
     num_calibration_images: int = calibration.NUM_IMAGES,
@@ -163,8 +163,7 @@ def export_tflite(
       OSError: it cannot be written.
     """
     _check_quantization(quantization, calibration_path, quantization_report, float_layers)
-    if part not in tflite.PARTS:
-        raise ValueError(f"part must be one of {', '.join(tflite.PARTS)}, got {part!r}.")
+    parts.check_part(part)
     file = os.fspath(tflite_path)
     paths.check_can_write("tflite_path", file)
     if quantization_report:
@@ -203,6 +202,7 @@ def export_onnx(
     onnx_path: Path,
     *,
     input_size: Union[None, int, Sequence[int]] = None,
+    part: str = parts.WHOLE,
     **configured: Any,
 ) -> str:
     """Exports a checkpoint as one .onnx file, post-processing included.
@@ -211,6 +211,7 @@ def export_onnx(
       path: the folder of a run, or a checkpoint's prefix.
       onnx_path: the file, named `.onnx`.
       input_size: (height, width) that images are fitted into; default the experiment's.
+      part: `whole`; or `network`, without post-processing, or `semantic`, its semantic logits.
       **configured: see `export_saved_model`.
 
     Returns:
@@ -218,17 +219,21 @@ def export_onnx(
 
     Raises:
       ValueError: there is no checkpoint or it does not fit, the file has another ending, a package
-        is missing, or the outputs of the file differ from the network's.
+        is missing, the part is unknown or the network has no such part, or the outputs of the file
+        differ from the network's.
       OSError: it cannot be written.
     """
     file = os.fspath(onnx_path)
     if not file.endswith(onnx_runner.SUFFIX):
         raise ValueError(f"--onnx_path={file} must end in {onnx_runner.SUFFIX}.")
+    parts.check_part(part)
     paths.check_can_write("onnx_path", file)
     onnx_export.check_packages()
     with process_state.kept():
         loaded = _load(path, input_size, configured)
-        return onnx_export.export_onnx(loaded.network, onnx_path=file, **loaded.arguments)
+        return onnx_export.export_onnx(
+            loaded.network, onnx_path=file, part=part, **loaded.arguments
+        )
 
 
 def _check_quantization(

@@ -26,7 +26,7 @@ class ModelInfo:
       experiment: name of the experiment it was trained with.
       target: what its graph is for, a value of `forms.Form`; empty where it does not say.
       precision: what its layers compute in: `float32` or `bfloat16`; empty where it does not say.
-      part: of the model: `whole`, or one without post-processing; see `tflite_parts`.
+      part: of the model: `whole`, or one without post-processing; see `parts`.
       padding_color: RGB, of the frame outside of the image where a part needs one; else empty.
     """
 

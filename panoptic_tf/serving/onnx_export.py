@@ -1,23 +1,26 @@
 """ONNX export with the post-processing inside, checked on ONNX Runtime before it is written.
 
 Inputs are image float32 [B, H, W, 3] (RGB 0..255, zero padded) and image_info float32 [B, 4, 2], as
-`geometry.fit_and_pad` makes them; outputs the network's predictions. B is dynamic. The file's
-metadata hold what `ModelInfo` says, under the name of its file.
+`geometry.fit_and_pad` makes them; outputs the network's predictions. B is dynamic. Files of `parts`
+have no post-processing. The file's metadata hold what `ModelInfo` says, under the name of its file.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 import logging
 from typing import Any, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files, shapes
 from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import forms
-from panoptic_tf.serving import onnx_graph, onnx_runner
+from panoptic_tf.serving import onnx_graph, onnx_runner, parts
 from panoptic_tf.serving.differences import differences
 from panoptic_tf.serving.export import build_answer
 from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
@@ -26,6 +29,8 @@ OPSET = 17
 """Of ONNX 1.12; ONNX Runtime has it since 1.12, of 2022."""
 
 _PRODUCER = "panoptic_tf"
+_PART_TOLERANCE = 1e-4
+_TINY = 1e-30
 
 
 def export_onnx(
@@ -38,6 +43,7 @@ def export_onnx(
     input_size: geometry.Size,
     onnx_path: str,
     experiment: str = "",
+    part: str = parts.WHOLE,
 ) -> str:
     """Converts a network, runs the result beside it, and writes the file, whole or not at all.
 
@@ -48,22 +54,34 @@ def export_onnx(
       input_size: (height, width) of the network's input.
       onnx_path: the file.
       experiment: name of the experiment, kept in the file.
+      part: `whole`, `network` or `semantic`; see `parts`.
 
     Returns:
       `onnx_path`.
 
     Raises:
-      ValueError: a package of the extra `onnx` is missing, or ONNX Runtime returns something else
-        than the network.
+      ValueError: a package of the extra `onnx` is missing, the part is unknown or the network has
+        no such part, or ONNX Runtime returns something else than the network.
     """
     check_packages()
+    parts.check_part(part)
     size = (input_size[0], input_size[1])
-    info = ModelInfo(dataset_info, size, experiment, forms.Form.ONNX.value)
-    preprocessing = (mean, std, channel_order)
-    content = _convert(
-        build_answer(inference_network, *preprocessing, forms.Form.ONNX), info, onnx_path
-    )
-    _check(content, build_answer(inference_network, *preprocessing, forms.current()), onnx_path)
+    info = ModelInfo(dataset_info, size, experiment, forms.Form.ONNX.value, part=part)
+    if part == parts.WHOLE:
+        preprocessing = (mean, std, channel_order)
+        build = functools.partial(build_answer, inference_network, *preprocessing)
+        content = _convert(build(forms.Form.ONNX), info, onnx_path)
+        _check(content, build(forms.current()), onnx_path)
+    else:
+        color = parts.padding_color(mean, channel_order)
+        info = dataclasses.replace(info, padding_color=color)
+        network = parts.cut_network(
+            inference_network, part, num_categories=dataset_info.num_categories
+        )
+        answer = parts.part_function(network, mean, std, channel_order)
+        with forms.use(forms.Form.ONNX):
+            content = _convert(answer, info, onnx_path)
+        _check_part(content, answer, info, onnx_path)
     files.write_bytes(onnx_path, content)
     return onnx_path
 
@@ -77,10 +95,9 @@ def check_packages() -> None:
 def _convert(answer: Any, info: ModelInfo, path: str) -> bytes:
     tf2onnx = importlib.import_module("tf2onnx")
     onnx = importlib.import_module("onnx")
-    signature = [
-        tf.TensorSpec([None, *info.input_size, 3], tf.float32, name="image"),
-        tf.TensorSpec([None, 4, 2], tf.float32, name="image_info"),
-    ]
+    signature = [tf.TensorSpec([None, *info.input_size, 3], tf.float32, name="image")]
+    if info.part == parts.WHOLE:
+        signature.append(tf.TensorSpec([None, 4, 2], tf.float32, name="image_info"))
     function = tf.function(answer, autograph=False, input_signature=signature)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
@@ -90,6 +107,7 @@ def _convert(answer: Any, info: ModelInfo, path: str) -> bytes:
     if unknown:
         raise ValueError(f"{path}: ONNX has no operator for {', '.join(unknown)} of the network.")
     onnx_graph.read_unchanged_from_outside(model.graph)
+    onnx_graph.round_scales_up(model.graph)
     model.producer_name = _PRODUCER
     onnx.helper.set_model_props(model, {FILE_NAME: info.to_bytes().decode()})
     return model.SerializeToString()
@@ -103,13 +121,39 @@ def _check(content: bytes, answer: Any, path: str) -> None:
     """
     run = onnx_runner.OnnxRunner(path, content=content)
     height, width = run.input_size
-    drawn = shapes.generate_image(0, 0, max(height, width)).image
-    parts = [drawn[:height, :width], drawn[: max(height * 3 // 4, 1), : max(width // 2, 1)]]
-    fitted = [geometry.fit_and_pad(tf.constant(part), run.input_size) for part in parts]
+    drawn = _draw(run.input_size)
+    pieces = [drawn, drawn[: max(height * 3 // 4, 1), : max(width // 2, 1)]]
+    fitted = [geometry.fit_and_pad(tf.constant(piece), run.input_size) for piece in pieces]
     image, image_info = (tf.stack(x) for x in zip(*fitted))
     expected = {key: value.numpy() for key, value in answer(image, image_info).items()}
     for problem in differences(run.predict_batch(image.numpy(), image_info.numpy()), expected):
-        raise ValueError(
-            f"{path} is not written: on ONNX Runtime {problem}. Try other versions of the packages "
-            "of the extra `onnx`."
-        )
+        raise ValueError(_refusal(path, problem))
+
+
+def _check_part(content: bytes, answer: Any, info: ModelInfo, path: str) -> None:
+    """Runs the network without post-processing on a drawn image and its mirror image.
+
+    Raises:
+      ValueError: an output is not the same to a relative L2 of 1e-4.
+    """
+    drawn = _draw(info.input_size)
+    images = np.stack([drawn, drawn[:, ::-1]]).astype(np.float32)
+    expected = {key: value.numpy() for key, value in answer(tf.constant(images)).items()}
+    found = onnx_runner.run_content(content, {"image": images}, source=path)
+    for key, value in expected.items():
+        other = found[key]
+        distance = float(np.linalg.norm(other - value) / (np.linalg.norm(value) + _TINY))
+        if not distance <= _PART_TOLERANCE:  # NaN too
+            raise ValueError(_refusal(path, f"{key} differs by {distance:.3g} (relative L2)"))
+
+
+def _draw(size: geometry.Size) -> np.ndarray:
+    """An image of shapes, uint8 [H, W, 3]."""
+    return shapes.generate_image(0, 0, max(size)).image[: size[0], : size[1]]
+
+
+def _refusal(path: str, problem: str) -> str:
+    return (
+        f"{path} is not written: on ONNX Runtime {problem}. Try other versions of the packages "
+        "of the extra `onnx`."
+    )

@@ -28,6 +28,34 @@ def import_package(name: str) -> Any:
         ) from error
 
 
+def run_content(content: bytes, inputs: Arrays, *, source: str) -> Arrays:
+    """The outputs of a file that is at hand.
+
+    Args:
+      content: of the file.
+      inputs: by name.
+      source: is named in errors.
+
+    Raises:
+      ValueError: the package is missing, or the file cannot be loaded.
+    """
+    session = _load(source, content, None)
+    return dict(zip([x.name for x in session.get_outputs()], session.run(None, dict(inputs))))
+
+
+def _load(onnx_path: str, content: Optional[bytes], num_threads: Optional[int]) -> Any:
+    runtime = import_package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    if num_threads is not None:
+        options.intra_op_num_threads = num_threads
+    source = onnx_path if content is None else content
+    try:
+        return runtime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own types have no common one
+        raise ValueError(f"{onnx_path} cannot be loaded on ONNX Runtime: {error}") from error
+
+
 class OnnxRunner:
     """Runs a .onnx file on the CPU; needs the package onnxruntime.
 
@@ -51,22 +79,12 @@ class OnnxRunner:
         num_threads: Optional[int] = None,
         content: Optional[bytes] = None,
     ):
-        runtime = import_package("onnxruntime")
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3  # errors
-        if num_threads is not None:
-            options.intra_op_num_threads = num_threads
-        source = onnx_path if content is None else content
-        try:
-            self._session = runtime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # its own types have no common one
-            raise ValueError(f"{onnx_path} cannot be loaded on ONNX Runtime: {error}") from error
+        self._session = _load(onnx_path, content, num_threads)
         inputs = {x.name: x.shape for x in self._session.get_inputs()}
         if set(inputs) != {"image", "image_info"} or len(inputs["image"]) != 4:
             raise ValueError(
                 f"{onnx_path}: expected inputs image [B, H, W, 3] and image_info, got {inputs}."
+                + (" It is a part of a model." if set(inputs) == {"image"} else "")
             )
         self.input_size = tuple(inputs["image"][1:3])
         described = self._session.get_modelmeta().custom_metadata_map

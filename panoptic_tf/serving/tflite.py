@@ -4,7 +4,7 @@ Signature `serving_default`: image float32 [1, H, W, 3] (RGB 0..255, zero padded
 float32 [1, 4, 2], as `geometry.fit_and_pad` makes them -> the network's predictions. Normalisation
 and post-processing are inside. The categories travel in the file as a zip archive behind the model,
 the way TFLite metadata keeps its associated files: `unzip -p model.tflite dataset_info.json`.
-`tflite_parts` are files without post-processing. `panoptic_tf.lite` runs files without TensorFlow.
+`parts` are files without post-processing. `panoptic_tf.lite` runs files without TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import io
 import os
 import re
 import zipfile
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import tensorflow as tf
 
 from panoptic_tf import lite
 from panoptic_tf.datasets import dataset_info as dataset_info_lib
 from panoptic_tf.datasets import files
-from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import forms
+from panoptic_tf.serving import parts, tflite_metadata
 from panoptic_tf.serving import quantization as quantization_lib
-from panoptic_tf.serving import tflite_metadata, tflite_parts
+from panoptic_tf.serving.export import build_answer
 from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
-PARTS = tflite_parts.PARTS
 SIGNATURE = lite.SIGNATURE
 
 RUNNER_NAME = "panoptic_tf_lite.py"
@@ -47,7 +47,7 @@ def export_tflite(
     experiment: str = "",
     quantization: str = "none",
     int8_options: Optional[quantization_lib.Options] = None,
-    part: str = tflite_parts.WHOLE,
+    part: str = parts.WHOLE,
 ) -> str:
     """Converts a network, batch 1, and writes the file, whole or not at all.
 
@@ -62,7 +62,7 @@ def export_tflite(
         bits, activations float) or `int8` (weights and activations of the layers with weights; see
         `quantization`).
       int8_options: what `int8` is calibrated with; it needs them.
-      part: `whole`, `network` or `semantic`; see `tflite_parts`.
+      part: `whole`, `network` or `semantic`; see `parts`.
 
     Returns:
       `tflite_path`.
@@ -80,29 +80,29 @@ def export_tflite(
             "int8_options, which hold the images to calibrate with, belong to quantization 'int8', "
             f"got quantization {quantization!r} and options {int8_options}."
         )
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}.")
+    parts.check_part(part)
     target = forms.Form.TFLITE
     info = ModelInfo(
         dataset_info, (input_size[0], input_size[1]), experiment, target.value, part=part
     )
-    settings: Dict[str, Any] = {"mean": mean, "std": std, "channel_order": channel_order}
-    network, build = inference_network, _whole_function
-    if part != tflite_parts.WHOLE:
-        color = tflite_parts.padding_color(mean, channel_order)
+    network = inference_network
+    signature = [tf.TensorSpec([1, *input_size, 3], tf.float32, name="image")]
+    if part == parts.WHOLE:
+        signature.append(tf.TensorSpec([1, 4, 2], tf.float32, name="image_info"))
+        answer: Callable[..., Any] = build_answer(network, mean, std, channel_order, target)
+    else:
+        color = parts.padding_color(mean, channel_order)
         info = dataclasses.replace(info, padding_color=color)
-        network, build = (
-            tflite_parts.cut_network(network, part, num_categories=dataset_info.num_categories),
-            tflite_parts.part_function,
-        )
+        network = parts.cut_network(network, part, num_categories=dataset_info.num_categories)
+        answer = parts.part_function(network, mean, std, channel_order)
 
     module = tf.Module()
     module.network_weights = list(network.weights)
     # Not an attribute of the module: converting would trace it once more.
-    answer = build(network, input_size=input_size, **settings)
+    function = tf.function(answer, autograph=False, input_signature=signature)
     converted = "none" if quantization == "int8" else quantization
     with forms.use(target):
-        model = _convert(answer.get_concrete_function(), module, converted)
+        model = _convert(function.get_concrete_function(), module, converted)
     if int8_options is not None:
         model = _quantize(model, network, info, int8_options)
     _write(tflite_path, model, info)
@@ -190,33 +190,9 @@ class TFLiteRunner(lite.Runner):
         )
 
 
-def _whole_function(
-    network: tf.keras.Model,
-    *,
-    input_size: geometry.Size,
-    mean: Sequence[float],
-    std: Sequence[float],
-    channel_order: str,
-) -> Any:
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec([1, *input_size, 3], tf.float32, name="image"),
-            tf.TensorSpec([1, 4, 2], tf.float32, name="image_info"),
-        ],
-    )
-    def answer(image, image_info):
-        normalized = normalize.normalize_image(
-            image, image_info, mean=mean, std=std, channel_order=channel_order
-        )
-        return network({"image": normalized, "image_info": image_info}, training=False)
-
-    return answer
-
-
 def _write(tflite_path: str, model: bytes, info: ModelInfo) -> None:
     labels = ""
-    if info.part == tflite_parts.SEMANTIC:
+    if info.part == parts.SEMANTIC:
         model = tflite_metadata.add_segmenter_metadata(model, name=info.experiment)
         labels = "".join(f"{category.name}\n" for category in info.dataset_info.categories)
     files.write_bytes(tflite_path, append_model_info(model, info, labels=labels))
@@ -227,7 +203,7 @@ def _quantize(
 ) -> bytes:
     """The int8 form of a float32 file's model, calibrated on images as it wants them."""
     if info.padding_color:
-        read_inputs = tflite_parts.with_padding(options.read_inputs, info.padding_color)
+        read_inputs = parts.with_padding(options.read_inputs, info.padding_color)
         options = options._replace(read_inputs=read_inputs)
     layers = [layer.name for layer in network.layers if layer.weights]
     return quantization_lib.quantize_model(model, layers=layers, options=options)

@@ -142,3 +142,38 @@ def test_sums_in_blocks(monkeypatch):
     expected = [[v[r == k].sum() for k in range(6)] for v, r in zip(values, rows)]
     np.testing.assert_allclose(totals, expected, rtol=1e-6)
     np.testing.assert_array_equal(counts, [[(r == k).sum() for k in range(6)] for r in rows])
+
+
+@pytest.mark.parametrize(
+    "size, target", [((5, 7), (9, 13)), ((65, 33), (129, 65)), ((4, 1), (8, 3))]
+)
+def test_scales_of_a_resize_give_its_size(size, target):
+    name = "resized"
+    scales = np.array([1, 1, target[0] / size[0], target[1] / size[1]], np.float32)
+    one = np.array([1.5], np.float32)
+    constants = [onnx.numpy_helper.from_array(x, n) for x, n in ((scales, "scales"), (one, "one"))]
+    constants.append(onnx.numpy_helper.from_array(scales, "same"))
+    nodes = [
+        node("Resize", "x,,scales", name, mode="linear"),
+        node("Resize", "x,,same", "resized_again", mode="linear"),
+        node("Mul", "scales,one", "other"),
+    ]
+    inputs = [value("x", shape=[1, 1, *size])]
+    shape = [1, 1, *target]
+    results = [value(name, shape=shape), value("resized_again", shape=shape)]
+    results.append(value("other", shape=[4]))
+    graph = onnx.helper.make_graph(nodes, "graph", inputs, results, constants)
+    onnx_graph.round_scales_up(graph)
+    model = onnx.helper.make_model(graph, opset_imports=OPSETS, ir_version=8)
+    x = np.random.default_rng(0).normal(size=[1, *size, 1]).astype(np.float32)
+    assert {"scales", "one"} < {t.name for t in graph.initializer}
+    assert "same" not in {t.name for t in graph.initializer}
+    found, again, other = run(model, x=x.transpose(0, 3, 1, 2))
+    expected = tf.image.resize(x, target).numpy().transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(found, expected, atol=5e-5)
+    np.testing.assert_array_equal(again, found)
+    np.testing.assert_array_equal(other, 1.5 * scales)  # whoever else reads them reads the same
+    used = graph.node[0].input[2]
+    (raised,) = (onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name == used)
+    products = raised.astype(np.float64)[2:] * size
+    assert np.floor(products).tolist() == list(target)

@@ -1,13 +1,13 @@
 """The network of a model without its post-processing: static shapes, operators that delegates take.
 
 `network` returns what the post-processor reads, `semantic` the semantic logits alone. The input is
-the image [1, H, W, 3], RGB 0..255, padded with the mean colour, which normalisation makes zero: so
+the image [B, H, W, 3], RGB 0..255, padded with the mean colour, which normalisation makes zero: so
 nothing in the graph depends on the image's size.
 """
 
 from __future__ import annotations
 
-from typing import Any, Iterator, Sequence, Tuple
+from typing import Callable, Iterator, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
@@ -15,11 +15,18 @@ import tensorflow as tf
 from panoptic_tf import lite
 from panoptic_tf.inputs import normalize
 from panoptic_tf.serving.quantization import Inputs, ReadInputs
+from panoptic_tf.structures import Tensors
 
 PARTS = WHOLE, NETWORK, SEMANTIC = lite.WHOLE, "network", "semantic"
 
 _POSTPROCESSOR = "postprocessor"
 _LOGITS = "semantic_logits"
+
+
+def check_part(part: str) -> None:
+    """Raises a ValueError where there is no such part."""
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}.")
 
 
 def cut_network(
@@ -62,18 +69,12 @@ def cut_network(
 
 def part_function(
     network: tf.keras.Model,
-    *,
-    input_size: Sequence[int],
     mean: Sequence[float],
     std: Sequence[float],
     channel_order: str,
-) -> Any:
-    """The function to convert: `image` float32 [1, H, W, 3] -> the outputs of `cut_network`."""
+) -> Callable[[tf.Tensor], Tensors]:
+    """The function to convert: `image` float32 [B, H, W, 3] -> the outputs of `cut_network`."""
 
-    @tf.function(
-        autograph=False,
-        input_signature=[tf.TensorSpec([1, *input_size, 3], tf.float32, name="image")],
-    )
     def answer(image):
         if channel_order == "BGR":  # a product, since delegates do not read backwards
             image = tf.nn.conv2d(image, tf.eye(3)[tf.newaxis, tf.newaxis, ::-1], 1, "VALID")

@@ -9,7 +9,16 @@ import tensorflow as tf
 
 from panoptic_tf import lite
 from panoptic_tf.inputs import geometry, normalize
-from panoptic_tf.serving import quantization, tflite, tflite_graph, tflite_metadata, tflite_parts
+from panoptic_tf.serving import (
+    onnx_export,
+    onnx_runner,
+    parts,
+    quantization,
+    tflite,
+    tflite_graph,
+    tflite_metadata,
+)
+from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
 from panoptic_tf.serving.predictor import Predictor
 
 SIZE = (64, 64)
@@ -60,13 +69,13 @@ def run(path, pixels):
     return interpreter.get_signature_runner(lite.SIGNATURE)(image=image[np.newaxis])
 
 
-def heads(deeplab, pixels, channel_order="RGB"):
+def heads(deeplab, pixels, channel_order="RGB", size=SIZE):
     """What the post-processor of the whole network reads."""
     task, network = deeplab
-    image, image_info = geometry.fit_and_pad(tf.constant(pixels), SIZE)
+    image, image_info = geometry.fit_and_pad(tf.constant(pixels), size)
     settings = {k: v for k, v in arguments(task, channel_order).items() if k in ("mean", "std")}
     image = normalize.normalize_image(image, image_info, channel_order=channel_order, **settings)
-    part = tflite_parts.cut_network(network, "network", num_categories=0)
+    part = parts.cut_network(network, "network", num_categories=0)
     return part({"image": image[tf.newaxis]})
 
 
@@ -80,10 +89,10 @@ def test_outputs_are_the_heads_of_the_whole(deeplab, network_path, make_image):
 
 def test_channels_may_be_backwards(deeplab, make_image):
     task, network = deeplab
-    settings = {k: arguments(task)[k] for k in ("mean", "std", "input_size")}
-    part = tflite_parts.cut_network(network, "network", num_categories=0)
-    function = tflite_parts.part_function(part, channel_order="BGR", **settings)
-    color = tflite_parts.padding_color(settings["mean"], "BGR")
+    settings = {k: arguments(task)[k] for k in ("mean", "std")}
+    part = parts.cut_network(network, "network", num_categories=0)
+    function = parts.part_function(part, channel_order="BGR", **settings)
+    color = parts.padding_color(settings["mean"], "BGR")
     image, _ = lite.fit_and_pad(make_image(40, 90), SIZE, color=color)
     for key, value in heads(deeplab, make_image(40, 90), "BGR").items():
         np.testing.assert_allclose(function(image[np.newaxis])[key], value, atol=1e-4, err_msg=key)
@@ -110,8 +119,8 @@ def test_file_says_that_it_is_a_part(network_path):
 
 
 def test_padding_is_the_mean_in_rgb():
-    assert tflite_parts.padding_color((1.0, 2.0, 3.0), "RGB") == (1.0, 2.0, 3.0)
-    assert tflite_parts.padding_color((1.0, 2.0, 3.0), "BGR") == (3.0, 2.0, 1.0)
+    assert parts.padding_color((1.0, 2.0, 3.0), "RGB") == (1.0, 2.0, 3.0)
+    assert parts.padding_color((1.0, 2.0, 3.0), "BGR") == (3.0, 2.0, 1.0)
 
 
 def test_int8_is_calibrated_on_the_padding(deeplab, network_path, make_image, tmp_path):
@@ -134,7 +143,7 @@ def test_int8_is_calibrated_on_the_padding(deeplab, network_path, make_image, tm
         **arguments(task),
     )
     color = tflite.read_model_info(path).padding_color
-    for padded, values in zip(tflite_parts.with_padding(read_inputs, color)(), read_inputs()):
+    for padded, values in zip(parts.with_padding(read_inputs, color)(), read_inputs()):
         np.testing.assert_array_equal(padded["image"][0, :28], values["image"][0, :28])
         np.testing.assert_array_equal(padded["image"][0, 28:], np.tile(color, (36, 64, 1)))
     with open(path, "rb") as file:
@@ -143,6 +152,50 @@ def test_int8_is_calibrated_on_the_padding(deeplab, network_path, make_image, tm
     outputs, expected = (run(p, make_image(40, 90)) for p in (path, network_path))
     logits = outputs["semantic_logits"], expected["semantic_logits"]
     assert np.corrcoef(*map(np.ravel, logits))[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("part, names", [("network", HEADS), ("semantic", {"semantic_logits"})])
+def test_onnx_file_of_a_part(make_image, tmp_path, part, names):
+    runtime = pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+    pytest.importorskip("tf2onnx", reason="needs the extra onnx")
+    path = str(tmp_path / "model_net.onnx")
+    size = (49, 65)  # no multiple of a stride
+    task, network = deeplab = build("panoptic_deeplab", {"model": {"input_size": list(size)}})
+    given = {**arguments(task, "BGR"), "input_size": size}
+    assert onnx_export.export_onnx(network, onnx_path=path, part=part, **given) == path
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    info = ModelInfo.from_bytes(
+        session.get_modelmeta().custom_metadata_map[FILE_NAME].encode(), source=path
+    )
+    assert info.part == part and info.padding_color == (90.0, 110.0, 120.0)
+    images = [make_image(30, 65), make_image(49, 20)]
+    padded = [lite.fit_and_pad(image, size, color=info.padding_color)[0] for image in images]
+    outputs = dict(
+        zip([x.name for x in session.get_outputs()], session.run(None, {"image": np.stack(padded)}))
+    )
+    assert set(outputs) == names
+    for i, image in enumerate(images):
+        expected = heads(deeplab, image, "BGR", size)
+        for key in names:
+            np.testing.assert_allclose(outputs[key][i], expected[key][0], atol=1e-4, err_msg=key)
+    with pytest.raises(ValueError, match="It is a part of a model"):
+        Predictor(path)
+
+
+def test_onnx_file_of_other_values_is_not_written(deeplab, tmp_path, monkeypatch):
+    for package in ("onnxruntime", "tf2onnx"):
+        pytest.importorskip(package, reason="needs the extra onnx")
+    task, network = deeplab
+    true = onnx_runner.run_content
+
+    def wrong(*args, **kwargs):
+        return {key: 1.001 * value for key, value in true(*args, **kwargs).items()}
+
+    monkeypatch.setattr(onnx_runner, "run_content", wrong)
+    path = str(tmp_path / "model_net.onnx")
+    with pytest.raises(ValueError, match="semantic_logits differs by 0.001 .relative L2"):
+        onnx_export.export_onnx(network, onnx_path=path, part="semantic", **arguments(task))
+    assert not tmp_path.joinpath("model_net.onnx").exists()
 
 
 def test_semantic_file_names_its_channels(deeplab, make_image, tmp_path):
@@ -188,14 +241,14 @@ def test_mediapipe_loads_the_semantic_file(deeplab, make_image, tmp_path):
 def test_networks_in_two_pieces_are_refused():
     _, network = build("panoptic_fpn")
     with pytest.raises(ValueError, match="it cannot be exported without post-processing"):
-        tflite_parts.cut_network(network, "network", num_categories=10)
+        parts.cut_network(network, "network", num_categories=10)
     with pytest.raises(ValueError, match="needs semantic logits of 10 channels"):
-        tflite_parts.cut_network(network, "semantic", num_categories=10)
+        parts.cut_network(network, "semantic", num_categories=10)
 
 
 def test_semantic_branch_of_panoptic_fpn_is_a_part():
     _, network = build("panoptic_fpn", {"model": {"semantic": {"thing_classes": "all"}}})
-    part = tflite_parts.cut_network(network, "semantic", num_categories=10)
+    part = parts.cut_network(network, "semantic", num_categories=10)
     assert part.output["semantic_logits"].shape == (None, 16, 16, 10)
 
 
