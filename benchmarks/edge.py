@@ -6,12 +6,11 @@ exports an experiment at two sizes (or takes what an earlier call left): the who
 network alone and its semantic half, float32 and int8, with drawn weights, which cost what trained
 ones do, int8 calibrated on images of shapes. Beside them, with the same weights, the whole model
 and the network as .onnx files; beside the semantic half, the Model Garden's DeepLabV3+ of the same
-size. Then it measures with LiteRT (ai_edge_litert), ONNX
-Runtime and OpenVINO (float32), each comparison in a process of its own, its files in turns,
-`--rounds` times: the median CPU time on one thread, the shortest wall time on two. Memory is the
-growth of the resident set at its peak from before the runtime is imported. Operators run one at a time,
-each in an interpreter of its own, on one thread. It needs ai-edge-litert and the extras `onnx` and
-`openvino`.
+size. Then it measures with LiteRT (ai_edge_litert), ONNX Runtime and OpenVINO (float32), each
+comparison in a process of its own, its files in turns, `--rounds` times: the median CPU time on one
+thread, the shortest wall time on two. Memory is the growth of the resident set at its peak from
+before the runtime is imported. Operators run one at a time, each in an interpreter of its own, on
+one thread. It needs ai-edge-litert and the extras `onnx` and `openvino`.
 
 Writes edge.json, edge.md and operators.md.
 """

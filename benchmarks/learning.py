@@ -11,11 +11,13 @@ after as much CPU time as these took there. CPU time is that of the steps: traci
 library does at its first step count, reading a batch does not. What is drawn in a step (the points
 of Mask2Former's losses, the regions of Panoptic FPN) is drawn by each side.
 
-The references are described in references/*_learning.py.
+The references are described in references/*_learning.py. curves.png in the output folder shows the
+losses of all systems that were run into it; --plot only draws it again.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -28,6 +30,8 @@ import numpy as np
 import tensorflow as tf
 import workloads
 from absl import app, flags
+from matplotlib import figure
+from matplotlib.backends import backend_agg
 from official.core import exp_factory, task_factory
 from tqdm import tqdm
 
@@ -40,7 +44,7 @@ from panoptic_tf.systems.model import PanopticModel
 
 _SYSTEM = flags.DEFINE_string("system", "mask_transformer", "A key of SYSTEMS.")
 _PYTHON = flags.DEFINE_string(
-    "reference_python", None, "Python of an environment with the reference.", required=True
+    "reference_python", None, "Python of an environment with the reference; --plot needs none."
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/learning", "Folder of everything.")
 _STEPS = flags.DEFINE_integer("steps", 300, "Of the reference.")
@@ -49,7 +53,9 @@ _LEARNING_RATE = flags.DEFINE_float("learning_rate", 1e-3, "After the warm-up.")
 _WARMUP_STEPS = flags.DEFINE_integer("warmup_steps", 50, "Of the rate, from 0.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images of a step.")
 _THREADS = flags.DEFINE_integer("threads", 1, "Threads of an operation.")
+_PLOT = flags.DEFINE_bool("plot", False, "Only draw the curves of earlier runs.")
 
+_WINDOW = 20  # steps that a point of a curve is the mean of
 _MOST_TIMES = 3  # as many steps as the reference
 _WEIGHT_DECAY = 0.05
 
@@ -173,6 +179,11 @@ def main(argv: List[str]) -> None:
     """Runs the benchmark."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
+    if _PLOT.value:
+        plot_curves(_OUTPUT_DIR.value)
+        return
+    if not _PYTHON.value:
+        raise app.UsageError("--reference_python is missing.")
     tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     records = shapes_records.write_records(os.path.join(_OUTPUT_DIR.value, "data"))
@@ -190,6 +201,47 @@ def main(argv: List[str]) -> None:
         columns = ([result[name] for result in results] for name in names)
         cells = (f"{statistics.mean(c):.2f} +- {statistics.stdev(c):.2f}" for c in columns)
         print("| mean and deviation | " + " | ".join(cells) + " |")
+    plot_curves(_OUTPUT_DIR.value)
+
+
+def plot_curves(folder: str) -> str:
+    """Draws the losses of every system in a folder; returns the path of the picture.
+
+    A line is the mean of the seeds over windows of `_WINDOW` steps, its band their range.
+    """
+    runs = {
+        name: sorted(glob.glob(os.path.join(folder, name, "seed_*", "losses.json")))
+        for name in SYSTEMS
+    }
+    runs = {name: paths for name, paths in runs.items() if paths}
+    picture = figure.Figure(figsize=(4 * len(runs), 3))
+    axes = picture.subplots(1, len(runs), squeeze=False)
+    for axis, (name, paths) in zip(axes[0], runs.items()):
+        losses = [_read_json(path) for path in paths]
+        for side, color in (("reference", "tab:orange"), ("ours", "tab:blue")):
+            lengths = [len(run[side]) // _WINDOW * _WINDOW for run in losses]
+            means = np.array(
+                [np.reshape(run[side][: min(lengths)], [-1, _WINDOW]).mean(1) for run in losses]
+            )
+            steps = _WINDOW * (np.arange(means.shape[1]) + 0.5)
+            axis.plot(steps, means.mean(0), color=color, label=side)
+            axis.fill_between(steps, means.min(0), means.max(0), color=color, alpha=0.25, lw=0)
+        axis.set(title=name, xlabel="step", yscale="log")
+        axis.minorticks_off()
+        low, high = axis.get_ylim()
+        axis.set_yticks(np.round(np.geomspace(low * 1.05, high / 1.05, 4), 1))
+        axis.yaxis.set_major_formatter("{x:g}")
+    axes[0, 0].set_ylabel("loss")
+    axes[0, 0].legend()
+    picture.tight_layout()
+    path = os.path.join(folder, "curves.png")
+    backend_agg.FigureCanvasAgg(picture).print_figure(path, dpi=100)
+    return path
+
+
+def _read_json(path: str) -> Dict[str, List[float]]:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def _run(seed: int, records: shapes_records.ShapesRecords) -> Dict[str, float]:
