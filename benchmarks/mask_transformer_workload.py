@@ -115,7 +115,9 @@ def count_training(find_outputs: Callable[[], Tensors]) -> Dict[str, Any]:
 def prepare_postprocess(
     params: Any, workload: Dict[str, np.ndarray]
 ) -> Tuple[Callable[[], Tensors], Callable[[Tensors], Dict[str, Any]]]:
-    """From drawn logits to a prediction; and what there is in it, as marks."""
+    """From drawn logits to panoptic segments, as the reference; and what there is, as marks."""
+    panoptic_only = {"output_detections": False, "output_semantic": False}
+    params.override({"task": {"model": {"postprocessor": panoptic_only}}})
     _, model = workloads.build_model(params)
     postprocessor = model.inference_network.get_layer("postprocessor")
     raw = speed.select_tensors(workload, "raw/")
