@@ -5,6 +5,7 @@ import pathlib
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import pytest
+import small_systems
 from official.core import exp_factory
 from official.modeling import hyperparams
 
@@ -128,7 +129,8 @@ def test_every_experiment_takes_its_own_values():
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_fits_its_system(path):
     system = path.relative_to(RECIPES).parts[0]
-    params = exp_factory.get_exp_config(f"{system}_shapes")
+    (experiment,) = (row.experiment for row in small_systems.ROWS if row.system == system)
+    params = exp_factory.get_exp_config(experiment)
     values = configuration.read_file(str(path))
     assert not list(config_check.find_problems(params, values))
 

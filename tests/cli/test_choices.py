@@ -33,7 +33,8 @@ CASES = [
     ("export.export_saved_model", "target", "api.exporting.TARGETS"),
     ("export.export_saved_model", "precision", "api.exporting.SERVED_PRECISIONS"),
     ("export.export_tflite", "quantization", "serving.tflite.QUANTIZATIONS"),
-    ("export.export_tflite", "part", "serving.tflite.PARTS"),
+    ("export.export_tflite", "part", "serving.parts.PARTS"),
+    ("export.export_onnx", "part", "serving.parts.PARTS"),
     ("export.evaluate_tflite", "crowd_rule", "metrics.panoptic_quality.CROWD_RULES"),
 ]
 

@@ -76,8 +76,10 @@ class Connection:
 
     def __init__(self, client, server):
         self.is_silent, self.is_closed = threading.Event(), threading.Event()
-        ends = ((client, server, self.is_closed), (server, client, threading.Event()))
-        for arguments in ends:
+        self._ends = ((client, server, self.is_closed), (server, client, threading.Event()))
+
+    def start(self):
+        for arguments in self._ends:
             threading.Thread(target=self._forward, args=arguments, daemon=True).start()
 
     def _forward(self, source, sink, has_ended):
@@ -117,6 +119,7 @@ class Proxy:
                 return
             server = socket.create_connection((host, int(port)))
             self.connections.append(Connection(client, server))
+            self.connections[-1].start()
 
     def close(self):
         self._listener.close()
