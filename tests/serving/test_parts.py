@@ -214,30 +214,6 @@ def test_semantic_file_names_its_channels(deeplab, make_image, tmp_path):
     assert tflite.read_model_info(path).part == "semantic"
 
 
-def test_mediapipe_loads_the_semantic_file(deeplab, make_image, tmp_path):
-    tasks = pytest.importorskip("mediapipe.tasks.python", reason="needs the package mediapipe")
-    mediapipe = pytest.importorskip("mediapipe")
-    task, network = deeplab
-    path = tflite.export_tflite(
-        network, tflite_path=str(tmp_path / "m"), part="semantic", **arguments(task)
-    )
-    options = tasks.vision.ImageSegmenterOptions(
-        base_options=tasks.BaseOptions(model_asset_path=path), output_category_mask=True
-    )
-    pixels = make_image(*SIZE)
-    with tasks.vision.ImageSegmenter.create_from_options(options) as segmenter:
-        assert list(segmenter.labels) == list(task.dataset_info.names[1:])
-        image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
-        result = segmenter.segment(image)
-        confidences = sum(mask.numpy_view() for mask in result.confidence_masks)
-        categories = np.squeeze(result.category_mask.numpy_view())
-    np.testing.assert_allclose(confidences, 1.0, atol=1e-4)
-    logits = run(path, pixels)["semantic_logits"]
-    # MediaPipe enlarges them with the corners aligned.
-    logits = tf.compat.v1.image.resize_bilinear(logits, SIZE, align_corners=True)[0]
-    assert (categories == tf.argmax(logits, axis=-1)).numpy().mean() >= 0.999
-
-
 def test_networks_in_two_pieces_are_refused():
     _, network = build("panoptic_fpn")
     with pytest.raises(ValueError, match="it cannot be exported without post-processing"):
