@@ -16,6 +16,14 @@ from panoptic_tf import experiments, systems  # noqa: F401  (registers the exper
 from panoptic_tf.evaluation import ceiling, records, results
 from panoptic_tf.training import machine, runner
 
+_EXPERIMENTS = {"mask_transformer": "mask2former"}
+"""What experiments of a system start with, where it is not the name of the system's folder."""
+
+
+def experiment_name(system: str, rest: str) -> str:
+    """The experiment of a system's folder, such as `shapes` or `resnet50_coco`."""
+    return f"{_EXPERIMENTS.get(system, system)}_{rest}"
+
 
 def recipe_path(system: str, name: str) -> str:
     """The YAML file of a recipe."""

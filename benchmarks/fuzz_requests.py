@@ -35,7 +35,7 @@ from panoptic_tf.datasets import files
 _CASES = flags.DEFINE_integer("cases", 10000, "Malformed images for each system.", lower_bound=1)
 _FIRST = flags.DEFINE_integer("first", 0, "Seed of the first batch; they count up.", lower_bound=0)
 _SYSTEMS = flags.DEFINE_list(
-    "systems", ["panoptic_deeplab", "panoptic_fpn", "panoptic_fcn", "mask2former"], "Systems."
+    "systems", ["panoptic_deeplab", "panoptic_fpn", "panoptic_fcn", "mask_transformer"], "Systems."
 )
 _BATCH = flags.DEFINE_integer(
     "batch_size", 16, "Images of a request, two good ones among them.", lower_bound=3
@@ -141,17 +141,17 @@ def _fuzz(options: _Options, queue: Any, last_seed: Any) -> None:
 
 
 def _export(system: str, folder: str) -> str:
+    import common
     import tensorflow as tf
     from official.core import exp_factory, task_factory
 
-    from panoptic_tf import systems  # noqa: F401  (registers the experiments)
     from panoptic_tf.ops import forms
     from panoptic_tf.serving import export
     from panoptic_tf.training import runner
 
     tf.keras.utils.set_random_seed(0)
-    params = exp_factory.get_exp_config(f"{system}_shapes")
-    if system == "mask2former":  # Drawn weights have no query as sure as the threshold.
+    params = exp_factory.get_exp_config(common.experiment_name(system, "shapes"))
+    if system == "mask_transformer":  # Drawn weights have no query as sure as the threshold.
         thresholds = {"score_threshold": 0.0, "overlap_threshold": 0.0}
         params.override({"task": {"model": {"postprocessor": thresholds}}})
     task = task_factory.get_task(params.task)

@@ -23,7 +23,7 @@ def main(argv) -> None:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     records = shapes_records.write_records(os.path.join(_OUTPUT_DIR.value, "data"))
     metrics = common.train_and_score(
-        f"{_SYSTEM.value}_shapes",
+        common.experiment_name(_SYSTEM.value, "shapes"),
         train_path=records.train,
         val_path=records.val,
         output_dir=os.path.join(_OUTPUT_DIR.value, _SYSTEM.value),

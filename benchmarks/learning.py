@@ -26,6 +26,7 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Tuple
 
+import common
 import numpy as np
 import tensorflow as tf
 import workloads
@@ -36,7 +37,7 @@ from official.core import exp_factory, task_factory
 from tqdm import tqdm
 
 from panoptic_tf import checkpoints, systems  # noqa: F401  (registers the experiments)
-from panoptic_tf.datasets import shapes_records
+from panoptic_tf.datasets import files, shapes_records
 from panoptic_tf.ops import forms
 from panoptic_tf.structures import PanopticSample, Tensors
 from panoptic_tf.systems import optimization
@@ -217,7 +218,7 @@ def plot_curves(folder: str) -> str:
     picture = figure.Figure(figsize=(4 * len(runs), 3))
     axes = picture.subplots(1, len(runs), squeeze=False)
     for axis, (name, paths) in zip(axes[0], runs.items()):
-        losses = [_read_json(path) for path in paths]
+        losses = [files.read_json(path, expected="the losses of a run") for path in paths]
         for side, color in (("reference", "tab:orange"), ("ours", "tab:blue")):
             lengths = [len(run[side]) // _WINDOW * _WINDOW for run in losses]
             means = np.array(
@@ -237,11 +238,6 @@ def plot_curves(folder: str) -> str:
     path = os.path.join(folder, "curves.png")
     backend_agg.FigureCanvasAgg(picture).print_figure(path, dpi=100)
     return path
-
-
-def _read_json(path: str) -> Dict[str, List[float]]:
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
 
 
 def _run(seed: int, records: shapes_records.ShapesRecords) -> Dict[str, float]:
@@ -292,8 +288,7 @@ def _run(seed: int, records: shapes_records.ShapesRecords) -> Dict[str, float]:
 
 
 def _params(system: _System, records: shapes_records.ShapesRecords, seed: int) -> Any:
-    name = "mask2former" if _SYSTEM.value == "mask_transformer" else _SYSTEM.value
-    params = exp_factory.get_exp_config(f"{name}_shapes")
+    params = exp_factory.get_exp_config(common.experiment_name(_SYSTEM.value, "shapes"))
     size = {"global_batch_size": _BATCH_SIZE.value}
     params.override({"task": system.task})
     params.override(

@@ -15,8 +15,6 @@ from absl import app, flags
 
 from panoptic_tf.datasets import converter
 
-_NAMES = {"mask_transformer": "mask2former"}  # of experiments, where the system's is another
-
 _SYSTEM = flags.DEFINE_string("system", "panoptic_deeplab", "Folder name of the system.")
 _COCO_SAMPLE = flags.DEFINE_string("coco_sample", None, "The folder.", required=True)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/overfit_coco_sample", "Of everything.")
@@ -39,7 +37,7 @@ def main(argv) -> None:
         num_processes=1,
     )
     metrics = common.train_and_score(
-        f"{_NAMES.get(_SYSTEM.value, _SYSTEM.value)}_resnet50_coco",
+        common.experiment_name(_SYSTEM.value, "resnet50_coco"),
         train_path=os.path.join(records, "sample-*"),
         val_path=os.path.join(records, "sample-*"),
         output_dir=os.path.join(_OUTPUT_DIR.value, _SYSTEM.value),

@@ -67,7 +67,7 @@ def main(argv: List[str]) -> None:
 
 
 def _experiment() -> str:
-    return f"{_SYSTEM.value}_shapes"
+    return common.experiment_name(_SYSTEM.value, "shapes")
 
 
 def _compare_steps(names: List[str]) -> None:

@@ -7,7 +7,6 @@ have no post-processing. The file's metadata hold what `ModelInfo` says, under t
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import logging
@@ -22,7 +21,6 @@ from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import forms
 from panoptic_tf.serving import onnx_graph, onnx_runner, parts
 from panoptic_tf.serving.differences import differences
-from panoptic_tf.serving.export import build_answer
 from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
 
 OPSET = 17
@@ -64,24 +62,23 @@ def export_onnx(
         no such part, or ONNX Runtime returns something else than the network.
     """
     check_packages()
-    parts.check_part(part)
+    take = functools.partial(
+        parts.take_part,
+        inference_network,
+        part,
+        num_categories=dataset_info.num_categories,
+        mean=mean,
+        std=std,
+        channel_order=channel_order,
+    )
+    target = forms.Form.ONNX
+    taken = take(form=target)
     size = (input_size[0], input_size[1])
-    info = ModelInfo(dataset_info, size, experiment, forms.Form.ONNX.value, part=part)
-    if part == parts.WHOLE:
-        preprocessing = (mean, std, channel_order)
-        build = functools.partial(build_answer, inference_network, *preprocessing)
-        content = _convert(build(forms.Form.ONNX), info, onnx_path)
-        _check(content, build(forms.current()), onnx_path)
-    else:
-        color = parts.padding_color(mean, channel_order)
-        info = dataclasses.replace(info, padding_color=color)
-        network = parts.cut_network(
-            inference_network, part, num_categories=dataset_info.num_categories
-        )
-        answer = parts.part_function(network, mean, std, channel_order)
-        with forms.use(forms.Form.ONNX):
-            content = _convert(answer, info, onnx_path)
-        _check_part(content, answer, info, onnx_path)
+    color = taken.padding_color
+    info = ModelInfo(dataset_info, size, experiment, target.value, part=part, padding_color=color)
+    content = _convert(taken, info, onnx_path)
+    check = _check if part == parts.WHOLE else _check_part
+    check(content, take(form=forms.current()).answer, info, onnx_path)
     files.write_bytes(onnx_path, content)
     return onnx_path
 
@@ -92,13 +89,11 @@ def check_packages() -> None:
         onnx_runner.import_package(package)
 
 
-def _convert(answer: Any, info: ModelInfo, path: str) -> bytes:
+def _convert(taken: parts.Part, info: ModelInfo, path: str) -> bytes:
     tf2onnx = importlib.import_module("tf2onnx")
     onnx = importlib.import_module("onnx")
-    signature = [tf.TensorSpec([None, *info.input_size, 3], tf.float32, name="image")]
-    if info.part == parts.WHOLE:
-        signature.append(tf.TensorSpec([None, 4, 2], tf.float32, name="image_info"))
-    function = tf.function(answer, autograph=False, input_signature=signature)
+    signature = taken.signature(None, info.input_size)
+    function = tf.function(taken.answer, autograph=False, input_signature=signature)
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     model, _ = tf2onnx.convert.from_function(function, input_signature=signature, opset=OPSET)
     unknown = sorted(
@@ -113,17 +108,17 @@ def _convert(answer: Any, info: ModelInfo, path: str) -> bytes:
     return model.SerializeToString()
 
 
-def _check(content: bytes, answer: Any, path: str) -> None:
+def _check(content: bytes, answer: Any, info: ModelInfo, path: str) -> None:
     """Runs the model and the network on two drawn images, of which one leaves a part of the frame.
 
     Raises:
       ValueError: they differ.
     """
     run = onnx_runner.OnnxRunner(path, content=content)
-    height, width = run.input_size
-    drawn = _draw(run.input_size)
+    height, width = info.input_size
+    drawn = _draw(info.input_size)
     pieces = [drawn, drawn[: max(height * 3 // 4, 1), : max(width // 2, 1)]]
-    fitted = [geometry.fit_and_pad(tf.constant(piece), run.input_size) for piece in pieces]
+    fitted = [geometry.fit_and_pad(tf.constant(piece), info.input_size) for piece in pieces]
     image, image_info = (tf.stack(x) for x in zip(*fitted))
     expected = {key: value.numpy() for key, value in answer(image, image_info).items()}
     for problem in differences(run.predict_batch(image.numpy(), image_info.numpy()), expected):

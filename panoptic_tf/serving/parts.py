@@ -1,19 +1,22 @@
-"""The network of a model without its post-processing: static shapes, operators that delegates take.
+"""What of a model a file holds: the whole, or the network without its post-processing.
 
-`network` returns what the post-processor reads, `semantic` the semantic logits alone. The input is
-the image [B, H, W, 3], RGB 0..255, padded with the mean colour, which normalisation makes zero: so
-nothing in the graph depends on the image's size.
+A network alone has static shapes, no loops, and operators that delegates take. `network` returns
+what the post-processor reads, `semantic` the semantic logits alone. Their input is the image
+[B, H, W, 3], RGB 0..255, padded with the mean colour, which normalisation makes zero: so nothing in
+the graph depends on the image's size.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Iterator, Sequence, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
 
 from panoptic_tf import lite
 from panoptic_tf.inputs import normalize
+from panoptic_tf.ops import forms
+from panoptic_tf.serving.export import build_answer
 from panoptic_tf.serving.quantization import Inputs, ReadInputs
 from panoptic_tf.structures import Tensors
 
@@ -21,6 +24,58 @@ PARTS = WHOLE, NETWORK, SEMANTIC = lite.WHOLE, "network", "semantic"
 
 _POSTPROCESSOR = "postprocessor"
 _LOGITS = "semantic_logits"
+
+
+class Part(NamedTuple):
+    """What is converted.
+
+    Attributes:
+      network: whose weights it has.
+      answer: from the inputs, in their order, to the outputs by name.
+      inputs: `image`, of the whole model `image_info` too.
+      padding_color: RGB, of the frame outside of the image where it is not zero; else empty.
+    """
+
+    network: tf.keras.Model
+    answer: Callable[..., Tensors]
+    inputs: Tuple[str, ...]
+    padding_color: Tuple[float, ...] = ()
+
+    def signature(self, batch: Optional[int], input_size: Sequence[int]) -> List[tf.TensorSpec]:
+        """What `answer` takes, float32."""
+        shapes = {"image": [batch, *input_size, 3], "image_info": [batch, 4, 2]}
+        return [tf.TensorSpec(shapes[name], tf.float32, name=name) for name in self.inputs]
+
+
+def take_part(
+    inference_network: tf.keras.Model,
+    part: str,
+    *,
+    num_categories: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channel_order: str,
+    form: forms.Form,
+) -> Part:
+    """The part of a model, from images as they come.
+
+    Args:
+      inference_network: of a system.
+      part: of `PARTS`.
+      num_categories: see `cut_network`.
+      mean, std, channel_order: see `normalize.normalize_image`.
+      form: of the operations.
+
+    Raises:
+      ValueError: there is no such part.
+    """
+    check_part(part)
+    if part == WHOLE:
+        whole = build_answer(inference_network, mean, std, channel_order, form)
+        return Part(inference_network, whole, ("image", "image_info"))
+    network = cut_network(inference_network, part, num_categories=num_categories)
+    answer = part_function(network, mean, std, channel_order, form)
+    return Part(network, answer, ("image",), padding_color(mean, channel_order))
 
 
 def check_part(part: str) -> None:
@@ -72,6 +127,7 @@ def part_function(
     mean: Sequence[float],
     std: Sequence[float],
     channel_order: str,
+    form: forms.Form,
 ) -> Callable[[tf.Tensor], Tensors]:
     """The function to convert: `image` float32 [B, H, W, 3] -> the outputs of `cut_network`."""
 
@@ -80,7 +136,8 @@ def part_function(
             image = tf.nn.conv2d(image, tf.eye(3)[tf.newaxis, tf.newaxis, ::-1], 1, "VALID")
         scale = tf.constant([1.0 / value for value in std], tf.float32)
         normalized = (image - tf.constant(tuple(mean), tf.float32)) * scale
-        return network({"image": normalized}, training=False)
+        with forms.use(form):
+            return network({"image": normalized}, training=False)
 
     return answer
 

@@ -9,12 +9,11 @@ the way TFLite metadata keeps its associated files: `unzip -p model.tflite datas
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import re
 import zipfile
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 import tensorflow as tf
 
@@ -25,7 +24,6 @@ from panoptic_tf.inputs import geometry
 from panoptic_tf.ops import forms
 from panoptic_tf.serving import parts, tflite_metadata
 from panoptic_tf.serving import quantization as quantization_lib
-from panoptic_tf.serving.export import build_answer
 from panoptic_tf.serving.model_info import FILE_NAME, ModelInfo
 
 QUANTIZATIONS = ("none", "float16", "dynamic", "int8")
@@ -80,31 +78,27 @@ def export_tflite(
             "int8_options, which hold the images to calibrate with, belong to quantization 'int8', "
             f"got quantization {quantization!r} and options {int8_options}."
         )
-    parts.check_part(part)
     target = forms.Form.TFLITE
-    info = ModelInfo(
-        dataset_info, (input_size[0], input_size[1]), experiment, target.value, part=part
+    taken = parts.take_part(
+        inference_network,
+        part,
+        num_categories=dataset_info.num_categories,
+        mean=mean,
+        std=std,
+        channel_order=channel_order,
+        form=target,
     )
-    network = inference_network
-    signature = [tf.TensorSpec([1, *input_size, 3], tf.float32, name="image")]
-    if part == parts.WHOLE:
-        signature.append(tf.TensorSpec([1, 4, 2], tf.float32, name="image_info"))
-        answer: Callable[..., Any] = build_answer(network, mean, std, channel_order, target)
-    else:
-        color = parts.padding_color(mean, channel_order)
-        info = dataclasses.replace(info, padding_color=color)
-        network = parts.cut_network(network, part, num_categories=dataset_info.num_categories)
-        answer = parts.part_function(network, mean, std, channel_order)
-
+    size = (input_size[0], input_size[1])
+    color = taken.padding_color
+    info = ModelInfo(dataset_info, size, experiment, target.value, part=part, padding_color=color)
     module = tf.Module()
-    module.network_weights = list(network.weights)
+    module.network_weights = list(taken.network.weights)
     # Not an attribute of the module: converting would trace it once more.
-    function = tf.function(answer, autograph=False, input_signature=signature)
+    function = tf.function(taken.answer, autograph=False, input_signature=taken.signature(1, size))
     converted = "none" if quantization == "int8" else quantization
-    with forms.use(target):
-        model = _convert(function.get_concrete_function(), module, converted)
+    model = _convert(function.get_concrete_function(), module, converted)
     if int8_options is not None:
-        model = _quantize(model, network, info, int8_options)
+        model = _quantize(model, taken.network, info, int8_options)
     _write(tflite_path, model, info)
     return tflite_path
 

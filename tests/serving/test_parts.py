@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from panoptic_tf import lite
 from panoptic_tf.inputs import geometry, normalize
+from panoptic_tf.ops import forms
 from panoptic_tf.serving import (
     onnx_export,
     onnx_runner,
@@ -91,7 +92,7 @@ def test_channels_may_be_backwards(deeplab, make_image):
     task, network = deeplab
     settings = {k: arguments(task)[k] for k in ("mean", "std")}
     part = parts.cut_network(network, "network", num_categories=0)
-    function = parts.part_function(part, channel_order="BGR", **settings)
+    function = parts.part_function(part, channel_order="BGR", form=forms.current(), **settings)
     color = parts.padding_color(settings["mean"], "BGR")
     image, _ = lite.fit_and_pad(make_image(40, 90), SIZE, color=color)
     for key, value in heads(deeplab, make_image(40, 90), "BGR").items():
