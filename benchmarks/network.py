@@ -6,7 +6,8 @@ python benchmarks/network.py --system=panoptic_deeplab --rounds=3 \\
 
 Both sides get the same weights, images and ground truth (`<system>_workload`) and run in turn, in
 processes of their own. A reference command prints JSON that ends its output:
-`{"seconds": {"network": ..., "training_step": ...}, "counts": {...}}`.
+`{"seconds": {"network": ..., "training_step": ...}, "counts": {...}, "memory": {...}}`, the last
+where it measures memory: of a part, what a call raises the process's resident memory by, and that.
 
 network: one normalised image to what the post-processing gets; Panoptic FPN: NMS of the detections
 included. position_head: the part of Panoptic FCN's that its deformable convolutions take;
@@ -25,8 +26,10 @@ import subjects
 import tensorflow as tf
 import workloads
 from absl import app, flags
+from references import measuring
 
-Measured = Tuple[Dict[str, float], Dict[str, Any]]
+Megabytes = Dict[str, float]
+Measured = Tuple[Dict[str, float], Dict[str, Any], Dict[str, Megabytes]]
 _ROWS = {
     "network": ("network",),
     "position_head": ("position_head",),
@@ -52,6 +55,7 @@ def main(argv: List[str]) -> None:
         measure=measure,
         rows=_ROWS,
         reference=subject.workload.REFERENCE,
+        compare=_print_memory,
     )
 
 
@@ -62,7 +66,7 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
       workload: see `build_network` of the system.
 
     Returns:
-      `seconds` and `counts`, as a reference command prints them.
+      `seconds`, `counts` and `memory`, as a reference command prints them.
     """
     subject = subjects.get_subject()
     system, params = subject.workload, subject.params
@@ -74,11 +78,20 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
     if "training_step" in _PARTS.value:
         found.append(_measure_training(system, task, params, model, workload))
     return {
-        "seconds": {name: value for seconds, _ in found for name, value in seconds.items()},
+        "seconds": {name: value for seconds, _, _ in found for name, value in seconds.items()},
         "counts": {
-            name: int(np.sum(marks)) for _, counts in found for name, marks in counts.items()
+            name: int(np.sum(marks)) for _, counts, _ in found for name, marks in counts.items()
         },
+        "memory": {part: megabytes for _, _, memory in found for part, megabytes in memory.items()},
     }
+
+
+def _print_memory(turns: speed.Turns) -> None:
+    """Prints what the parts take, on each side."""
+    for side, (first, *_) in turns.items():
+        for part, megabytes in first.get("memory", {}).items():
+            cells = ", ".join(f"{value:.0f} MB {what}" for what, value in megabytes.items())
+            print(f"{side}, {part}: {cells}")
 
 
 def _measure_network(system: Any, model: Any, workload: speed.Workload) -> Measured:
@@ -88,11 +101,10 @@ def _measure_network(system: Any, model: Any, workload: speed.Workload) -> Measu
         "network": lambda: raw_network(inputs, training=False),
         **system.network_parts(model, inputs),
     }
-    seconds = {
-        name: speed.cpu_seconds(tf.function(function, autograph=False))
-        for name, function in functions.items()
-    }
-    return seconds, system.count_network(model, inputs, functions["network"])
+    functions = {name: tf.function(f, autograph=False) for name, f in functions.items()}
+    seconds = {name: speed.cpu_seconds(function) for name, function in functions.items()}
+    memory = {"network": measuring.megabytes_of(functions["network"])}
+    return seconds, system.count_network(model, inputs, functions["network"]), memory
 
 
 def _measure_training(
@@ -112,7 +124,8 @@ def _measure_training(
         lambda: task.train_step((features, labels), model, optimizer), autograph=False
     )
     counts = system.count_training(lambda: model.training_network(features, training=True))
-    return {"training_step": speed.cpu_seconds(step), "targets": speed.cpu_seconds(targets)}, counts
+    seconds = {"training_step": speed.cpu_seconds(step), "targets": speed.cpu_seconds(targets)}
+    return seconds, counts, {"training_step": measuring.megabytes_of(step)}
 
 
 if __name__ == "__main__":
