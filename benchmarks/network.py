@@ -7,7 +7,8 @@ python benchmarks/network.py --system=panoptic_deeplab --rounds=3 \\
 Both sides get the same weights, images and ground truth (`<system>_workload`) and run in turn, in
 processes of their own. A reference command prints JSON that ends its output:
 `{"seconds": {"network": ..., "training_step": ...}, "counts": {...}, "memory": {...}}`, the last
-where it measures memory: of a part, what a call raises the process's resident memory by, and that.
+where it measures memory: in megabytes by part, after the timed calls, how far one more raises the
+resident memory, and the peak, which alone has what an allocator keeps between calls.
 
 network: one normalised image to what the post-processing gets; Panoptic FPN: NMS of the detections
 included. position_head: the part of Panoptic FCN's that its deformable convolutions take;
