@@ -115,13 +115,17 @@ SYSTEMS = {
                         "stem_width": 16,
                     },
                 },
+                "semantic_branch": False,
+                "pixel_decoder": {"num_layers": 2},
                 "decoder": {
                     "num_queries": 32,
                     "num_layers": 3,
                     "num_heads": 4,
                     "levels": ["5", "4", "3"],
                 },
-            }
+                "postprocessor": {"score_threshold": 0.8, "overlap_threshold": 0.8},
+            },
+            "losses": {"class_weight": 2.0, "num_points": 512},
         },
         clip_norm=0.01,
         draws=True,

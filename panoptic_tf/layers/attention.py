@@ -9,6 +9,8 @@ from typing import Any, Optional
 
 import tensorflow as tf
 
+from panoptic_tf.layers.dense import Dense
+
 _EPSILON = 1e-5
 BLOCKED = -1e9
 """The bias of what a query must not attend to."""
@@ -49,10 +51,10 @@ class Attention(tf.keras.layers.Layer):
         self._num_heads = num_heads
         self._size = channels // num_heads
         self.query, self.key, self.value = (
-            tf.keras.layers.Dense(channels, kernel_initializer=_input_initializer(), name=name)
+            Dense(channels, kernel_initializer=_input_initializer(), name=name)
             for name in ("query", "key", "value")
         )
-        self.output_projection = tf.keras.layers.Dense(channels, name="output")
+        self.output_projection = Dense(channels, name="output")
         self.dropout = tf.keras.layers.Dropout(dropout)
 
     def call(
@@ -113,14 +115,13 @@ class FeedForward(tf.keras.layers.Layer):
         self, hidden_channels: int, *, dropout: float = 0.0, dtype: Any = None, **kwargs: Any
     ):
         super().__init__(dtype=dtype, **kwargs)
-        dense = tf.keras.layers.Dense
-        self.hidden = dense(hidden_channels, activation="relu", dtype=dtype, name="hidden")
+        self.hidden = Dense(hidden_channels, activation="relu", dtype=dtype, name="hidden")
         self.dropout = tf.keras.layers.Dropout(dropout, dtype=dtype)
         self.norm = layer_norm(dtype=dtype)
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the layer that returns to the inputs' channels."""
-        self.output_projection = tf.keras.layers.Dense(
+        self.output_projection = Dense(
             int(input_shape[-1]), dtype=self.hidden.dtype_policy, name="output"
         )
         super().build(input_shape)

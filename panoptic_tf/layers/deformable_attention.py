@@ -8,6 +8,7 @@ from typing import Any, List, Optional, Sequence, Tuple
 import numpy as np
 import tensorflow as tf
 
+from panoptic_tf.layers.dense import Dense
 from panoptic_tf.ops import deformable_conv2d
 from panoptic_tf.ops.sampled_sum import sampled_sum
 
@@ -54,17 +55,16 @@ class DeformableAttention(tf.keras.layers.Layer):
             )
         self._num_heads, self._num_points = num_heads, num_points
         samples = num_heads * num_levels * num_points
-        dense = tf.keras.layers.Dense
-        self.offset = dense(
+        self.offset = Dense(
             2 * samples,
             kernel_initializer="zeros",
             bias_initializer=_initial_offsets(num_heads, num_levels, num_points),
             dtype=tf.float32,
             name="offset",
         )
-        self.weight = dense(samples, kernel_initializer="zeros", dtype=tf.float32, name="weight")
-        self.value = dense(channels, dtype=dtype, name="value")
-        self.output_projection = dense(channels, dtype=dtype, name="output")
+        self.weight = Dense(samples, kernel_initializer="zeros", dtype=tf.float32, name="weight")
+        self.value = Dense(channels, dtype=dtype, name="value")
+        self.output_projection = Dense(channels, dtype=dtype, name="output")
 
     def call(
         self,

@@ -14,14 +14,16 @@ SIZE = (128, 128)
 """(height, width) of the images."""
 
 
-def build_backbone_config(output_stride: int) -> base_config.Backbone:
+def build_backbone_config(
+    output_stride: int, num_blocks: Sequence[int] = (2, 2, 2, 2)
+) -> base_config.Backbone:
     """A residual network of about a million parameters."""
     return base_config.Backbone(
         name="resnet",
         output_stride=output_stride,
         options={
             "block": "basic",
-            "num_blocks": [2, 2, 2, 2],
+            "num_blocks": list(num_blocks),
             "widths": [32, 64, 96, 128],
             "stem": "deep",
             "stem_width": 16,

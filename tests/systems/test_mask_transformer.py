@@ -60,6 +60,22 @@ def test_wrong_configs(override, message):
         task.build_model()
 
 
+def test_a_semantic_branch_is_of_training_only():
+    without = build_task({"semantic_branch": False})
+    task = build_task({"semantic_branch": True})
+    assert set(task.loss_names()) - set(without.loss_names()) == {"loss/semantic"}
+    model, plain = task.build_model(), without.build_model()
+    logits = model.training_network.output["semantic_logits"]
+    assert logits.shape.as_list() == [None, 16, 16, 10] and logits.dtype == tf.float32
+    assert "semantic_logits" not in plain.training_network.output
+    names = [
+        {variable.name for variable in network.weights}
+        for network in (model.training_network, model.inference_network, plain.training_network)
+    ]
+    assert names[0] - names[1] == {"semantic_predictor/kernel:0", "semantic_predictor/bias:0"}
+    assert names[1] == names[2]
+
+
 def test_vectors_of_levels_learn_from_the_second_step_on():
     """Before, where a cell looks and how much a sample weighs do not depend on positions."""
     decoder = pixel_decoders.DeformablePixelDecoder(

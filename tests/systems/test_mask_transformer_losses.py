@@ -256,6 +256,29 @@ def test_class_loss_of_matched_and_other_queries(weights, monkeypatch):
     np.testing.assert_allclose(losses["loss/class"], expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_semantic_loss_equals_loops(kind):
+    """The class at the middle of each cell of 4x4 pixels, which are fewer in the second image."""
+    labels, outputs = draw()
+    rest = losses_and_gradients(build(kind), labels, outputs)[0]
+    logits = np.random.default_rng(1).normal(size=(BATCH, 4, 6, CLASSES)).astype(np.float32)
+    outputs["semantic_logits"] = logits
+    losses, gradients = run_in_graph(build(kind, semantic_weight=3.0), labels, outputs)
+    total, count, is_known = 0.0, 0, np.zeros([BATCH, 4, 6], bool)
+    for b, y, x in np.ndindex(is_known.shape):
+        number = labels["segment_map"][b, 4 * y + 2, 4 * x + 2]
+        is_known[b, y, x] = number > 0
+        if number:
+            of_cell = logits[b, y, x]
+            label = labels["segment_classes"][b, number - 1]
+            total += np.log(np.exp(of_cell).sum()) - of_cell[label]
+            count += 1
+    assert is_known[0].sum() > is_known[1].sum() > 0
+    np.testing.assert_allclose(losses["loss/semantic"], 3.0 * total / count, rtol=1e-5)
+    np.testing.assert_allclose(losses["loss"] - losses["loss/semantic"], rest["loss"], rtol=1e-5)
+    np.testing.assert_array_equal(np.any(gradients["semantic_logits"], axis=-1), is_known)
+
+
 # Beside itself.
 
 

@@ -93,11 +93,14 @@ class Model(config.Model):
         EoMT, where queries join the last blocks of a vision transformer. What the other one reads
         must keep its default.
       channels: of queries, of the features that they attend to, and of those of the masks.
+      semantic_branch: whether the features of the masks classify their cells as well, in training
+        only. The published models have no such branch; kMaX-DeepLab (arXiv:2207.04044) has one.
       pixel_decoder, decoder, encoder, postprocessor: see these classes.
     """
 
     architecture: str = "decoders"
     channels: int = 256
+    semantic_branch: bool = False
     pixel_decoder: PixelDecoder = dataclasses.field(default_factory=PixelDecoder)
     decoder: TransformerDecoder = dataclasses.field(default_factory=TransformerDecoder)
     encoder: Encoder = dataclasses.field(default_factory=Encoder)
@@ -124,6 +127,7 @@ class Losses(hyperparams.Config):
     class_weight: float = 2.0
     mask_weight: float = 5.0
     dice_weight: float = 5.0
+    semantic_weight: float = 1.0
     no_object_weight: float = 0.1
     num_points: int = 12544
     oversample_ratio: float = 3.0

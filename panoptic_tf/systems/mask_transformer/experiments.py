@@ -260,15 +260,18 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
     `panoptic-tf train --experiment=mask2former_shapes --mode=train_and_eval --model_dir=...
     --params_override=task.train_data.input_path=data/train-*,...`
 
-    It was trained for some steps only.
+    What it reaches is in docs/results.md.
     """
     size = list(shapes_experiment.SIZE)
     model = config.Model(
         train_size=size,
         input_size=size,
         channels=64,
-        backbone=shapes_experiment.build_backbone_config(output_stride=32),
-        pixel_decoder=config.PixelDecoder(num_layers=2, num_heads=4, hidden_channels=128),
+        semantic_branch=True,
+        backbone=shapes_experiment.build_backbone_config(
+            output_stride=32, num_blocks=[1, 2, 2, 2]
+        ),
+        pixel_decoder=config.PixelDecoder(num_layers=1, num_heads=4, hidden_channels=128),
         decoder=config.TransformerDecoder(
             num_queries=32,
             num_layers=3,
@@ -276,20 +279,22 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
             hidden_channels=128,
             levels=["4", "3", "2"],  # Things have 12 to 64 pixels.
         ),
-        postprocessor=config.PostProcessor(max_instances=32),
+        postprocessor=config.PostProcessor(
+            score_threshold=0.3, overlap_threshold=0.6, max_instances=32
+        ),
     )
     task = config.MaskTransformerTaskConfig(
         dataset_info="shapes",
         model=model,
         targets=config.Targets(max_segments=32),
-        losses=config.Losses(num_points=512),
+        losses=config.Losses(class_weight=6.0, semantic_weight=10.0, num_points=256),
     )
     return shapes_experiment.build_experiment(
         task,
         train_steps=10_000,
         validation_interval=5000,
         batch_size=8,
-        learning_rate=1e-3,
+        learning_rate=4e-3,
         by_variable=_FACTORS,
     )
 

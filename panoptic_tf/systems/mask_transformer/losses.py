@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Callable, Optional, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.losses.point_sampling import draw_points
@@ -41,6 +42,7 @@ class MaskTransformerLoss:
         class_weight: float = 2.0,
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
+        semantic_weight: float = 1.0,
         no_object_weight: float = 0.1,
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
@@ -54,6 +56,8 @@ class MaskTransformerLoss:
           mask_loss: `points`: cross-entropy and dice on points; `whole`: focal loss and dice on all
             pixels. The rest of the points' arguments is of the former alone.
           class_weight, mask_weight, dice_weight: the lambdas.
+          semantic_weight: of the mean cross-entropy of the cells in segments, where the network has
+            a semantic branch (arXiv:2207.04044).
           no_object_weight: weight of queries without a segment in the class loss.
           num_points: of each mask.
           oversample_ratio: points that uncertain ones are chosen from, in `num_points`.
@@ -77,6 +81,7 @@ class MaskTransformerLoss:
         self._class_weight = class_weight
         self._mask_weight = mask_weight
         self._dice_weight = dice_weight
+        self._semantic_weight = semantic_weight
         self._no_object_weight = no_object_weight
         self._class_weights = class_weights
         self._num_uncertain = int(importance_ratio * num_points)
@@ -95,14 +100,20 @@ class MaskTransformerLoss:
           outputs: of L predictions and Q queries, at least as many as segments: `class_logits`
             [B, L, Q, K + 1], the last for "no object"; `mask_embeddings` [B, L, Q, C] and
             `mask_features` [B, h, w, C], or [B, L, h, w, C] where each prediction has its own,
-            whose product are the logits of the masks.
+            whose product are the logits of the masks; of a semantic branch `semantic_logits`
+            [B, h, w, K].
 
         Returns:
           `loss` and its parts, float32 []; see `reduce_loss`. Gradients are those of `loss`; the
           masks' parts have none.
         """
         if outputs["mask_features"].shape.rank == 4:
-            return self._of_images(labels, outputs)
+            losses = self._of_images(labels, outputs)
+            if "semantic_logits" in outputs:
+                semantic = self._semantic_weight * _semantic(labels, outputs["semantic_logits"])
+                losses["loss"] += semantic
+                losses["loss/semantic"] = semantic
+            return losses
         # As many images of one prediction each, whose mean is the predictions' sum by their number.
         num_predictions = outputs["mask_features"].shape[1]
         images = {}
@@ -197,3 +208,19 @@ class MaskTransformerLoss:
         total, normalizer = (tf.reduce_sum(x, axis=[1, 2]) for x in (losses * weights, weights))
         # Every prediction has the same classes, hence the same sum of weights.
         return reduce_loss(total, normalizer / predictions)
+
+
+def _semantic(labels: Tensors, logits: tf.Tensor) -> tf.Tensor:
+    """The mean cross-entropy of the cells whose middle is in a segment: float32 []."""
+    numbers = labels["segment_map"]  # [B, H, W]
+    for axis, count in enumerate(logits.shape[1:3], start=1):
+        pixels = (2 * np.arange(count) + 1) * numbers.shape[axis] // (2 * count)
+        numbers = tf.gather(numbers, pixels, axis=axis)
+    size = numbers.shape[1:]
+    numbers = tf.reshape(numbers, [-1, size.num_elements()])  # [B, h * w]
+    classes = tf.gather(labels["segment_classes"], tf.maximum(numbers - 1, 0), batch_dims=1)
+    logits = tf.reshape(tf.cast(logits, tf.float32), [-1, size.num_elements(), logits.shape[3]])
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
+    is_known = tf.cast(numbers > 0, tf.float32)
+    total, count = (tf.reduce_sum(x, axis=1) for x in (losses * is_known, is_known))
+    return reduce_loss(total, count)

@@ -92,11 +92,16 @@ def _build_decoders(config: transformer_config.Model, dataset_info: DatasetInfo)
         **config.decoder.as_dict(),
     )
     as_float32 = tf.keras.layers.Activation("linear", dtype=tf.float32, name="mask_features")
+    classify = tf.keras.layers.Conv2D(
+        dataset_info.num_categories, 1, dtype=tf.float32, name="semantic_predictor"
+    )
 
     def run(image: tf.Tensor, is_training: bool) -> Tensors:
-        del is_training
         features = pixel_decoder(backbone(image))
-        return {**decoder(features), "mask_features": as_float32(features["mask_features"])}
+        outputs = {**decoder(features), "mask_features": as_float32(features["mask_features"])}
+        if is_training and config.semantic_branch:
+            outputs["semantic_logits"] = classify(outputs["mask_features"])  # [B, h, w, K]
+        return outputs
 
     return run
 
@@ -171,7 +176,7 @@ def _check_unread(config: transformer_config.Model) -> None:
     """
     unread = {
         "decoders": ("encoder",),
-        "encoder": ("backbone", "channels", "pixel_decoder", "decoder"),
+        "encoder": ("backbone", "channels", "semantic_branch", "pixel_decoder", "decoder"),
     }
     if config.architecture not in unread:
         raise ValueError(

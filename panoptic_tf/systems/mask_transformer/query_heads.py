@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from panoptic_tf.layers import attention, resize
+from panoptic_tf.layers.dense import Dense
 from panoptic_tf.layers.depthwise import DepthwiseConv2D
 
 _EPSILON = 1e-6
@@ -56,9 +57,8 @@ class QueryHeads(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self._channels, self._num_queries, self._grid = channels, num_queries, tuple(grid)
         self._annealing = list(zip(annealing_starts, annealing_ends))
-        dense = tf.keras.layers.Dense
-        self.class_predictor = dense(num_classes + 1, dtype=tf.float32, name="class_predictor")
-        self.mask_embedding = [dense(channels, name=f"mask_embedding_{i}") for i in range(3)]
+        self.class_predictor = Dense(num_classes + 1, dtype=tf.float32, name="class_predictor")
+        self.mask_embedding = [Dense(channels, name=f"mask_embedding_{i}") for i in range(3)]
         count = max(1, int(np.log2(patch_size // _MASK_STRIDE)))
         self.upscale = [_Upscale(channels, name=f"upscale_{i}") for i in range(count)]
 

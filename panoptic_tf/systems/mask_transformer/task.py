@@ -45,7 +45,8 @@ class MaskTransformerTask(task.PanopticTask):
 
     def loss_names(self) -> Tuple[str, ...]:
         """See base class."""
-        return ("loss/class", "loss/mask", "loss/dice")
+        names = ("loss/class", "loss/mask", "loss/dice")
+        return (*names, "loss/semantic") if self.task_config.model.semantic_branch else names
 
     def float_layers(self) -> Tuple[str, ...]:
         """See base class."""

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import tensorflow as tf
 
 from panoptic_tf.layers import attention, resize
+from panoptic_tf.layers.dense import Dense
 from panoptic_tf.layers.position_encoding import sine_positions
 
 
@@ -91,8 +92,7 @@ class TransformerDecoder(tf.keras.layers.Layer):
             for i in range(num_layers)
         ]
         self.norm = attention.layer_norm()
-        dense = tf.keras.layers.Dense
-        self.class_predictor = dense(
+        self.class_predictor = Dense(
             num_classes + 1,
             kernel_initializer=_linear(),
             dtype=tf.float32,
@@ -100,14 +100,14 @@ class TransformerDecoder(tf.keras.layers.Layer):
         )
         activations = ("relu", "relu", None)
         self.mask_embedding = [
-            dense(channels, activation=a, kernel_initializer=_linear(), name=f"mask_embedding_{i}")
+            Dense(channels, activation=a, kernel_initializer=_linear(), name=f"mask_embedding_{i}")
             for i, a in enumerate(activations)
         ]
 
     def build(self, input_shape: Mapping[str, tf.TensorShape]) -> None:
         """Creates the learnt queries, vectors of levels, and projections of other channels to C."""
         self.projections = {
-            level: tf.keras.layers.Dense(self._channels, name=f"input_{level}")
+            level: Dense(self._channels, name=f"input_{level}")
             for level in self._levels
             if int(input_shape[f"level_{level}"][-1]) != self._channels
         }

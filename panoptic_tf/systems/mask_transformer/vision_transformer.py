@@ -11,6 +11,7 @@ from typing import Any, Optional, Sequence
 import tensorflow as tf
 
 from panoptic_tf.layers import attention
+from panoptic_tf.layers.dense import Dense
 
 _MLP_RATIO = 4
 _EPSILON = 1e-6
@@ -121,8 +122,8 @@ class _Block(tf.keras.layers.Layer):
         self.norm1 = norm(epsilon=_EPSILON, name="norm1")
         self.attention = attention.Attention(channels, num_heads, name="attention")
         self.norm2 = norm(epsilon=_EPSILON, name="norm2")
-        self.hidden = tf.keras.layers.Dense(_MLP_RATIO * channels, name="hidden")
-        self.output_projection = tf.keras.layers.Dense(channels, name="output")
+        self.hidden = Dense(_MLP_RATIO * channels, name="hidden")
+        self.output_projection = Dense(channels, name="output")
 
     def build(self, input_shape: tf.TensorShape) -> None:
         """Creates the scales of the two branches, [C] each."""
