@@ -119,6 +119,6 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/py*.txt)
 	if grep -q '^apache-beam==' $$pins; then extras="$$extras,beam"; fi; \
 	if grep -q '^tf2onnx==' $$pins; then extras="$$extras,onnx"; fi; \
 	if grep -q '^openvino==' $$pins; then extras="$$extras,openvino"; fi; \
-	$(BIN)/python -m pip install -qq --use-pep517 -c $$pins -e ".[$$extras]" && \
+	$(BIN)/python -m pip install -qq --no-compile --use-pep517 -c $$pins -e ".[$$extras]" && \
 	echo "$$tensorflow, Python $$version ($$pins) in $(VENV); installation took" \
 	    "$$(($$(date +%s) - start)) s." > $@
