@@ -268,9 +268,7 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         input_size=size,
         channels=64,
         semantic_branch=True,
-        backbone=shapes_experiment.build_backbone_config(
-            output_stride=32, num_blocks=[1, 2, 2, 2]
-        ),
+        backbone=shapes_experiment.build_backbone_config(output_stride=32, num_blocks=[1, 2, 2, 2]),
         pixel_decoder=config.PixelDecoder(num_layers=1, num_heads=4, hidden_channels=128),
         decoder=config.TransformerDecoder(
             num_queries=32,
