@@ -9,7 +9,8 @@ import tensorflow as tf
 class Dense(tf.keras.layers.Dense):
     """Keras' layer as one matrix product, with the same variables.
 
-    Of inputs with more than two axes Keras makes a `tensordot`, about twenty operators in a graph.
+    Of inputs with more than two axes Keras makes a `tensordot`, about twenty operators in a graph
+    of any batch size.
     """
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
