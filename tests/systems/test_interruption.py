@@ -16,6 +16,7 @@ from small_systems import ROWS, write_records
 pytestmark = pytest.mark.slow
 
 INTERVAL = 5
+ENDLESS = 10**6
 PATIENCE = 900  # seconds; on a busy machine a start alone takes minutes
 
 
@@ -27,7 +28,7 @@ def records(tmp_path_factory):
 class Run:
     """`train` as a process of its own."""
 
-    def __init__(self, row, records, model_dir, *, train_steps, interval):
+    def __init__(self, row, records, model_dir, *, interval):
         task = {
             **row.overrides,
             "train_data": {"input_path": records, "global_batch_size": 2},
@@ -36,7 +37,7 @@ class Run:
             "task": task,
             "runtime": {"mixed_precision_dtype": "float32"},
             "trainer": {
-                "train_steps": train_steps,
+                "train_steps": ENDLESS,
                 "steps_per_loop": INTERVAL,
                 "summary_interval": INTERVAL,
                 "checkpoint_interval": interval,
@@ -91,10 +92,9 @@ def test_killed_then_asked_to_stop(records, tmp_path):
     """Of one system: the trainer knows none of them. `test_goes_on.py` has what comes after."""
     row = ROWS[0]
     model_dir = tmp_path / "model"
-    endless = 10**6
 
     # kill -9 somewhere after the second checkpoint.
-    run = Run(row, records, model_dir, train_steps=endless, interval=INTERVAL)
+    run = Run(row, records, model_dir, interval=INTERVAL)
     try:
         run.wait_for(lambda: run.last_step() >= 2 * INTERVAL)
     finally:
@@ -105,7 +105,7 @@ def test_killed_then_asked_to_stop(records, tmp_path):
 
     # Started again it goes on from there. No checkpoint is due for long, so that the one that
     # SIGTERM leaves behind is its own.
-    run = Run(row, records, model_dir, train_steps=endless, interval=endless)
+    run = Run(row, records, model_dir, interval=ENDLESS)
     try:
         run.wait_for(lambda: run.steps_shown())
         first_shown = run.steps_shown()[0]

@@ -11,10 +11,11 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
+from panoptic_tf.losses.cross_entropy import pixel_cross_entropy
 from panoptic_tf.losses.point_sampling import draw_points
 from panoptic_tf.losses.reduction import reduce_loss
 from panoptic_tf.ops.trim import trim
-from panoptic_tf.structures import Tensors
+from panoptic_tf.structures import VOID, Tensors
 from panoptic_tf.systems.mask_transformer import criteria, matching
 from panoptic_tf.systems.mask_transformer.mask_losses import sum_mask_losses
 
@@ -212,15 +213,13 @@ class MaskTransformerLoss:
 
 def _semantic(labels: Tensors, logits: tf.Tensor) -> tf.Tensor:
     """The mean cross-entropy of the cells whose middle is in a segment: float32 []."""
-    numbers = labels["segment_map"]  # [B, H, W]
+    # TensorFlow computes int32 on the host.
+    numbers, classes = (tf.cast(labels[f"segment_{x}"], tf.int64) for x in ("map", "classes"))
     for axis, count in enumerate(logits.shape[1:3], start=1):
-        pixels = (2 * np.arange(count) + 1) * numbers.shape[axis] // (2 * count)
-        numbers = tf.gather(numbers, pixels, axis=axis)
-    size = numbers.shape[1:]
-    numbers = tf.reshape(numbers, [-1, size.num_elements()])  # [B, h * w]
-    classes = tf.gather(labels["segment_classes"], tf.maximum(numbers - 1, 0), batch_dims=1)
-    logits = tf.reshape(tf.cast(logits, tf.float32), [-1, size.num_elements(), logits.shape[3]])
-    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=classes, logits=logits)
-    is_known = tf.cast(numbers > 0, tf.float32)
-    total, count = (tf.reduce_sum(x, axis=1) for x in (losses * is_known, is_known))
-    return reduce_loss(total, count)
+        middles = (2 * np.arange(count) + 1) * numbers.shape[axis] // (2 * count)
+        numbers = tf.gather(numbers, middles, axis=axis)
+    classes = tf.gather(classes, tf.maximum(numbers - 1, 0), batch_dims=1)  # [B, h, w]
+    is_known = numbers > 0
+    losses = pixel_cross_entropy(logits, tf.where(is_known, classes + 1, VOID))
+    known = tf.reduce_sum(tf.cast(is_known, tf.float32), axis=[1, 2])
+    return reduce_loss(tf.reduce_sum(losses, axis=[1, 2]), known)
