@@ -74,6 +74,17 @@ def two_logical_cpus():
         )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_rewriting_of_graphs():
+    """Graphs that run a few times only run as they are, which is sooner.
+
+    The commands, which are tested as processes of their own, have TensorFlow rewrite theirs.
+    """
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
 @pytest.fixture(autouse=True)
 def float32_afterwards():
     """A training sets the precision of the process; no other test is to have it."""

@@ -3,8 +3,12 @@
 A new system is one more row of `ROWS`: every test of `test_contract.py` runs on it.
 """
 
+import collections
 import dataclasses
 import json
+import math
+import pathlib
+import re
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -191,6 +195,8 @@ ROWS = (
     ),
 )
 
+SNAPSHOT_DIR = pathlib.Path(__file__).parent / "systems" / "snapshots"
+
 # Shrunk to where only the shapes of activations differ, not those of variables.
 SNAPSHOTS: Dict[str, Dict[str, Any]] = {
     "panoptic_deeplab_shapes": {"model": {"train_size": [64, 64], "input_size": [64, 64]}},
@@ -240,6 +246,19 @@ def describe_variables(model: tf.keras.Model) -> Dict[str, List[int]]:
     described = {w.name: w.shape.as_list() for w in weights}
     assert len(described) == len(weights), "two variables have one name"
     return described
+
+
+def count_parameters(experiment: str, *, but: str) -> Dict[str, int]:
+    """{part: number} of the variables in a snapshot, but for the names that a pattern is found in.
+
+    `test_contract.py` compares the snapshots with the networks.
+    """
+    variables = json.loads((SNAPSHOT_DIR / f"{experiment}.json").read_text())
+    counts = collections.Counter()
+    for name, shape in variables.items():
+        if not re.search(but, name):
+            counts[name.split("/")[0]] += math.prod(shape)
+    return dict(counts)
 
 
 def write_records(folder, *, num_shards: int = 1) -> str:

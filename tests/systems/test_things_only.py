@@ -82,12 +82,10 @@ def build_task(row, records, **model):
 
 
 def train(task, model, num_steps):
-    """The loss of the last step."""
     optimizer = tf.keras.optimizers.legacy.Adam(1e-2)
     step = step_in_graph(task, model, optimizer)
     for inputs in task.build_inputs(task.task_config.train_data).take(num_steps):
-        losses = step(*inputs)
-    return float(losses[task.loss])
+        step(*inputs)
 
 
 @pytest.mark.slow
@@ -95,7 +93,9 @@ def test_another_system_trains_on_them(records):
     task = build_task(ROWS[1], records)
     assert [c.name for c in task.dataset_info.categories if not c.is_thing] == ["background"]
     model = task.build_model()
-    assert np.isfinite(train(task, model, 1))
+    (inputs,) = task.build_inputs(task.task_config.train_data).take(1)
+    losses = task.train_step(inputs, model, tf.keras.optimizers.legacy.Adam(1e-2))
+    assert np.isfinite(losses[task.loss])
 
 
 @pytest.mark.slow

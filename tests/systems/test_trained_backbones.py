@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from official.core import exp_factory
-from small_systems import draw_sample, get_params, get_task, make_batch, step_in_graph
+from small_systems import draw_sample, get_params, get_task, make_batch
 from test_experiments import EXPERIMENTS
 
 from panoptic_tf import checkpoints
@@ -102,7 +102,7 @@ def _check_step(task, model):
     variables = model.parts["backbone"].weights
     before = {v.ref(): v.numpy() for v in variables}
     optimizer = tf.keras.optimizers.legacy.SGD(1e-3)
-    logs = step_in_graph(task, model, optimizer)(*batch)
+    logs = task.train_step(batch, model, optimizer)
     assert np.isfinite(float(logs[task.loss]))
     frozen = {v.ref() for v in model.parts["backbone"].non_trainable_variables}
     moved = [v for v in variables if not np.array_equal(before[v.ref()], v.numpy())]
