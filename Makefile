@@ -1,7 +1,7 @@
 # Every target does its own set-up first; `make install` does only that.
 #   make demo               the whole way on the embedded data, into runs/demo
-#   make test               lint and tests; TESTS=tests/layers for some of them, WORKERS=0 for one
-#                           process with its output
+#   make test               lint and tests; TESTS=tests/layers for some of them and no lint,
+#                           WORKERS=0 for one process with its output
 #   make browser            the page of export-web in CHROMIUM; npm brings the runtime
 #   make embed              build/panoptic, the C program of export/embed
 #   make install            the tested packages of STACK into VENV
@@ -11,6 +11,7 @@
 # STACK=tf215 is TensorFlow 2.15 with tensorflow-addons, on Python 3.9 to 3.11; STACK=tf220 is 2.20,
 # on Python 3.10 to 3.13. Without STACK it is the first that has the Python.
 # PYTHON, VENV and STACK can be set: make test PYTHON=python3.10 VENV=.venv310
+# UV=uv installs by uv (https://docs.astral.sh/uv), which is sooner, and by pip where it cannot.
 PYTHON ?= python3
 # .venv, and .venv-tf220 where STACK=tf220 is asked for: the two can live side by side.
 ifndef VENV
@@ -22,6 +23,7 @@ VERSION := $(shell for python in $(VENV)/bin/python '$(PYTHON)'; do \
 STACK := $(if $(wildcard constraints/py$(VERSION)-tf215.txt),tf215,tf220)
 endif
 
+UV ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks docs/*.py)
@@ -73,7 +75,7 @@ release:
 	$(MAKE) dist
 
 # All tests in several runs: a process keeps some memory of every graph that TensorFlow has traced.
-test: lint
+test: $(if $(TESTS),$(STAMP),lint)
 ifeq ($(TESTS),)
 	$(PYTEST) $(CONTRACT)
 	$(foreach folder,$(FOLDERS),$(PYTEST) $(folder) --ignore=$(CONTRACT) &&) \
@@ -119,6 +121,7 @@ $(STAMP): setup.cfg setup.py pyproject.toml $(wildcard constraints/py*.txt)
 	if grep -q '^apache-beam==' $$pins; then extras="$$extras,beam"; fi; \
 	if grep -q '^tf2onnx==' $$pins; then extras="$$extras,onnx"; fi; \
 	if grep -q '^openvino==' $$pins; then extras="$$extras,openvino"; fi; \
-	$(BIN)/python -m pip install -qq --no-compile --use-pep517 -c $$pins -e ".[$$extras]" && \
+	{ test -n '$(UV)' && '$(UV)' pip install -q --python $(BIN)/python -c $$pins -e ".[$$extras]"; } || \
+	    $(BIN)/python -m pip install -qq --no-compile --use-pep517 -c $$pins -e ".[$$extras]" && \
 	echo "$$tensorflow, Python $$version ($$pins) in $(VENV); installation took" \
 	    "$$(($$(date +%s) - start)) s." > $@

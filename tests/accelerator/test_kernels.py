@@ -30,9 +30,16 @@ def system(request):
 
 
 @pytest.fixture(scope="module")
-def step(system):
+def built(system):
+    """Task and model."""
+    task = get_task(get_params(traced.COCO_EXPERIMENTS[system]))
+    return task, traced.build(task)
+
+
+@pytest.fixture(scope="module")
+def step(built):
     """See `traced.training_step`."""
-    return traced.training_step(get_task(get_params(traced.COCO_EXPERIMENTS[system])), _BATCH)
+    return traced.training_step(*built, _BATCH)
 
 
 def assert_all_on_the_device(function):
@@ -54,9 +61,8 @@ def test_nothing_of_a_step_runs_on_the_host(step):
 
 @pytest.mark.slow
 @without_cuda
-def test_nothing_of_inference_runs_on_the_host(system):
-    task = get_task(get_params(traced.COCO_EXPERIMENTS[system]))
-    assert_all_on_the_device(traced.inference(task, _BATCH))
+def test_nothing_of_inference_runs_on_the_host(built):
+    assert_all_on_the_device(traced.inference(*built, _BATCH))
 
 
 @pytest.mark.slow

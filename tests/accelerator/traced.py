@@ -22,15 +22,20 @@ COCO_EXPERIMENTS = {
 """Of each system the one whose step is looked at, at its full size."""
 
 
-def training_step(task: Any, batch: int) -> Tuple[Any, int]:
-    """Losses, gradients and an optimiser's step of a task at its training size.
+def build(task: Any) -> Any:
+    """The task's model, which the functions below take."""
+    task.form = FORM
+    with forms.use(FORM):
+        return task.build_model()
+
+
+def training_step(task: Any, model: Any, batch: int) -> Tuple[Any, int]:
+    """Losses, gradients and an optimiser's step at the task's training size.
 
     Returns:
       The concrete function, and how many of its operators are the forward pass: they come first.
     """
-    task.form = FORM
     with forms.use(FORM), forward_lengths() as lengths:
-        model = task.build_model()
         optimizer = tf.keras.optimizers.SGD(0.1, jit_compile=False)
         optimizer.build(model.trainable_variables)  # here, not inside the step: that traces twice
         step = tf.function(lambda *inputs: task.train_step(inputs, model, optimizer))
@@ -39,16 +44,14 @@ def training_step(task: Any, batch: int) -> Tuple[Any, int]:
     return function, forward
 
 
-def inference(task: Any, batch: int) -> Any:
+def inference(task: Any, model: Any, batch: int) -> Any:
     """The inference network as a concrete function."""
     height, width = task.task_config.model.input_size
     features = {
         "image": tf.TensorSpec([batch, height, width, 3]),
         "image_info": tf.TensorSpec([batch, 4, 2]),
     }
-    task.form = FORM
     with forms.use(FORM):
-        model = task.build_model()
         network = tf.function(lambda inputs: model(inputs, training=False), autograph=False)
         return network.get_concrete_function(features)
 
