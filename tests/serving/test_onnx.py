@@ -86,6 +86,21 @@ def test_missing_package_is_named(network, export_arguments, tmp_path, monkeypat
         onnx_export.export_onnx(network, onnx_path=str(tmp_path / "m.onnx"), **export_arguments)
 
 
+def test_what_fails_to_optimise_the_graph_is_left_out(onnx, monkeypatch):
+    from tf2onnx import optimizer
+
+    class Failing:
+        def optimize(self, graph, iteration):
+            failures.append(iteration)
+            raise RuntimeError("not today")
+
+    failures = []
+    monkeypatch.setitem(optimizer._optimizers, "fold_constants", Failing)
+    model = onnx_export._run_tf2onnx(lambda x: {"y": 2.0 * x + 1.0}, [tf.TensorSpec([4], name="x")])
+    assert {"Mul", "Add"} <= {node.op_type for node in model.graph.node}
+    assert len(failures) > 1
+
+
 def test_files_of_others(onnx, onnx_path, tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
