@@ -248,6 +248,10 @@ def describe_variables(model: tf.keras.Model) -> Dict[str, List[int]]:
     return described
 
 
+# What a frozen batch norm of the backbone holds is no parameter in the references.
+FROZEN_NORM = "^backbone/.*/(moving_mean|moving_variance|gamma|beta)"
+
+
 def count_parameters(experiment: str, *, but: str) -> Dict[str, int]:
     """{part: number} of the variables in a snapshot, but for the names that a pattern is found in.
 

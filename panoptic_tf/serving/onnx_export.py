@@ -109,8 +109,8 @@ def _convert(taken: parts.Part, info: ModelInfo, path: str) -> bytes:
 def _run_tf2onnx(answer: Any, signature: Sequence[tf.TensorSpec]) -> Any:
     """The ModelProto of a function.
 
-    Of its graph tf2onnx makes a copy for each optimiser, to leave out one that fails; that is a
-    third of the time. None fails on the networks here, so copies are made where one has.
+    tf2onnx copies the graph before each of its optimisers, to skip one that fails. That takes up to
+    a third of the time, and none fails on our networks: copies are made only after a failure.
     """
     tf2onnx = importlib.import_module("tf2onnx")
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)

@@ -63,6 +63,14 @@ def test_two_workers_follow_the_losses_of_one_device(one_device, two_workers):
     check_same_curve(model_dir, one_device, last_step=STOP)
 
 
+def test_two_logical_cpus_follow_the_losses_of_one_device(records, one_device, tmp_path):
+    flags = ["--distribution_strategy=mirrored", "--logical_cpus=2"]
+    overrides = override(records, train_steps=TRAIN_STEPS, interval=INTERVAL)
+    with Job(tmp_path / "model", overrides, *flags, mode="train") as job:
+        job.wait(expected=[0])
+    check_same_curve(tmp_path / "model", one_device, last_step=TRAIN_STEPS)
+
+
 def test_merged_metrics_are_those_of_one_device(records, two_workers):
     model_dir, _ = two_workers
     merged = json.loads((model_dir / "metrics.json").read_text())

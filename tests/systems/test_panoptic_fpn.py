@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from small_systems import (
+    FROZEN_NORM,
     ROWS,
     count_parameters,
     draw_sample,
@@ -91,9 +92,7 @@ def test_recorded_mask_loss(recorded):
 
 
 def test_parameters_are_those_of_the_reference():
-    """Where a frozen batch norm has none."""
-    frozen = "^backbone/.*/(moving_mean|moving_variance|gamma|beta)"
-    counts = count_parameters("panoptic_fpn_resnet50_coco", but=frozen)
+    counts = count_parameters("panoptic_fpn_resnet50_coco", but=FROZEN_NORM)
     assert counts["backbone"] + counts["fpn"] == 26_799_296
     assert counts["rpn"] == 593_935
     assert counts["box"] + counts["mask"] == 16_949_985

@@ -106,6 +106,8 @@ def test_evaluations_are_made_up_for(records, tmp_path, evaluated, monkeypatch):
         assert not (model_dir / "ckpt-7_temp").exists()
         # From a step between two evaluations to the next of them.
         assert train(6) == [4, 6]
+        # All as it should be: the same command evaluates once more, as ever.
+        assert train(6) == [6]
     finally:
         signal.signal(signal.SIGTERM, before)
 
