@@ -24,6 +24,7 @@ from absl import app, flags
 from references import measuring
 
 from panoptic_tf.ops import forms
+from panoptic_tf.training import machine
 
 Workload = Dict[str, np.ndarray]
 Turns = Dict[str, List[Dict[str, Any]]]
@@ -40,7 +41,10 @@ _REFERENCE = flags.DEFINE_string(
     "Measures another implementation; {workload}, {threads} and {repetitions} are filled in.",
 )
 _FORM = flags.DEFINE_enum(
-    "form", "cpu", ["cpu", "accelerator"], "Of our operations: see docs/design.md."
+    "form",
+    None,
+    ["cpu", "cpu_avx2", "accelerator"],
+    "Of our operations: see docs/design.md; by default what training takes on this CPU.",
 )
 _WORKLOAD = flags.DEFINE_string(
     "workload", None, "File of a workload: measure ours on it and print JSON. For the turns."
@@ -97,7 +101,7 @@ def run(
 
 def form() -> forms.Form:
     """What `--form` says."""
-    return forms.Form(_FORM.value)
+    return forms.Form(_FORM.value) if _FORM.value else machine.cpu_form()
 
 
 def _reference_command(script: str) -> List[str]:

@@ -2,7 +2,7 @@
 
 The reference of an operation is plain and runs on every device; it is what accelerators and XLA
 get. A tuned form computes the same for a CPU, or of the operators that TFLite has. Whoever builds a
-graph says what it is for; nothing looks at the machine.
+graph says what it is for; no operation looks at the machine.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ class Form(enum.Enum):
     Attributes:
       ACCELERATOR: GPUs, TPUs and whatever XLA compiles: the references.
       CPU: CPUs without XLA.
+      CPU_AVX2: the same where they have AVX2 but not AVX512, for training; what has no form of its
+        own for them takes that for CPUs.
       TFLITE: TFLite's builtin operators; shapes are static, the batch included.
       ONNX: operators that ONNX and its runtimes define alike.
     """
 
     ACCELERATOR = "accelerator"
     CPU = "cpu"
+    CPU_AVX2 = "cpu_avx2"
     TFLITE = "tflite"
     ONNX = "onnx"
 
@@ -63,7 +66,10 @@ def op(reference: Function) -> Function:
     @functools.wraps(reference)
     @tf.autograph.experimental.do_not_convert
     def dispatch(*args: Any, **kwargs: Any) -> Any:
-        return forms.get(current(), reference)(*args, **kwargs)
+        form = current()
+        if form is Form.CPU_AVX2 and form not in forms:
+            form = Form.CPU
+        return forms.get(form, reference)(*args, **kwargs)
 
     return dispatch  # type: ignore[return-value]
 

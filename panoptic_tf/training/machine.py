@@ -11,6 +11,7 @@ from typing import List, Optional
 import tensorflow as tf
 from official.core import config_definitions as cfg
 
+from panoptic_tf.ops import forms
 from panoptic_tf.serving.throughput.machine import cpu_flags
 
 _DEFAULT_GPU_MEMORY = 8 << 30
@@ -47,6 +48,12 @@ class Machine:
         if not self.num_gpus:
             return f"the CPU, {gigabytes}"
         return f"{self.num_gpus} GPU{'s' if self.num_gpus > 1 else ''} of {gigabytes}"
+
+
+def cpu_form() -> forms.Form:
+    """The form of operations with which CPUs like this machine's train fastest."""
+    flags = cpu_flags()
+    return forms.Form.CPU_AVX2 if "avx2" in flags and "avx512f" not in flags else forms.Form.CPU
 
 
 def find_machine() -> Machine:

@@ -15,7 +15,7 @@ from official.core import config_definitions as cfg
 from panoptic_tf.ops import forms
 from panoptic_tf.systems.model import PanopticModel
 from panoptic_tf.systems.task import PanopticTask
-from panoptic_tf.training import progress, run_checks, run_folder, workers
+from panoptic_tf.training import machine, progress, run_checks, run_folder, workers
 from panoptic_tf.training.cluster import Cluster
 from panoptic_tf.training.run import Run
 
@@ -197,7 +197,7 @@ def without_xla(params: cfg.ExperimentConfig) -> cfg.ExperimentConfig:
 def form_of(strategy: tf.distribute.Strategy) -> forms.Form:
     """The form of operations that the devices of a strategy want."""
     is_cpu = ["CPU" in device for device in strategy.extended.worker_devices]
-    return forms.Form.CPU if all(is_cpu) else forms.Form.ACCELERATOR
+    return machine.cpu_form() if all(is_cpu) else forms.Form.ACCELERATOR
 
 
 def _uses_xla(runtime: cfg.RuntimeConfig, strategy: tf.distribute.Strategy) -> bool:

@@ -46,6 +46,8 @@ def _split(x, kernel, groups, *, dilation_rate=1, strides=1):
         (6, 5, 7, {"strides": 2}),  # three share one
         (2, 24, 8, {"dilation_rate": 2}),
         (5, 1, 1, {}),
+        (1, 3, 4, {}),
+        (1, 3, 4, {"strides": 2}),
         (1, 3, 4, {"dilation_rate": 2}),
         (1, 3, 4, {"dilation_rate": 4}),  # larger than the map
         (1, 3, 4, {"dilation_rate": 3, "strides": 2}),
@@ -53,7 +55,9 @@ def _split(x, kernel, groups, *, dilation_rate=1, strides=1):
 )
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("form", forms.registered()["conv2d.conv2d"], ids=lambda form: form.value)
-def test_grouped_and_dilated_convolution(groups, channels, filters, options, training, form):
+def test_every_form_equals_convolutions_of_spread_kernels(
+    groups, channels, filters, options, training, form
+):
     x = _normal(2, 6, 7, groups * channels, seed=1)
     kernel = _normal(3, 3, channels, groups * filters, seed=2)
     expected = _gradients(lambda *xs: _split(*xs, groups, **options), x, kernel)

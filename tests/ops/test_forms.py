@@ -38,6 +38,15 @@ def test_a_tuned_form_where_there_is_one(operation):
     assert operation(3) == ("reference", 6)
 
 
+def test_cpus_without_avx512_take_the_form_for_cpus_where_there_is_no_other(operation):
+    with forms.use(Form.CPU_AVX2):
+        assert operation(3) == ("cpu", 6)
+        forms.register(operation, Form.CPU_AVX2)(lambda x: ("avx2", 2 * x))
+        assert operation(3) == ("avx2", 6)
+    with forms.use(Form.CPU):
+        assert operation(3) == ("cpu", 6)
+
+
 def test_an_error_ends_the_context(operation):
     with pytest.raises(KeyError):
         with forms.use(Form.CPU):
@@ -72,7 +81,7 @@ def test_the_documented_table_is_that_of_the_code():
     path = pathlib.Path(__file__).parents[2] / "docs" / "design.md"
     found = {}
     for names, others in re.findall(
-        r"^\| (`\w+\.\w+`.*?) \| ([a-z, ]+) \|", path.read_text(), re.M
+        r"^\| (`\w+\.\w+`.*?) \| ([a-z0-9_, ]+) \|", path.read_text(), re.M
     ):
         for name in re.findall(r"`(.*?)`", names):
             found[name] = {Form(value) for value in others.split(", ")}

@@ -11,8 +11,9 @@ from small_systems import write_records
 from panoptic_tf import systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 from panoptic_tf.inputs import data_service, shards
+from panoptic_tf.ops.forms import Form
 from panoptic_tf.systems.scoring import BackgroundScoring
-from panoptic_tf.training import run, run_checks, runner
+from panoptic_tf.training import machine, run, run_checks, runner
 from panoptic_tf.training.cluster import Cluster
 
 
@@ -349,6 +350,20 @@ def test_more_gpus_than_there_are_are_refused(monkeypatch, strategy, count):
     runtime.distribution_strategy, runtime.num_gpus = strategy, count
     with pytest.raises(ValueError, match=f"num_gpus.* is {count}, .*sees (no|1) GPU.*and-cuda"):
         runner.build_strategy(runtime)
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ({"avx", "avx2"}, Form.CPU_AVX2),
+        ({"avx2", "avx512f"}, Form.CPU),
+        ({"asimd"}, Form.CPU),
+        (set(), Form.CPU),
+    ],
+)
+def test_operations_are_those_for_the_cpu(monkeypatch, mirrored, flags, expected):
+    monkeypatch.setattr(machine, "cpu_flags", lambda: flags)
+    assert runner.form_of(mirrored) is expected
 
 
 @pytest.mark.parametrize("seen, level", [(0, logging.INFO), (2, logging.WARNING)])

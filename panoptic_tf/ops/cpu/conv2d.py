@@ -1,12 +1,15 @@
-"""Gradients of grouped and of dilated convolutions by plain ones.
+"""Gradients of grouped and of dilated convolutions by plain ones; without AVX512 by products.
 
 Without oneDNN, which TensorFlow takes by itself only on processors with AVX512 and more, it has
-none of these on CPUs.
+none of these on CPUs. Where oneDNN is turned on without AVX512, its kernel gradient of a plain
+convolution takes up to four times as long as a product of matrices for each tap of the kernel; the
+gradient without oneDNN takes as long as these products.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import Any, Callable, List, Optional, Tuple
 
@@ -48,11 +51,29 @@ def conv2d(
     if training is not True or (is_dense and dilation_rate == 1):
         return convolve(inputs, kernel, training=training)
     if is_dense and strides == 1:
-        return _dilated(inputs, kernel, dilation_rate)
+        return _dense(inputs, kernel, dilation_rate, _kernel_gradient_of_parts)
     return special(inputs, kernel)
 
 
-def _dilated(inputs: tf.Tensor, kernel: tf.Tensor, dilation_rate: int) -> tf.Tensor:
+@forms.register(reference.conv2d, forms.Form.CPU_AVX2)
+def conv2d_avx2(
+    inputs: tf.Tensor,
+    kernel: tf.Tensor,
+    *,
+    strides: int = 1,
+    dilation_rate: int = 1,
+    training: Optional[bool] = None,
+) -> tf.Tensor:
+    """See the reference."""
+    is_dense = kernel.shape[2] == inputs.shape[-1]
+    if training is True and is_dense and strides == 1 and kernel.shape[0] > 1:
+        return _dense(inputs, kernel, dilation_rate, _kernel_gradient_by_taps)
+    return conv2d(inputs, kernel, strides=strides, dilation_rate=dilation_rate, training=training)
+
+
+def _dense(
+    inputs: tf.Tensor, kernel: tf.Tensor, dilation_rate: int, kernel_gradient: Callable[..., Any]
+) -> tf.Tensor:
     """A dense convolution of stride 1."""
 
     @tf.custom_gradient
@@ -61,18 +82,42 @@ def _dilated(inputs: tf.Tensor, kernel: tf.Tensor, dilation_rate: int) -> tf.Ten
             # Convolving back is convolving with the kernel turned by half a turn.
             turned = tf.transpose(tf.reverse(kernel, axis=[0, 1]), [0, 1, 3, 2])
             of_inputs = tf.nn.conv2d(upstream, turned, 1, "SAME", dilations=dilation_rate)
-            of_kernel = tf.raw_ops.Conv2DBackpropFilter(
-                input=_parts(inputs, dilation_rate),
-                filter_sizes=kernel.shape,
-                out_backprop=_parts(upstream, dilation_rate),
-                strides=[1, 1, 1, 1],
-                padding="SAME",
-            )
-            return of_inputs, of_kernel
+            return of_inputs, kernel_gradient(inputs, upstream, kernel.shape, dilation_rate)
 
         return tf.nn.conv2d(inputs, kernel, 1, "SAME", dilations=dilation_rate), gradient
 
     return convolve(inputs, kernel)
+
+
+def _kernel_gradient_of_parts(
+    inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, dilation_rate: int
+) -> tf.Tensor:
+    """That of a plain convolution of every r-th cell."""
+    return tf.raw_ops.Conv2DBackpropFilter(
+        input=_parts(inputs, dilation_rate),
+        filter_sizes=shape,
+        out_backprop=_parts(upstream, dilation_rate),
+        strides=[1, 1, 1, 1],
+        padding="SAME",
+    )
+
+
+def _kernel_gradient_by_taps(
+    inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, dilation_rate: int
+) -> tf.Tensor:
+    """[B, H, W, C], [B, H, W, D] -> [k, k, C, D]: cells times gradients, for each tap."""
+    size, _, channels, filters = shape
+    margin = (size - 1) * dilation_rate // 2
+    padded = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
+    cells = tf.shape(inputs)
+    upstream = tf.reshape(upstream, [-1, filters])
+    products: List[tf.Tensor] = []
+    for row, column in itertools.product(range(size), repeat=2):
+        with tf.control_dependencies(products[-1:]):  # One copy of the inputs at a time.
+            tap = tf.slice(padded, [0, row * dilation_rate, column * dilation_rate, 0], cells)
+        tap = tf.reshape(tap, [-1, channels])
+        products.append(tf.matmul(tap, upstream, transpose_a=True))
+    return tf.reshape(tf.stack(products), shape)
 
 
 def _cut_up(inputs: tf.Tensor, kernel: tf.Tensor, *, strides: int, dilation_rate: int) -> tf.Tensor:
