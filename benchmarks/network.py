@@ -29,8 +29,7 @@ import workloads
 from absl import app, flags
 from references import measuring
 
-Megabytes = Dict[str, float]
-Measured = Tuple[Dict[str, float], Dict[str, Any], Dict[str, Megabytes]]
+Measured = Tuple[Dict[str, float], Dict[str, Any], Dict[str, measuring.Megabytes]]
 _ROWS = {
     "network": ("network",),
     "position_head": ("position_head",),
@@ -56,7 +55,7 @@ def main(argv: List[str]) -> None:
         measure=measure,
         rows=_ROWS,
         reference=subject.workload.REFERENCE,
-        compare=_print_memory,
+        compare=speed.print_memory,
     )
 
 
@@ -85,14 +84,6 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
         },
         "memory": {part: megabytes for _, _, memory in found for part, megabytes in memory.items()},
     }
-
-
-def _print_memory(turns: speed.Turns) -> None:
-    """Prints what the parts take, on each side."""
-    for side, (first, *_) in turns.items():
-        for part, megabytes in first.get("memory", {}).items():
-            cells = ", ".join(f"{value:.0f} MB {what}" for what, value in megabytes.items())
-            print(f"{side}, {part}: {cells}")
 
 
 def _measure_network(system: Any, model: Any, workload: speed.Workload) -> Measured:

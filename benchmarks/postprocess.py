@@ -14,7 +14,7 @@ from drawn logits, kernels and encoded feature, both with all that comes after; 
 the detections with masks and the semantic logits that the network finds. Each to the panoptic
 prediction at the image's size. network, on request: the network before it.
 
-memory: megabytes by name: how far the first call raises the peak of the process's resident memory.
+memory: of the first call; see `references/measuring.py`.
 segments: int32 [H, W] `segments`, category * 1000 + number, 0 is void; how many pixels differ is
 printed, numbers up to renaming.
 """
@@ -74,7 +74,7 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
     return {
         "seconds": seconds,
         "counts": {name: int(np.sum(marks)) for name, marks in count(prediction).items()},
-        "memory": memory,
+        "memory": {"post": memory},
         "segments": speed.write_beside_workload(
             "ours_segments.npz", segments=segment_map(prediction)
         ),
@@ -107,12 +107,9 @@ def segment_map(prediction: Tensors) -> np.ndarray:
 
 def _compare(turns: speed.Turns) -> None:
     """Prints the memory of each side, and how many pixels of the segment maps differ."""
+    speed.print_memory(turns)
     maps = []
-    for side, (first, *_) in turns.items():
-        for what, megabytes in first.get("memory", {}).items():
-            if isinstance(megabytes, dict):  # of another part that the reference measures, too
-                continue
-            print(f"{side}: {megabytes:.0f} MB {what}")
+    for first, *_ in turns.values():
         if "segments" in first:
             maps.append(np.load(first["segments"])["segments"])
     if len(maps) > 1:

@@ -3,7 +3,8 @@
 Both sides get the same workload, a file of arrays, and run in turn in processes of their own. The
 reference is the benchmark's script in `references/`, run by `--reference_python`, or any other
 command. It prints JSON that ends its output:
-`{"seconds": {<part>: ..., ...}, "counts": {<what was done>: ..., ...}}`.
+`{"seconds": {<part>: ..., ...}, "counts": {<what was done>: ..., ...}, "memory": {<part>: ...}}`,
+the last where it measures memory: megabytes by name, see `measuring.megabytes_of`.
 """
 
 from __future__ import annotations
@@ -133,6 +134,14 @@ def select_tensors(workload: Workload, prefix: str) -> Dict[str, tf.Tensor]:
     """Arrays of a workload whose names start with a prefix, without it."""
     found = {key: value for key, value in workload.items() if key.startswith(prefix)}
     return {key[len(prefix) :]: tf.constant(value) for key, value in found.items()}
+
+
+def print_memory(turns: Turns) -> None:
+    """Prints what the parts take on each side."""
+    for side, (first, *_) in turns.items():
+        for part, megabytes in first.get("memory", {}).items():
+            cells = ", ".join(f"{value:.0f} MB {what}" for what, value in megabytes.items())
+            print(f"{side}, {part}: {cells}")
 
 
 def _run(command: List[str]) -> Dict[str, Any]:

@@ -102,10 +102,11 @@ def main() -> None:
 
     seconds: Dict[str, float] = {}
     counts: Dict[str, Any] = {}
+    memory: Dict[str, measuring.Megabytes] = {}
     more: Dict[str, Any] = {}
     if "raw/offsets" in workload:
         process = _post_processing(workload)
-        more["memory"] = measuring.megabytes_of(process)
+        memory["post"] = measuring.megabytes_of(process)
         seconds["post"] = measure(process)
         rows, counts = _segments(process(), workload)
         more["segments"] = measuring.write_beside_workload(
@@ -114,8 +115,10 @@ def main() -> None:
     if "image" in workload:
         config, model = build(workload, {"INPUT.CROP.SIZE": workload["image"].shape[1:3]})
         seconds["network"] = measure(_network(model, workload))
-        seconds["training_step"] = measure(_training_step(config, model, workload))
-    measuring.print_result(seconds, counts, **more)
+        step = _training_step(config, model, workload)
+        seconds["training_step"] = measure(step)
+        memory["training_step"] = measuring.megabytes_of(step)
+    measuring.print_result(seconds, counts, memory=memory, **more)
 
 
 def build(

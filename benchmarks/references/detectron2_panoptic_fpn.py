@@ -94,13 +94,14 @@ def main() -> None:
     process = _post_processing(model, detections, semantic_logits)
     step = _training_step(config, model, workload)
 
-    memory = measuring.megabytes_of(process)
+    memory = {"post": measuring.megabytes_of(process)}
     seconds = {
         "network": measuring.cpu_seconds(network, arguments.repetitions),
         "post": measuring.cpu_seconds(process, arguments.repetitions),
     }
     with EventStorage() as storage:
         seconds["training_step"] = measuring.cpu_seconds(step, arguments.repetitions)
+        memory["training_step"] = measuring.megabytes_of(step)
     is_merged = detections.scores >= model.combine_instances_score_thresh
     rows, segment_counts = _segments(*process(), model.roi_heads.num_classes)
     counts = {

@@ -18,6 +18,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 Workload = Mapping[str, np.ndarray]
+Megabytes = Dict[str, float]
 _WARM_UPS = 2
 _NO_PATHS: Mapping[str, str] = {}
 
@@ -59,7 +60,7 @@ def cpu_seconds(function: Callable[[], Any], repetitions: int) -> float:
     return statistics.median(found[_WARM_UPS:])
 
 
-def megabytes_of(function: Callable[[], Any]) -> Dict[str, float]:
+def megabytes_of(function: Callable[[], Any]) -> Megabytes:
     """Memory of the first call of a function that is traced already; Linux only.
 
     Returns:

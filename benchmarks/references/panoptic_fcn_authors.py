@@ -84,12 +84,13 @@ def main() -> None:
 
     seconds: Dict[str, float] = {}
     counts: Dict[str, int] = {}
+    memory: Dict[str, measuring.Megabytes] = {}
     more: Dict[str, Any] = {}
     config, model = build(workload, {})
     model.eval()
     if "raw/encoded" in workload:
         process = _post_processing(model, workload)
-        more["memory"] = measuring.megabytes_of(process)
+        memory["post"] = measuring.megabytes_of(process)
         seconds["post"] = measure(process)
         segments, counts = _count_post(model, process)
         more["segments"] = measuring.write_beside_workload(
@@ -101,8 +102,10 @@ def main() -> None:
         model.train()
         batch = training_batch(model, workload)
         counts.update(_count_pairs(model, batch))
-        seconds["training_step"] = measure(_training_step(config, model, batch))
-    measuring.print_result(seconds, counts, **more)
+        step = _training_step(config, model, batch)
+        seconds["training_step"] = measure(step)
+        memory["training_step"] = measuring.megabytes_of(step)
+    measuring.print_result(seconds, counts, memory=memory, **more)
 
 
 def build(

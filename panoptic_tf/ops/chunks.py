@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Callable, List, Sequence, Tuple, Union
+from typing import Any, Callable, Iterable, List, Sequence, Tuple, Union
 
 import tensorflow as tf
 
@@ -12,6 +12,27 @@ Size = Union[int, tf.Tensor]
 # Samples of a deformable convolution that lie in a cache at a time. A larger tensor would also come
 # from fresh pages.
 CACHE_BYTES = 5_000_000
+_PARTS_AT_ONCE = 8
+
+
+def in_turn(
+    function: Callable[..., Any], parts: Iterable[Sequence[tf.Tensor]], *, after: tf.Tensor
+) -> List[Any]:
+    """function(*part) of each part, side by side in the graph.
+
+    TensorFlow would compute the first step of all parts, then the next one, and hold all of them.
+
+    Args:
+      function: to tensors.
+      parts: its arguments.
+      after: a tensor before which nothing is computed.
+    """
+    results: List[Any] = []
+    for k, part in enumerate(parts):
+        before = results[k - _PARTS_AT_ONCE] if k >= _PARTS_AT_ONCE else after
+        with tf.control_dependencies(tf.nest.flatten(before)):
+            results.append(function(*part))
+    return results
 
 
 def map_chunks(

@@ -115,12 +115,16 @@ def test_an_ablation_changes_its_switch(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name",
-    ["convs_3_deformable", "coordinates_none", "duplicates_kept", "feature_sum", "dice_unweighted"],
+    "names",
+    [
+        ("convs_3_deformable", "coordinates_none", "duplicates_kept"),
+        ("feature_sum", "dice_unweighted"),
+    ],
+    ids="-".join,
 )
-def test_an_ablation_trains(row, name):
-    """The same switch on the small network."""
-    task = row_task(row, ablation(name)["task"])
+def test_ablations_train(row, names):
+    """The same switches on the small network; they are of different parts."""
+    task = row_task(row, *(ablation(name)["task"] for name in names))
     model = task.build_model()
     optimizer = tf.keras.optimizers.SGD(0.01)
     batch = make_batch(task, [draw_sample(0)])
@@ -250,9 +254,8 @@ def test_scales_of_another_number_of_levels_are_named(row):
         task.build_target_generator()
 
 
-@pytest.mark.parametrize("experiment", ["panoptic_fcn_shapes", "panoptic_fpn_shapes"])
-def test_any_resnet_takes_deformable_stages(experiment):
-    params = exp_factory.get_exp_config(experiment)
+def test_any_resnet_takes_deformable_stages():
+    params = exp_factory.get_exp_config("panoptic_fpn_shapes")
     override = {"model": {"backbone": {"deformable_stages": [4, 5], "deformable_version": 1}}}
     params.override({"task": override}, is_strict=True)
     names = [w.name for w in get_task(params).build_model().parts["backbone"].weights]

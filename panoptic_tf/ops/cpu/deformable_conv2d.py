@@ -6,7 +6,7 @@ time, so that what lies between them stays in the cache and nothing of it is kep
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
@@ -34,20 +34,26 @@ def sampled_product(
     index, weight = reference.stack_corners(corners, axis=2)  # [B * n, S, 4]
 
     def product(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        parts = [
-            reference.columns(_multiply(cells, i, w), kernel) @ kernel
-            for i, w in zip(chunks.split(index, count), chunks.split(weight, count))
-        ]
-        return tf.concat(parts, axis=0)
+        def multiply(index: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+            return reference.columns(_multiply(cells, index, weight), kernel) @ kernel
+
+        split = zip(chunks.split(index, count), chunks.split(weight, count))
+        return tf.concat(chunks.in_turn(multiply, split, after=cells), axis=0)
 
     @tf.custom_gradient
     def with_gradient(cells: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor) -> Any:
         def gradient(upstream: tf.Tensor) -> Tuple[tf.Tensor, ...]:
+            sums: List[tf.Tensor] = []
+
+            def add(index: tf.Tensor, weight: tf.Tensor, upstream: tf.Tensor) -> List[tf.Tensor]:
+                of_weight, *found = _gradients(cells, index, weight, kernel, upstream)
+                sums[:] = [a + b for a, b in zip(sums, found)] if sums else found
+                return [of_weight, *sums]
+
             split = zip(*(chunks.split(x, count) for x in (index, weight, upstream)))
-            parts = [_gradients(cells, i, w, kernel, u) for i, w, u in split]
-            of_cells, of_weight, of_kernel = zip(*parts)
-            of_kernel = tf.cast(tf.add_n(of_kernel), kernel.dtype)
-            return tf.add_n(of_cells), tf.concat(of_weight, axis=0), of_kernel
+            of_weight = [part for part, *_ in chunks.in_turn(add, split, after=upstream)]
+            of_cells, of_kernel = sums
+            return of_cells, tf.concat(of_weight, axis=0), tf.cast(of_kernel, kernel.dtype)
 
         return product(cells, weight, kernel), gradient
 
@@ -58,7 +64,7 @@ def sampled_product(
 def _gradients(
     cells: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, kernel: tf.Tensor, upstream: tf.Tensor
 ) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Gradients with respect to cells, weight and kernel of a part of the output cells."""
+    """Gradients with respect to weight, cells and kernel of a part of the output cells."""
     columns = reference.columns(_multiply(cells, index, weight), kernel)
     of_kernel = tf.matmul(columns, upstream, transpose_a=True)
     of_columns = tf.matmul(upstream, kernel, transpose_b=True)
@@ -68,7 +74,7 @@ def _gradients(
     dots = [tf.reduce_sum(tf.gather(cells, i) * of_samples, axis=-1) for i in corners]
     of_weight = tf.reshape(tf.stack(dots, axis=-1), tf.shape(weight))
     of_cells = _multiply(of_samples, index, weight, cells=tf.shape(cells)[0])
-    return of_cells, of_weight, tf.cast(of_kernel, tf.float32)
+    return of_weight, of_cells, tf.cast(of_kernel, tf.float32)
 
 
 def _multiply(x: tf.Tensor, index: tf.Tensor, weight: tf.Tensor, *, cells: Any = None) -> tf.Tensor:
