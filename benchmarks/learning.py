@@ -38,10 +38,10 @@ from tqdm import tqdm
 
 from panoptic_tf import checkpoints, systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.datasets import files, shapes_records
-from panoptic_tf.ops import forms
 from panoptic_tf.structures import PanopticSample, Tensors
 from panoptic_tf.systems import optimization
 from panoptic_tf.systems.model import PanopticModel
+from panoptic_tf.training import machine
 
 _SYSTEM = flags.DEFINE_string("system", "mask_transformer", "A key of SYSTEMS.")
 _PYTHON = flags.DEFINE_string(
@@ -251,7 +251,7 @@ def _run(seed: int, records: shapes_records.ShapesRecords) -> Dict[str, float]:
     os.makedirs(os.path.join(folder, "batches"))
     tf.keras.utils.set_random_seed(seed)
     task = task_factory.get_task(_params(system, records, seed).task)
-    task.form = forms.Form.CPU
+    task.form = machine.cpu_form()
     _write_batches(task, folder)
     ours = _Ours(task, folder, clip_norm=system.clip_norm)
     if system.draws:

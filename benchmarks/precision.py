@@ -24,8 +24,7 @@ from absl import app, flags
 from official.modeling import optimization
 
 from panoptic_tf.datasets import shapes_records
-from panoptic_tf.ops import forms
-from panoptic_tf.training import runner
+from panoptic_tf.training import machine, runner
 
 _SETTINGS: Dict[str, Dict[str, Any]] = {
     "float32": {"mixed_precision_dtype": "float32"},
@@ -105,7 +104,7 @@ def _measure(runtime: Dict[str, Any]) -> Dict[str, float]:
     tf.keras.utils.set_random_seed(1)
     runner.set_precision(params.runtime)
     task = runner.build_task(params)
-    task.form = forms.Form.CPU
+    task.form = machine.cpu_form()
     task.xla = params.runtime.enable_xla
     model = task.build_model()
     optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
