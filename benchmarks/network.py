@@ -11,8 +11,9 @@ where it measures memory: in megabytes by part, after the timed calls, how far o
 resident memory, and the peak, which alone has what an allocator keeps between calls.
 
 network: one normalised image to what the post-processing gets; Panoptic FPN: NMS of the detections
-included. position_head: the part of Panoptic FCN's that its deformable convolutions take;
-pixel_decoder, transformer_decoder: parts of a mask transformer's.
+included. beside an expert's: the same, and the reference as an expert runs it, see
+`references/experts.py`. position_head: the part of Panoptic FCN's that its deformable convolutions
+take; pixel_decoder, transformer_decoder: parts of a mask transformer's.
 training_step: two images, forward, losses, backward, update of the optimizer. targets: what our
 input pipeline computes for these two images, some of which others compute inside the step.
 """
@@ -29,9 +30,14 @@ import workloads
 from absl import app, flags
 from references import measuring
 
+from panoptic_tf.evaluation import analysis
+
+_OF_TRAINING = ("train_image", "truth/", "features/", "labels/")
+
 Measured = Tuple[Dict[str, float], Dict[str, Any], Dict[str, measuring.Megabytes]]
 _ROWS = {
     "network": ("network",),
+    "beside an expert's": ("network_expert",),
     "position_head": ("position_head",),
     "pixel_decoder": ("pixel_decoder",),
     "transformer_decoder": ("transformer_decoder",),
@@ -51,12 +57,19 @@ def main(argv: List[str]) -> None:
     speed.run(
         argv,
         title=str(subject),
-        build=lambda: subject.workload.build_network(subject.experiment, subject.size),
+        build=lambda: _build(subject),
         measure=measure,
         rows=_ROWS,
         reference=subject.workload.REFERENCE,
         compare=speed.print_memory,
     )
+
+
+def _build(subject: subjects.Subject) -> speed.Workload:
+    workload = subject.workload.build_network(subject.experiment, subject.size)
+    if "training_step" in _PARTS.value:
+        return workload
+    return {key: x for key, x in workload.items() if not key.startswith(_OF_TRAINING)}
 
 
 def measure(workload: speed.Workload) -> Dict[str, Any]:
@@ -77,7 +90,9 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
         found.append(_measure_network(system, model, workload))
     if "training_step" in _PARTS.value:
         found.append(_measure_training(system, task, params, model, workload))
+    cost = analysis.analyze_model(model, (subject.size[0], subject.size[1])).total
     return {
+        "multiply_adds": {"network": cost.multiply_adds},
         "seconds": {name: value for seconds, _, _ in found for name, value in seconds.items()},
         "counts": {
             name: int(np.sum(marks)) for _, counts, _ in found for name, marks in counts.items()
@@ -94,7 +109,8 @@ def _measure_network(system: Any, model: Any, workload: speed.Workload) -> Measu
         **system.network_parts(model, inputs),
     }
     functions = {name: tf.function(f, autograph=False) for name, f in functions.items()}
-    seconds = {name: speed.cpu_seconds(function) for name, function in functions.items()}
+    seconds = {name: speed.seconds_of(function) for name, function in functions.items()}
+    seconds["network_expert"] = seconds["network"]
     memory = {"network": measuring.megabytes_of(functions["network"])}
     return seconds, system.count_network(model, inputs, functions["network"]), memory
 
@@ -116,7 +132,7 @@ def _measure_training(
         lambda: task.train_step((features, labels), model, optimizer), autograph=False
     )
     counts = system.count_training(lambda: model.training_network(features, training=True))
-    seconds = {"training_step": speed.cpu_seconds(step), "targets": speed.cpu_seconds(targets)}
+    seconds = {"training_step": speed.seconds_of(step), "targets": speed.seconds_of(targets)}
     return seconds, counts, {"training_step": measuring.megabytes_of(step)}
 
 

@@ -38,13 +38,16 @@ _DATA_DIR = flags.DEFINE_string("data_dir", "runs/panoptic_quality", "Gets the i
 _BOUNDARY_RATIO = 0.02
 _SPLITS = ("", "_things", "_stuff")
 _ROWS = {name: (name,) for name in ("files", "boundary", "ids", "masks")}
+_PARTS = flags.DEFINE_multi_enum(
+    "part", list(_ROWS), list(_ROWS), "What is measured; ids and masks hold all images in memory."
+)
 
 
 def _build() -> speed.Workload:
     folder = os.path.join(os.path.abspath(_DATA_DIR.value), str(_IMAGES.value))
     if not os.path.exists(os.path.join(folder, "found.json")):
         panoptic_images.write_images(folder, _IMAGES.value)
-    return {"folder": np.array(folder)}
+    return {"folder": np.array(folder), "parts": np.array(_PARTS.value)}
 
 
 def _measure(workload: speed.Workload) -> Dict[str, Any]:
@@ -56,7 +59,7 @@ def _measure(workload: speed.Workload) -> Dict[str, Any]:
         "panoptic_json": os.path.join(folder, "truth.json"),
         "predictions_json": os.path.join(folder, "found.json"),
     }
-    metrics = score.score_files(**files, crowd_rule="last", boundary_ratio=_BOUNDARY_RATIO)
+    counts = _counts(score.score_files(**files, crowd_rule="last"))
     info, truths = coco_format.read_panoptic_json(
         files["panoptic_json"], panoptic_dir=os.path.join(folder, "truth"), require_images=False
     )
@@ -67,8 +70,10 @@ def _measure(workload: speed.Workload) -> Dict[str, Any]:
         annotations=truths,
     )
     pairs = list(zip(truths, found))
-    id_maps = {a.png_file: coco_format.read_id_map(a.png_file) for a in [*truths, *found]}
-    masks = [_masks(info, *pair, id_maps) for pair in pairs]
+    in_memory = [*truths, *found] if {"ids", "masks"} & set(_PARTS.value) else []
+    id_maps = {a.png_file: coco_format.read_id_map(a.png_file) for a in in_memory}
+    is_evaluated = "masks" in _PARTS.value
+    masks = [_masks(info, *pair, id_maps) for pair in pairs] if is_evaluated else []
 
     def score_files() -> Tuple[()]:
         score.score_files(**files, crowd_rule="last")
@@ -87,7 +92,7 @@ def _measure(workload: speed.Workload) -> Dict[str, Any]:
         _evaluate(info, masks)
         return ()
 
-    if _counts(_evaluate(info, masks)) != _counts(metrics):
+    if masks and _counts(_evaluate(info, masks)) != counts:
         raise ValueError("score and the evaluator do not agree.")
     parts = {
         "files": score_files,
@@ -95,8 +100,11 @@ def _measure(workload: speed.Workload) -> Dict[str, Any]:
         "ids": score_ids,
         "masks": evaluate_masks,
     }
-    seconds = {name: speed.cpu_seconds(function) for name, function in parts.items()}
-    return {"seconds": seconds, "counts": {**_counts(metrics), **_counts(metrics, "_boundary")}}
+    if "boundary" in _PARTS.value:
+        metrics = score.score_files(**files, crowd_rule="last", boundary_ratio=_BOUNDARY_RATIO)
+        counts.update(_counts(metrics, "_boundary"))
+    seconds = {name: speed.seconds_of(parts[name]) for name in _PARTS.value}
+    return {"seconds": seconds, "counts": counts}
 
 
 def _evaluate(info: DatasetInfo, masks: List[Sequence[Masks]]) -> Dict[str, Any]:

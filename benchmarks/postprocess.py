@@ -68,7 +68,7 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
     process.get_concrete_function()
     memory = measuring.megabytes_of(process)
     prediction = process()
-    seconds = {"post": speed.cpu_seconds(process)}
+    seconds = {"post": speed.seconds_of(process)}
     if _WITH_NETWORK.value:
         seconds["network"] = _measure_network(subject, workload)
     return {
@@ -93,7 +93,7 @@ def _measure_network(subject: subjects.Subject, workload: speed.Workload) -> flo
     workloads.load_weights(model, workload)
     network = subject.workload.build_raw_network(model)
     inputs = workloads.inference_inputs(workload)
-    return speed.cpu_seconds(tf.function(lambda: network(inputs, training=False), autograph=False))
+    return speed.seconds_of(tf.function(lambda: network(inputs, training=False), autograph=False))
 
 
 def segment_map(prediction: Tensors) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: two commands in turns, medians of CPU-seconds, their table.
+"""What the speed benchmarks share: two commands in turns, medians of seconds, their table.
 
 Both sides get the same workload, a file of arrays, and run in turn in processes of their own. The
 reference is the benchmark's script in `references/`, run by `--reference_python`, or any other
@@ -9,6 +9,7 @@ the last where it measures memory: megabytes by name, see `measuring.megabytes_o
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
@@ -16,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
@@ -25,12 +25,15 @@ from absl import app, flags
 from references import measuring
 
 from panoptic_tf.ops import forms
-from panoptic_tf.training import machine
+from panoptic_tf.serving.throughput import machine
+from panoptic_tf.training.machine import cpu_form
 
 Workload = Dict[str, np.ndarray]
 Turns = Dict[str, List[Dict[str, Any]]]
 
-_THREADS = flags.DEFINE_integer("threads", 1, "Threads of an operation.")
+_PRODUCT_SIZE = 1024
+
+_THREADS = flags.DEFINE_integer("threads", 1, "Of an operation; more than one: seconds.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Of each measurement; the median counts.")
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "How often both sides take their turn.")
 _REFERENCE_PYTHON = flags.DEFINE_string(
@@ -68,7 +71,8 @@ def run(
       argv: of `main`; the script starts itself again for its own turns.
       title: of the table.
       build: makes the workload.
-      measure: measures ours on it, in this process; `seconds` and `counts`.
+      measure: measures ours on it, in this process; `seconds` and `counts`, by name of some of
+        `seconds` `multiply_adds`.
       rows: parts whose seconds a row of the table sums, by the row's name; a row of a part that
         ours did not measure is left out.
       reference: file in `references/` for `--reference_python`; none if it takes more arguments.
@@ -80,7 +84,8 @@ def run(
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         tf.config.threading.set_inter_op_parallelism_threads(1)
         with forms.use(form()):
-            print(json.dumps(measure(dict(np.load(_WORKLOAD.value)))))
+            measured = measure(dict(np.load(_WORKLOAD.value)))
+        print(json.dumps({**measured, "rates": product_rates()}))
         return
     commands = {"ours": [sys.executable, os.path.abspath(argv[0]), *sys.argv[1:]]}
     if _REFERENCE.value or _REFERENCE_PYTHON.value:
@@ -94,15 +99,17 @@ def run(
         for _ in range(_ROUNDS.value):
             for side, command in commands.items():
                 turns[side].append(_run([part.format(**settings) for part in command]))
-        print(f"{title}, {_THREADS.value} thread(s); CPU-seconds")
+        unit = "CPU-seconds" if _THREADS.value == 1 else "seconds"
+        print(f"{title}, {_THREADS.value} thread(s); {unit}")
         _print_table(turns, rows)
+        _print_machine(turns["ours"])
         if compare:
             compare(turns)
 
 
 def form() -> forms.Form:
     """What `--form` says."""
-    return forms.Form(_FORM.value) if _FORM.value else machine.cpu_form()
+    return forms.Form(_FORM.value) if _FORM.value else cpu_form()
 
 
 def _reference_command(script: str) -> List[str]:
@@ -115,14 +122,23 @@ def _reference_command(script: str) -> List[str]:
     return [_REFERENCE_PYTHON.value, path, *settings]
 
 
-def cpu_seconds(function: Callable[[], Any]) -> float:
-    """Median of process time; a call that traces and one that warms up do not count."""
-    found = []
-    for _ in range(_REPETITIONS.value + 2):
-        start = time.process_time()
+def seconds_of(function: Callable[[], Any]) -> float:
+    """See `measuring.seconds_of`; the first call that warms up traces, too."""
+
+    def run() -> None:
         tf.nest.map_structure(lambda x: x.numpy(), function())
-        found.append(time.process_time() - start)
-    return statistics.median(found[2:])
+
+    return measuring.seconds_of(run, _REPETITIONS.value, _THREADS.value)
+
+
+def product_rates() -> Dict[str, float]:
+    """How many 1e9 operations a second, of all threads, a large matrix product makes, by type."""
+    rates = {}
+    for dtype in (tf.float32, tf.bfloat16):
+        matrix = tf.ones([_PRODUCT_SIZE, _PRODUCT_SIZE], dtype)
+        seconds = seconds_of(functools.partial(tf.matmul, matrix, matrix))
+        rates[dtype.name] = 2e-9 * _PRODUCT_SIZE**3 / seconds
+    return rates
 
 
 def write_beside_workload(name: str, **arrays: np.ndarray) -> str:
@@ -142,6 +158,20 @@ def print_memory(turns: Turns) -> None:
         for part, megabytes in first.get("memory", {}).items():
             cells = ", ".join(f"{value:.0f} MB {what}" for what, value in megabytes.items())
             print(f"{side}, {part}: {cells}")
+
+
+def _print_machine(ours: List[Dict[str, Any]]) -> None:
+    """The processor, the rate of its matrix products, and what part of it a network reaches."""
+    described = machine.describe()
+    rates = {name: max(one["rates"][name] for one in ours) for name in ours[0]["rates"]}
+    print(f"{described['cpu']}, {', '.join(described['cpu_flags'])}")
+    print("matrix product:", *(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items()))
+    for name, count in ours[0].get("multiply_adds", {}).items():
+        if name not in ours[0]["seconds"]:
+            continue
+        rate = 2e-9 * count / statistics.median(one["seconds"][name] for one in ours)
+        share = rate / rates["float32"]
+        print(f"{name}: {count / 1e9:.1f}e9 multiply-adds, {rate:.0f} GFLOP/s, {share:.2f} of it")
 
 
 def _run(command: List[str]) -> Dict[str, Any]:

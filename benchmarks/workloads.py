@@ -43,7 +43,8 @@ def draw_images(count: int, size: Sequence[int], *, seed: int) -> np.ndarray:
     image = generator.normal(0, 10, [count, height, width, 3])
     for cells in _CELLS:
         colours = generator.normal(0, 25, [count, cells, cells, 3])
-        image += np.kron(colours, np.ones([1, height // cells, width // cells, 1]))
+        rows, columns = (np.arange(length) * cells // length for length in size)
+        image += colours[:, rows[:, np.newaxis], columns]
     return image.astype(np.float32)
 
 

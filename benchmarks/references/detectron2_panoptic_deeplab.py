@@ -16,6 +16,7 @@ import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import detectron2.data.datasets  # noqa: F401  (registers COCO)
+import experts
 import measuring
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def main() -> None:
     workload = measuring.load(arguments.workload)
 
     def measure(function: Callable[[], Any]) -> float:
-        return measuring.cpu_seconds(function, arguments.repetitions)
+        return measuring.seconds_of(function, arguments.repetitions, arguments.threads)
 
     seconds: Dict[str, float] = {}
     counts: Dict[str, Any] = {}
@@ -114,10 +115,16 @@ def main() -> None:
         )
     if "image" in workload:
         config, model = build(workload, {"INPUT.CROP.SIZE": workload["image"].shape[1:3]})
-        seconds["network"] = measure(_network(model, workload))
-        step = _training_step(config, model, workload)
-        seconds["training_step"] = measure(step)
-        memory["training_step"] = measuring.megabytes_of(step)
+
+        def build_network(model: torch.nn.Module) -> Callable[[], Any]:
+            return _network(model, workload)
+
+        seconds["network"] = measure(torch.no_grad()(build_network(model.eval())))
+        seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
+        if "train_image" in workload:
+            step = _training_step(config, model, workload)
+            seconds["training_step"] = measure(step)
+            memory["training_step"] = measuring.megabytes_of(step)
     measuring.print_result(seconds, counts, memory=memory, **more)
 
 
@@ -172,9 +179,7 @@ def _network(model: torch.nn.Module, workload: measuring.Workload) -> Callable[[
     """One image to the outputs of the heads, at their stride."""
     image = torch.tensor(measuring.channels_first(workload["image"]))
 
-    @torch.no_grad()
     def network() -> Any:
-        model.eval()
         features = model.backbone(image)
         return model.sem_seg_head.layers(features), *model.ins_embed_head.layers(features)
 

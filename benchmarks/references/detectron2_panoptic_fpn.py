@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
+import experts
 import measuring
 import numpy as np
 import torch
@@ -89,19 +90,20 @@ def main() -> None:
         "SOLVER.BASE_LR": 1e-12,  # the same work at every step, and the network stays what it was
     }
     config, model = build(workload, options)
-    network = _network(model, workload)
+
+    def measure(function: Callable[[], Any]) -> float:
+        return measuring.seconds_of(function, arguments.repetitions, arguments.threads)
+
+    def build_network(model: torch.nn.Module) -> Callable[[], Any]:
+        return _network(model, workload)
+
+    network = torch.no_grad()(build_network(model.eval()))
     proposals, detections, semantic_logits = network()
     process = _post_processing(model, detections, semantic_logits)
-    step = _training_step(config, model, workload)
 
     memory = {"post": measuring.megabytes_of(process)}
-    seconds = {
-        "network": measuring.cpu_seconds(network, arguments.repetitions),
-        "post": measuring.cpu_seconds(process, arguments.repetitions),
-    }
-    with EventStorage() as storage:
-        seconds["training_step"] = measuring.cpu_seconds(step, arguments.repetitions)
-        memory["training_step"] = measuring.megabytes_of(step)
+    seconds = {"network": measure(network), "post": measure(process)}
+    seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     is_merged = detections.scores >= model.combine_instances_score_thresh
     rows, segment_counts = _segments(*process(), model.roi_heads.num_classes)
     counts = {
@@ -109,8 +111,13 @@ def main() -> None:
         "detections": len(detections),
         "detections_in_merge": int(is_merged.sum()),
         **segment_counts,
-        **_count_samples(storage, len(workload["train_image"])),
     }
+    if "train_image" in workload:
+        step = _training_step(config, model, workload)
+        with EventStorage() as storage:
+            seconds["training_step"] = measure(step)
+            memory["training_step"] = measuring.megabytes_of(step)
+        counts.update(_count_samples(storage, len(workload["train_image"])))
     path = measuring.write_beside_workload(
         arguments.workload, "reference_segments.npz", segments=rows
     )
@@ -193,9 +200,7 @@ def _network(
     (image,) = torch.tensor(measuring.channels_first(workload["image"]))
     images = model.preprocess_image([{"image": image}])
 
-    @torch.no_grad()
     def network() -> Tuple[Instances, Instances, torch.Tensor]:
-        model.eval()
         features = model.backbone(images.tensor)
         semantic_logits, _ = model.sem_seg_head(features, None)
         proposals, _ = model.proposal_generator(images, features, None)

@@ -32,7 +32,7 @@ def main() -> None:
         evaluation.evaluate()
         return evaluation.results()
 
-    seconds = {"files": measuring.cpu_seconds(score, arguments.repetitions)}
+    seconds = {"files": measuring.seconds_of(score, arguments.repetitions, arguments.threads)}
     found = score()
     measuring.print_result(
         seconds,

@@ -1,4 +1,4 @@
-"""What the reference scripts share: arguments, CPU-seconds, memory, weights, the JSON they print.
+"""What the reference scripts share: arguments, seconds, memory, weights, the JSON they print.
 
 A reference script measures another implementation on the workload of a benchmark. It runs in an
 environment of its own, which needs NumPy and the reference but not this package. The benchmarks
@@ -50,13 +50,14 @@ def parse_arguments(description: Optional[str], *, paths: Mapping[str, str] = _N
     return parser.parse_args()
 
 
-def cpu_seconds(function: Callable[[], Any], repetitions: int) -> float:
-    """Median of process time; two calls that warm up do not count, as in the benchmarks."""
+def seconds_of(function: Callable[[], Any], repetitions: int, threads: int) -> float:
+    """Median of CPU-seconds, with more than one thread of seconds; two calls warm up first."""
+    clock = time.process_time if threads == 1 else time.perf_counter
     found: List[float] = []
     for _ in range(repetitions + _WARM_UPS):
-        start = time.process_time()
+        start = clock()
         function()
-        found.append(time.process_time() - start)
+        found.append(clock() - start)
     return statistics.median(found[_WARM_UPS:])
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
+import experts
 import measuring
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ def main() -> None:
     workload = measuring.load(arguments.workload)
 
     def measure(function: Callable[[], Any]) -> float:
-        return measuring.cpu_seconds(function, arguments.repetitions)
+        return measuring.seconds_of(function, arguments.repetitions, arguments.threads)
 
     seconds: Dict[str, float] = {}
     counts: Dict[str, int] = {}
@@ -96,9 +97,17 @@ def main() -> None:
         more["segments"] = measuring.write_beside_workload(
             arguments.workload, "reference_segments.npz", segments=segments
         )
+    if "raw/encoded" not in workload or "train_image" in workload:
+        image = torch.tensor(measuring.channels_first(workload["image"]))
+
+        def build_network(model: torch.nn.Module) -> Callable[[], Any]:
+            return lambda: _heads(model, image)
+
+        with torch.no_grad():
+            seconds["network"] = measure(build_network(model))
+            seconds["position_head"] = measure(_position_head(model, image))
+        seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     if "train_image" in workload:
-        network_parts = _network_parts(model, workload)
-        seconds.update({name: measure(function) for name, function in network_parts.items()})
         model.train()
         batch = training_batch(model, workload)
         counts.update(_count_pairs(model, batch))
@@ -162,23 +171,10 @@ def _heads(model: torch.nn.Module, images: torch.Tensor) -> List[Any]:
     return [*(list(outputs) for outputs in zip(*levels)), encoded]
 
 
-def _network_parts(
-    model: torch.nn.Module, workload: measuring.Workload
-) -> Dict[str, Callable[[], Any]]:
-    """One image to the outputs of the heads; the position head alone."""
-    image = torch.tensor(measuring.channels_first(workload["image"]))
-    with torch.no_grad():
-        features = model.backbone(image)
-
-    @torch.no_grad()
-    def network() -> Any:
-        return _heads(model, image)
-
-    @torch.no_grad()
-    def position_head() -> Any:
-        return [model.position_head(features[name]) for name in model.in_feature]
-
-    return {"network": network, "position_head": position_head}
+def _position_head(model: torch.nn.Module, images: torch.Tensor) -> Callable[[], Any]:
+    """The position head alone, on the pyramid of the images."""
+    features = model.backbone(images)
+    return lambda: [model.position_head(features[name]) for name in model.in_feature]
 
 
 def _post_processing(

@@ -36,11 +36,12 @@ _SPLITS = {"": None, "_things": True, "_stuff": False}
 def main() -> None:
     """Measures, prints JSON."""
     arguments = measuring.parse_arguments(__doc__)
-    folder = str(np.load(arguments.workload)["folder"])
+    workload = measuring.load(arguments.workload)
+    folder, parts = str(workload["folder"]), set(workload["parts"])
     truth, pairs = _read(folder)
     ids = {
         path: utils.rgb2id(np.array(Image.open(path), dtype=np.uint32))
-        for pair in pairs
+        for pair in (pairs if {"ids", "masks"} & parts else [])
         for path in _paths(folder, *pair)
     }
 
@@ -51,17 +52,18 @@ def main() -> None:
         with _at_hand(ids):
             _compute(folder, truth, pairs)
 
-    functions = {"files": from_files, "ids": from_ids}
+    functions = {"files": from_files, **({"ids": from_ids} if ids else {})}
     seconds = {
-        name: measuring.cpu_seconds(function, arguments.repetitions)
+        name: measuring.seconds_of(function, arguments.repetitions, 1)
         for name, function in functions.items()
     }
-    seconds["masks"] = seconds["ids"]  # It has no other way in.
+    if ids:
+        seconds["masks"] = seconds["ids"]  # It has no other way in.
     counts = _counts(truth, _compute(folder, truth, pairs))
-    if boundary_evaluation:
+    if boundary_evaluation and "boundary" in parts:
         cv2.setNumThreads(arguments.threads)
-        seconds["boundary"] = measuring.cpu_seconds(
-            lambda: _compute_boundary(folder), arguments.repetitions
+        seconds["boundary"] = measuring.seconds_of(
+            lambda: _compute_boundary(folder), arguments.repetitions, 1
         )
         found = _counts(truth, _compute_boundary(folder))
         for name in [name for name in found if name not in ("tp", "fp", "fn")]:

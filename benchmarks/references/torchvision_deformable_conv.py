@@ -32,7 +32,9 @@ def main() -> None:
                 passes = _build_passes(workload, convolve, batch, cells)
                 for name, function in zip(("forward", "both"), passes):
                     key = f"{kind} {batch}x{cells} {name}"
-                    seconds[key] = measuring.cpu_seconds(function, arguments.repetitions)
+                    seconds[key] = measuring.seconds_of(
+                        function, arguments.repetitions, arguments.threads
+                    )
     measuring.print_result(seconds, {"cells": sum(cells**2 for cells in _CELLS)})
 
 

@@ -141,7 +141,7 @@ def _record_encoder(path: str) -> None:
 
 
 def _measure(repetitions: int) -> None:
-    measure = functools.partial(measuring.cpu_seconds, repetitions=repetitions)
+    measure = functools.partial(measuring.seconds_of, repetitions=repetitions, threads=1)
     model = _build(_TIMED_SIZE, _S)
     model.attn_mask_probs.zero_()
     size = (_TIMED_SIZE, _TIMED_SIZE)

@@ -14,7 +14,7 @@ files `mask2former/maskformer_model.py` of facebookresearch/Mask2Former (9b0651c
 outputs into segments; those of transformers follow other rules.
 
 dump: `model.safetensors`, `network.npz`, `losses.npz`, `merges.npz`. record: small ones of all
-models. time: CPU-seconds of the network, of a training step and of the segments, at 512x512.
+models. time: CPU-seconds of the network; at 512x512 of a training step and of the segments, too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import os
 import tempfile
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
+import experts
 import mask_transformer_cases as cases
 import mask_transformer_losses as losses
 import mask_transformer_merges as merges
@@ -43,6 +44,7 @@ _NAMES = [f"{m}_{b}{s}" for m in _MODELS for b in _BACKBONES for s in ("", "_sma
 _STAGES = ["stage1", "stage2", "stage3", "stage4"]
 _NOT_DRAWN = ("num_batches_tracked", "empty_weight", "relative_position_index")
 _SIZE = (64, 96)
+_TIMED_SIZE = (512, 512)
 _CLIP_NORM = 0.01
 
 
@@ -51,11 +53,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=_NAMES, help="For --dump and --time.")
     parser.add_argument("--dump", help="Folder that is written.")
-    parser.add_argument("--size", nargs=2, type=int, default=_SIZE, help="Of --dump's images.")
+    parser.add_argument("--size", nargs=2, type=int, help="Of the images.")
     parser.add_argument("--record", help="Folder of small recorded cases.")
     parser.add_argument("--authors", help="Folder with the authors' two files.")
     parser.add_argument("--time", action="store_true", help="Measures.")
-    parser.add_argument("--compile", action="store_true", help="Of --time: torch.compile, too.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of an operation.")
     parser.add_argument("--repetitions", type=int, default=7, help="The median counts.")
     arguments = parser.parse_args()
@@ -64,7 +65,7 @@ def main() -> None:
     if arguments.record:
         _record(arguments.record, arguments.authors)
     if arguments.dump:
-        _dump(arguments.model, arguments.dump, arguments.authors, tuple(arguments.size))
+        _dump(arguments.model, arguments.dump, arguments.authors, tuple(arguments.size or _SIZE))
     if arguments.time:
         _measure(arguments)
 
@@ -321,34 +322,27 @@ def _small_network(built: Built) -> Arrays:
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    """At 512x512: one image for the network, two with 14 segments each for a step."""
-    measure = functools.partial(measuring.cpu_seconds, repetitions=arguments.repetitions)
+    """One image for the network; at 512x512 the merge and a step of two with 14 segments each."""
+    measure = functools.partial(
+        measuring.seconds_of, repetitions=arguments.repetitions, threads=arguments.threads
+    )
     with tempfile.TemporaryDirectory() as folder:
         model = build(arguments.model, folder).model
-    size = (512, 512)
+    size = tuple(arguments.size or _TIMED_SIZE)
     image = torch.from_numpy(measuring.channels_first(cases.draw_images(1, size)))
-    seconds, memory = {}, {}
 
-    def run(model: Any, image: torch.Tensor) -> Any:
-        with torch.inference_mode():
-            return model(image, output_hidden_states=True)
+    def build_network(model: torch.nn.Module) -> Callable[[], Any]:
+        return lambda: model(image, output_hidden_states=True)
 
-    def run_as_shipped() -> Any:
-        with torch.no_grad():
-            return model(image, output_hidden_states=True)
-
-    seconds["network"] = measure(run_as_shipped)
-    last = image.contiguous(memory_format=torch.channels_last)
-    model = model.to(memory_format=torch.channels_last)
-    seconds["network, inference mode, channels last"] = measure(lambda: run(model, last))
-    memory["network"] = measuring.megabytes_of(lambda: run(model, last))
-    if arguments.compile:
-        compiled = torch.compile(model)
-        seconds["network, compiled"] = measure(lambda: run(compiled, last))
-    seconds.update(merges.measure(arguments.model.split("_")[0], arguments.authors, measure))
-    step = _training_step(model.to(memory_format=torch.contiguous_format), size)
-    seconds["training_step"] = measure(step)
-    memory["training_step"] = measuring.megabytes_of(step)
+    network = torch.no_grad()(build_network(model.eval()))
+    seconds = {"network": measure(network)}
+    memory = {"network": measuring.megabytes_of(network)}
+    seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
+    if size == _TIMED_SIZE:
+        seconds.update(merges.measure(arguments.model.split("_")[0], arguments.authors, measure))
+        step = _training_step(model, size)
+        seconds["training_step"] = measure(step)
+        memory["training_step"] = measuring.megabytes_of(step)
     parameters = sum(x.numel() for x in model.parameters())
     measuring.print_result(seconds, {"parameters": parameters}, memory=memory)
 

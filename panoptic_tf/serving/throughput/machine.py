@@ -36,14 +36,14 @@ def describe() -> Dict[str, Any]:
     """The properties of the machine that a speed depends on, as in the JSON report.
 
     Returns:
-      `cpu` (its model), `cpus` (those that this process may use), `cpu_flags` (those of fast
-      products), `gpus`, `python`, `versions` of TensorFlow and of the other runtimes that are
-      installed, `load_average` (processes that ran in the last minute, before anything is measured;
-      null where the system does not count them).
+      `cpu` (its name, on x86 with family and model), `cpus` (those that this process may use),
+      `cpu_flags` (those of fast products), `gpus`, `python`, `versions` of TensorFlow and of the
+      other runtimes that are installed, `load_average` (processes that ran in the last minute,
+      before anything is measured; null where the system does not count them).
     """
     flags = cpu_flags()
     return {
-        "cpu": _cpu_info("model name") or platform.processor() or platform.machine(),
+        "cpu": _cpu(),
         "cpus": _usable_cpus(),
         "cpu_flags": [flag for flag in _RELEVANT_FLAGS if flag in flags],
         "gpus": [_gpu_name(gpu) for gpu in tf.config.list_physical_devices("GPU")],
@@ -72,6 +72,13 @@ def peak_memory() -> int:
         return int(found[1]) << 10
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most << 10
+
+
+def _cpu() -> str:
+    name = _cpu_info("model name") or platform.processor() or platform.machine()
+    family, model = _cpu_info("cpu family"), _cpu_info("model")
+    # Models of one name may differ.
+    return f"{name}, family {family}, model {model}" if family and model else name
 
 
 def _cpu_info(field: str) -> Optional[str]:
