@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Any, Dict, List, Sequence
 
+import shallow_network
 import tensorflow as tf
 
 PATIENCE = 600  # seconds; on a busy machine a start alone takes minutes
@@ -18,40 +19,19 @@ BATCH_SIZE = 4
 
 
 def override(records: pathlib.Path, *, train_steps: int, interval: int) -> Dict[str, Any]:
-    """A tiny Panoptic-DeepLab, whose norm sees the whole batch whatever divides it, no dropout.
+    """Overrides for a network of few layers, whose norm sees the whole batch whatever divides it.
 
     Args:
       records: folder of `train-*`, `val-*` and `initial`, the weights to start from.
       train_steps: of the run; it evaluates after the last one.
       interval: steps between checkpoints.
     """
-    branch = {
-        "aspp_channels": 8,
-        "decoder_channels": 8,
-        "low_level_channels": [8, 8],
-        "head_channels": 8,
-    }
-    backbone = {
-        "norm": "sync_batch",
-        "options": {
-            "block": "basic",
-            "num_blocks": [1, 1, 1, 1],
-            "widths": [16, 16, 16, 16],
-            "stem": "deep",
-            "stem_width": 8,
-        },
-    }
     return {
         "task": {
             "init_checkpoint": str(records / "initial"),
             "model": {
-                "train_size": [64, 64],
-                "input_size": [64, 64],
-                "norm": "sync_batch",
-                "backbone": backbone,
-                "semantic": branch,
-                "instance": branch,
-                "aspp_dropout": 0.0,
+                **shallow_network.OVERRIDES["model"],
+                "backbone": {"norm": "sync_batch"},
                 "postprocessor": {"top_k": 8, "stuff_area": 16},
             },
             "train_data": {
@@ -94,8 +74,7 @@ class Job:
         self.hosts = list(hosts) or [f"localhost:{port}" for port in free_ports(num_workers)]
         command = [
             sys.executable,
-            "-m",
-            "panoptic_tf.experiments.cli",
+            shallow_network.__file__,
             "train",
             "--experiment=panoptic_deeplab_shapes",
             f"--mode={mode}",

@@ -115,8 +115,12 @@ def test_dinov2_comes_in_at_other_patches_and_sizes():
     )
     image = np.random.RandomState(0).standard_normal([1, 96, 96, 3]).astype(np.float32)
     frame = tf.keras.Input([96, 96, 3])
-    tokens = encoder(encoder(encoder(frame), step=0), step=vision_transformer.NORM)
-    network = tf.keras.Model(frame, tokens)
+
+    @tf.autograph.experimental.do_not_convert
+    def encode(frame):
+        return encoder(encoder(encoder(frame), step=0), step=vision_transformer.NORM)
+
+    network = tf.keras.Model(frame, encode(frame))
     checkpoint = stored(recorded)
     translation = names.find_source(checkpoint).translate_for(checkpoint, network)
     for variable in network.weights:

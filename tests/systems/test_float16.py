@@ -96,7 +96,7 @@ def values(*variables):
 def test_a_step_that_overflows_changes_neither_weight_nor_average():
     weight = tf.Variable(1.0)
     optimizer, average, step = build_averages(weight, initial_scale=2.0, dynamic_growth_steps=2)
-    step = tf.function(step)
+    step = tf.function(step, autograph=False)
     scales, before = [], values(weight, average)
     for gradient in (1.0, np.inf, np.inf, np.nan, 1.0, 1.0, np.inf, 1.0):
         step(tf.constant(gradient))
@@ -120,7 +120,9 @@ def test_two_replicas_skip_a_step_together(mirrored):
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         step(tf.gather(gradients, replica))
 
-    run = tf.function(lambda gradients: mirrored.run(step_of_replica, args=(gradients,)))
+    run = tf.function(
+        lambda gradients: mirrored.run(step_of_replica, args=(gradients,)), autograph=False
+    )
     for gradients in ([1.0, 2.0], [1.0, np.inf], [np.nan, 1.0], [2.0, 3.0]):
         before = values(weight, average)
         run(tf.constant(gradients))

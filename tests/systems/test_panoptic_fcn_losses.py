@@ -402,14 +402,15 @@ def test_two_replicas_are_one_batch(mirrored):
     assert pairs[:2].sum() > pairs[2:].sum() > 0
     embeddings = {name: arrays.pop(name) for name in ("thing", "stuff")}
     batch = (targets, arrays)
-    losses, gradients = tf.function(replica_step)(targets, {**arrays, **embeddings})
+    in_graph = tf.function(replica_step, autograph=False)
+    losses, gradients = in_graph(targets, {**arrays, **embeddings})
 
     def of_replica(array):
         return mirrored.experimental_distribute_values_from_function(
             lambda context: tf.split(array, 2)[context.replica_id_in_sync_group]
         )
 
-    @tf.function
+    @tf.function(autograph=False)
     def step(*flat):
         def run(*values):
             targets, arrays = tf.nest.pack_sequence_as(batch, values)

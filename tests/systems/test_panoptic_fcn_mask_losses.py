@@ -59,7 +59,7 @@ def assert_close(found, expected):
 @pytest.mark.parametrize("in_graph", [False, True])
 def test_any_part_of_the_pairs(at_once, in_graph):
     arrays = draw()
-    run = tf.function(loss_and_gradients) if in_graph else loss_and_gradients
+    run = tf.function(loss_and_gradients, autograph=False) if in_graph else loss_and_gradients
     assert_close(run(in_parts(at_once), *arrays), loss_and_gradients(all_at_once, *arrays))
 
 
@@ -75,7 +75,7 @@ def test_sizes_that_only_a_step_knows():
     specs[1] = tf.TensorSpec([None, None, None, CHANNELS])
     specs[2] = tf.TensorSpec([None, None, None, None])
 
-    @tf.function(input_signature=specs)
+    @tf.function(input_signature=specs, autograph=False)
     def run(*arrays):
         return loss_and_gradients(in_parts(2), *arrays)
 
@@ -86,5 +86,7 @@ def test_sizes_that_only_a_step_knows():
 
 def test_compiled():
     arrays = draw()
-    run = tf.function(functools.partial(loss_and_gradients, in_parts(2)), jit_compile=True)
+    run = tf.function(
+        functools.partial(loss_and_gradients, in_parts(2)), jit_compile=True, autograph=False
+    )
     assert_close(run(*arrays), loss_and_gradients(all_at_once, *arrays))

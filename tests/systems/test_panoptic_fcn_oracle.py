@@ -212,7 +212,7 @@ def build(output_size, stuff_categories, options):
         **options,
     )
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(raw, encoded, image_info, embeddings):
         chosen = selector(raw, image_info)
         for kind, (weight, bias) in embeddings.items():

@@ -104,7 +104,7 @@ def run(optimizer, variables, strategy=None, jit_compile=None):
         optimizer.apply_gradients(list(zip(of_step, variables)))
 
     whole = (lambda *of_step: strategy.run(step, args=of_step)) if strategy else step
-    whole = tf.function(whole, jit_compile=jit_compile)
+    whole = tf.function(whole, jit_compile=jit_compile, autograph=False)
     for of_step in gradients:
         whole(*[tf.constant(g, tf.float32) for g in of_step])
 

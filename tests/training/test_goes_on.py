@@ -6,11 +6,13 @@ import signal
 
 import numpy as np
 import pytest
+import shallow_network
 import tensorflow as tf
 from official.core import exp_factory
-from small_systems import ROWS, write_records
+from small_systems import write_records
 
 from panoptic_tf.datasets import record
+from panoptic_tf.systems.panoptic_deeplab import network
 from panoptic_tf.systems.task import PanopticTask
 from panoptic_tf.training import runner
 
@@ -24,12 +26,21 @@ def records(tmp_path_factory):
     return folder / "records"
 
 
+@pytest.fixture(autouse=True)
+def few_layers(monkeypatch):
+    monkeypatch.setattr(network, "build_networks", shallow_network.build_networks)
+
+
 def experiment(records, *, train_steps, interval):
     params = exp_factory.get_exp_config("panoptic_deeplab_shapes")
     data = {"input_path": str(records / "train-*"), "global_batch_size": 2}
     params.override(
         {
-            "task": {**ROWS[0].overrides, "train_data": data, "validation_data": data},
+            "task": {
+                **shallow_network.OVERRIDES,
+                "train_data": data,
+                "validation_data": data,
+            },
             "runtime": {"mixed_precision_dtype": "float32"},
             "trainer": {
                 "train_steps": train_steps,
