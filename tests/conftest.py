@@ -101,6 +101,16 @@ def float32_afterwards():
     tf.keras.mixed_precision.set_global_policy("float32")
 
 
+@pytest.fixture
+def shallow_deeplab(monkeypatch):
+    """Panoptic-DeepLab is a network of few layers: see `shallow_network`."""
+    import shallow_network
+
+    from panoptic_tf.systems.panoptic_deeplab import network
+
+    monkeypatch.setattr(network, "build_networks", shallow_network.build_networks)
+
+
 @pytest.fixture(scope="session")
 def mirrored(two_logical_cpus):
     """A strategy over two CPUs; one for all tests, as TensorFlow numbers collectives anew for each.

@@ -21,9 +21,12 @@ def build_networks(config: Any, dataset_info: Any) -> Tuple[tf.keras.Model, tf.k
         16, 5, strides=4, norm=config.backbone.norm, activation="relu", name="backbone"
     )
     heads = {
-        "semantic_logits": tf.keras.layers.Conv2D(dataset_info.num_categories, 1, name="semantic"),
-        "center_heatmap": tf.keras.layers.Conv2D(1, 1, name="center"),
-        "offsets": tf.keras.layers.Conv2D(2, 1, name="offset"),
+        key: tf.keras.layers.Conv2D(channels, 1, dtype="float32", name=key)
+        for key, channels in (
+            ("semantic_logits", dataset_info.num_categories),
+            ("center_heatmap", 1),
+            ("offsets", 2),
+        )
     }
     postprocessor = network.build_postprocessor(config, dataset_info)
 

@@ -39,6 +39,7 @@ def test_decoded_targets_are_the_truth(row):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow_deeplab")
 def test_a_dry_run_leaves_pictures_and_nothing_else(tmp_path, caplog):
     row = ROWS[0]
     params = get_params(row.experiment, row.overrides)

@@ -12,11 +12,10 @@ from official.core import exp_factory
 from small_systems import write_records
 
 from panoptic_tf.datasets import record
-from panoptic_tf.systems.panoptic_deeplab import network
 from panoptic_tf.systems.task import PanopticTask
 from panoptic_tf.training import runner
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shallow_deeplab")]
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +23,6 @@ def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shapes")
     write_records(folder, num_shards=2)
     return folder / "records"
-
-
-@pytest.fixture(autouse=True)
-def few_layers(monkeypatch):
-    monkeypatch.setattr(network, "build_networks", shallow_network.build_networks)
 
 
 def experiment(records, *, train_steps, interval):
