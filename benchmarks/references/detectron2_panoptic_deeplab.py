@@ -12,6 +12,7 @@ of the synchronised one, no dropout and the pooling of the whole map, as ours in
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
@@ -116,15 +117,13 @@ def main() -> None:
     if "image" in workload:
         config, model = build(workload, {"INPUT.CROP.SIZE": workload["image"].shape[1:3]})
 
-        def build_network(model: torch.nn.Module) -> Callable[[], Any]:
-            return _network(model, workload)
-
-        seconds["network"] = measure(torch.no_grad()(build_network(model.eval())))
-        seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
+        seconds["network"] = measure(torch.no_grad()(_network(model.eval(), workload)))
         if "train_image" in workload:
             step = _training_step(config, model, workload)
             seconds["training_step"] = measure(step)
             memory["training_step"] = measuring.megabytes_of(step)
+        build_network = functools.partial(_network, workload=workload)
+        seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     measuring.print_result(seconds, counts, memory=memory, **more)
 
 

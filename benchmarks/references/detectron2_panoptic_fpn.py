@@ -17,6 +17,7 @@ polygons as masks, forward, losses, backward, update of SGD; detectron2 labels a
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
@@ -94,16 +95,12 @@ def main() -> None:
     def measure(function: Callable[[], Any]) -> float:
         return measuring.seconds_of(function, arguments.repetitions, arguments.threads)
 
-    def build_network(model: torch.nn.Module) -> Callable[[], Any]:
-        return _network(model, workload)
-
-    network = torch.no_grad()(build_network(model.eval()))
+    network = torch.no_grad()(_network(model.eval(), workload))
     proposals, detections, semantic_logits = network()
     process = _post_processing(model, detections, semantic_logits)
 
     memory = {"post": measuring.megabytes_of(process)}
     seconds = {"network": measure(network), "post": measure(process)}
-    seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     is_merged = detections.scores >= model.combine_instances_score_thresh
     rows, segment_counts = _segments(*process(), model.roi_heads.num_classes)
     counts = {
@@ -118,6 +115,8 @@ def main() -> None:
             seconds["training_step"] = measure(step)
             memory["training_step"] = measuring.megabytes_of(step)
         counts.update(_count_samples(storage, len(workload["train_image"])))
+    build_network = functools.partial(_network, workload=workload)
+    seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     path = measuring.write_beside_workload(
         arguments.workload, "reference_segments.npz", segments=rows
     )

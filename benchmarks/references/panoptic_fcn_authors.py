@@ -18,6 +18,7 @@ instances, semantic scores and panoptic map at the image's size.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import experts
@@ -97,16 +98,11 @@ def main() -> None:
         more["segments"] = measuring.write_beside_workload(
             arguments.workload, "reference_segments.npz", segments=segments
         )
-    if "raw/encoded" not in workload or "train_image" in workload:
-        image = torch.tensor(measuring.channels_first(workload["image"]))
-
-        def build_network(model: torch.nn.Module) -> Callable[[], Any]:
-            return lambda: _heads(model, image)
-
+    is_network_measured = "raw/encoded" not in workload or "train_image" in workload
+    if is_network_measured:
         with torch.no_grad():
-            seconds["network"] = measure(build_network(model))
-            seconds["position_head"] = measure(_position_head(model, image))
-        seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
+            seconds["network"] = measure(_network(model, workload))
+            seconds["position_head"] = measure(_position_head(model, workload))
     if "train_image" in workload:
         model.train()
         batch = training_batch(model, workload)
@@ -114,6 +110,9 @@ def main() -> None:
         step = _training_step(config, model, batch)
         seconds["training_step"] = measure(step)
         memory["training_step"] = measuring.megabytes_of(step)
+    if is_network_measured:
+        build_network = functools.partial(_network, workload=workload)
+        seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     measuring.print_result(seconds, counts, memory=memory, **more)
 
 
@@ -171,9 +170,15 @@ def _heads(model: torch.nn.Module, images: torch.Tensor) -> List[Any]:
     return [*(list(outputs) for outputs in zip(*levels)), encoded]
 
 
-def _position_head(model: torch.nn.Module, images: torch.Tensor) -> Callable[[], Any]:
-    """The position head alone, on the pyramid of the images."""
-    features = model.backbone(images)
+def _network(model: torch.nn.Module, workload: measuring.Workload) -> Callable[[], Any]:
+    """One image to the outputs of the heads."""
+    image = torch.tensor(measuring.channels_first(workload["image"]))
+    return lambda: _heads(model, image)
+
+
+def _position_head(model: torch.nn.Module, workload: measuring.Workload) -> Callable[[], Any]:
+    """The position head alone, on the pyramid of the image."""
+    features = model.backbone(torch.tensor(measuring.channels_first(workload["image"])))
     return lambda: [model.position_head(features[name]) for name in model.in_feature]
 
 

@@ -337,12 +337,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     network = torch.no_grad()(build_network(model.eval()))
     seconds = {"network": measure(network)}
     memory = {"network": measuring.megabytes_of(network)}
-    seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     if size == _TIMED_SIZE:
         seconds.update(merges.measure(arguments.model.split("_")[0], arguments.authors, measure))
         step = _training_step(model, size)
         seconds["training_step"] = measure(step)
         memory["training_step"] = measuring.megabytes_of(step)
+    seconds["network_expert"] = experts.seconds_of(build_network, model, measure)
     parameters = sum(x.numel() for x in model.parameters())
     measuring.print_result(seconds, {"parameters": parameters}, memory=memory)
 
