@@ -89,7 +89,7 @@ def cheap_graphs():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     here = tf_stack.extract_stack()
     tf_stack.extract_stack = lambda stacklevel=1: here
-    gc.set_threshold(50_000, 20, 50)
+    gc.set_threshold(10_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)
