@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow takes oneDNN by the kind of processor. Some references and forms for TFLite, which are
@@ -82,14 +83,18 @@ def cheap_graphs():
     Nor do their operators note where they were made, which takes a tenth of the time, and the
     garbage collector looks at them more seldom. The commands, which are tested as processes of
     their own, do all of it.
+
+    Yields:
+      What notes where an operator was made.
     """
     import tensorflow as tf
     from tensorflow.python.util import tf_stack
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    here = tf_stack.extract_stack()
-    tf_stack.extract_stack = lambda stacklevel=1: here
     gc.set_threshold(10_000, 10, 10)
+    extract_stack, here = tf_stack.extract_stack, tf_stack.extract_stack()
+    with mock.patch.object(tf_stack, "extract_stack", lambda stacklevel=1: here):
+        yield extract_stack
 
 
 @pytest.fixture(autouse=True)
