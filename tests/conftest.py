@@ -80,7 +80,7 @@ def two_logical_cpus():
 def cheap_graphs():
     """Graphs that run a few times only are not rewritten, which is sooner.
 
-    Nor do their operators note where they were made, which takes a tenth of the time, and the
+    Nor do their operators note where they were made, which takes a sixteenth of the time, and the
     garbage collector looks at them more seldom. The commands, which are tested as processes of
     their own, do all of it.
 
