@@ -90,14 +90,17 @@ def measure(workload: speed.Workload) -> Dict[str, Any]:
         found.append(_measure_network(system, model, workload))
     if "training_step" in _PARTS.value:
         found.append(_measure_training(system, task, params, model, workload))
-    cost = analysis.analyze_model(model, (subject.size[0], subject.size[1])).total
+    multiply_adds = {}
+    if "network" in _PARTS.value:
+        cost = analysis.analyze_model(model, (subject.size[0], subject.size[1])).total
+        multiply_adds["network"] = cost.multiply_adds
     return {
         "seconds": {name: value for seconds, _, _ in found for name, value in seconds.items()},
         "counts": {
             name: int(np.sum(marks)) for _, counts, _ in found for name, marks in counts.items()
         },
         "memory": {part: megabytes for _, _, memory in found for part, megabytes in memory.items()},
-        "multiply_adds": {"network": cost.multiply_adds},
+        "multiply_adds": multiply_adds,
     }
 
 

@@ -34,7 +34,7 @@ Turns = Dict[str, List[Dict[str, Any]]]
 _PRODUCT_SIZE = 1024
 _PRODUCTS = 20
 
-_THREADS = flags.DEFINE_integer("threads", 1, "Of an operation; more than one: seconds.")
+_THREADS = flags.DEFINE_integer("threads", 1, "Of an operation. Of several, wall-clock time.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Of each measurement; the median counts.")
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "How often both sides take their turn.")
 _REFERENCE_PYTHON = flags.DEFINE_string(
@@ -100,7 +100,7 @@ def run(
         for _ in range(_ROUNDS.value):
             for side, command in commands.items():
                 turns[side].append(_run([part.format(**settings) for part in command]))
-        unit = "CPU-seconds" if _THREADS.value == 1 else "seconds"
+        unit = "CPU-seconds" if _THREADS.value == 1 else "wall-clock seconds"
         print(f"{title}, {_THREADS.value} thread(s); {unit}")
         _print_table(turns, rows)
         _print_machine(turns["ours"])
@@ -172,8 +172,6 @@ def _print_machine(ours: List[Dict[str, Any]]) -> None:
     print(f"{described['cpu']}, {', '.join(described['cpu_flags'])}")
     print("matrix product:", *(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items()))
     for name, count in ours[0].get("multiply_adds", {}).items():
-        if name not in ours[0]["seconds"]:
-            continue
         rate = 2e-9 * count / statistics.median(one["seconds"][name] for one in ours)
         share = rate / rates["float32"]
         print(f"{name}: {count / 1e9:.1f}e9 multiply-adds, {rate:.0f} GFLOP/s, {share:.2f} of it")

@@ -116,7 +116,6 @@ def main() -> None:
         )
     if "image" in workload:
         config, model = build(workload, {"INPUT.CROP.SIZE": workload["image"].shape[1:3]})
-
         seconds["network"] = measure(torch.no_grad()(_network(model.eval(), workload)))
         if "train_image" in workload:
             step = _training_step(config, model, workload)

@@ -26,7 +26,7 @@ def seconds_of(
 
     Args:
       build: from a model in eval mode to a function of no arguments that runs its network.
-      model: detectron2's, or one whose batch norms are already folded; it stays as it is.
+      model: stays as it is; batch norms of other models than detectron2's only compiling folds.
       measure: from such a function to its time.
     """
     model = copy.deepcopy(model).eval()

@@ -51,7 +51,7 @@ def parse_arguments(description: Optional[str], *, paths: Mapping[str, str] = _N
 
 
 def seconds_of(function: Callable[[], Any], repetitions: int, threads: int) -> float:
-    """Median of CPU-seconds, with more than one thread of seconds; two calls warm up first."""
+    """Median of CPU-seconds, of several threads wall-clock; two calls warm up first."""
     clock = time.process_time if threads == 1 else time.perf_counter
     found: List[float] = []
     for _ in range(repetitions + _WARM_UPS):

@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", choices=_NAMES, help="For --dump and --time.")
     parser.add_argument("--dump", help="Folder that is written.")
-    parser.add_argument("--size", nargs=2, type=int, help="Of the images.")
+    parser.add_argument("--size", nargs=2, type=int, help="Of the images; else small, or 512x512.")
     parser.add_argument("--record", help="Folder of small recorded cases.")
     parser.add_argument("--authors", help="Folder with the authors' two files.")
     parser.add_argument("--time", action="store_true", help="Measures.")
