@@ -54,6 +54,7 @@ def train(
         optimizer, lambda step: min(step / arguments.warmup_steps, 1.0)
     )
     seconds, losses = 0.0, []
+    measuring.forget_peak()
     paths = sorted(glob.glob(os.path.join(arguments.folder, "batches", "*.npz")))
     for path in paths[: arguments.steps]:
         find_loss = prepare_step(measuring.load(path))
@@ -66,4 +67,5 @@ def train(
         warm_up.step()
         losses.append(float(loss.detach()))
         seconds += time.process_time() - start
-    measuring.print_result({"training": seconds}, {}, losses=losses)
+    memory = {"training": measuring.peak_megabytes()}
+    measuring.print_result({"training": seconds}, {}, memory=memory, losses=losses)

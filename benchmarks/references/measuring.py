@@ -68,14 +68,24 @@ def megabytes_of(function: Callable[[], Any]) -> Megabytes:
       By how much it raises the resident memory at most, and that memory; empty elsewhere.
     """
     try:
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")  # the peak so far is forgotten
+        forget_peak()
         before = _status_megabytes("VmRSS")
         function()
-        peak = _status_megabytes("VmHWM")
+        peak = peak_megabytes()
     except OSError:
         return {}
     return {"more at the peak of a call": peak - before, "of the process then": peak}
+
+
+def forget_peak() -> None:
+    """Makes `peak_megabytes` start again; Linux only, OSError elsewhere."""
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+
+
+def peak_megabytes() -> float:
+    """The most resident memory since the peak was forgotten; Linux only, OSError elsewhere."""
+    return _status_megabytes("VmHWM")
 
 
 def load(path: str) -> Dict[str, np.ndarray]:
