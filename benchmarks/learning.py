@@ -389,6 +389,7 @@ class _Ours:
             warmup_steps=_WARMUP_STEPS.value,
         )
         optimizer = task.create_optimizer(config.optimizer_config)
+        optimization.create_variables(optimizer, self.model.trainable_variables)
         self._step = tf.function(
             lambda *batch: task.train_step(batch, self.model, optimizer)[task.loss],
             autograph=False,

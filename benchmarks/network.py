@@ -31,6 +31,7 @@ from absl import app, flags
 from references import measuring
 
 from panoptic_tf.evaluation import analysis
+from panoptic_tf.systems import optimization
 
 _OF_TRAINING = ("train_image", "truth/", "features/", "labels/")
 
@@ -131,6 +132,7 @@ def _measure_training(
     features["image_info"] = tf.constant(np.stack([info] * len(images)))
     labels = speed.select_tensors(workload, "labels/")
     optimizer = task.create_optimizer(params.trainer.optimizer_config)
+    optimization.create_variables(optimizer, model.trainable_variables)
     step = tf.function(
         lambda: task.train_step((features, labels), model, optimizer), autograph=False
     )

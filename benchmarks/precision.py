@@ -21,9 +21,10 @@ import common
 import tables
 import tensorflow as tf
 from absl import app, flags
-from official.modeling import optimization
+from official.modeling.optimization import ema_optimizer
 
 from panoptic_tf.datasets import shapes_records
+from panoptic_tf.systems import optimization
 from panoptic_tf.training import machine, runner
 
 _SETTINGS: Dict[str, Dict[str, Any]] = {
@@ -108,8 +109,9 @@ def _measure(runtime: Dict[str, Any]) -> Dict[str, float]:
     task.xla = params.runtime.enable_xla
     model = task.build_model()
     optimizer = task.create_optimizer(params.trainer.optimizer_config, params.runtime)
-    if isinstance(optimizer, optimization.ExponentialMovingAverage):
+    if isinstance(optimizer, ema_optimizer.ExponentialMovingAverage):
         optimizer.shadow_copy(model)
+    optimization.create_variables(optimizer, model.trainable_variables)
     batch = next(iter(task.build_inputs(params.task.train_data)))
     step = tf.function(lambda: task.train_step(batch, model, optimizer), autograph=False)
     start = time.monotonic()

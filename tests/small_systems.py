@@ -20,6 +20,7 @@ from panoptic_tf.datasets import converter, shapes, shapes_writer
 from panoptic_tf.inputs import geometry, normalize
 from panoptic_tf.ops import forms
 from panoptic_tf.structures import PanopticSample
+from panoptic_tf.systems import optimization
 
 
 @dataclasses.dataclass(frozen=True)
@@ -328,10 +329,8 @@ def make_batch(task, samples):
 
 
 def step_in_graph(task, model, optimizer, metrics=None):
-    """A training step of a batch, in a graph; its optimiser is one of Keras' legacy ones."""
-    # Variables that come up in the step would make TensorFlow trace it twice.
-    inner = getattr(optimizer, "_optimizer", optimizer)
-    inner._create_all_weights(model.trainable_variables)
+    """A training step of a batch, in a graph."""
+    optimization.create_variables(optimizer, model.trainable_variables)
     return tf.function(
         lambda *batch: task.train_step(batch, model, optimizer, metrics), autograph=False
     )

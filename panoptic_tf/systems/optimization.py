@@ -183,6 +183,16 @@ class LossScaledMovingAverage(optimization.ExponentialMovingAverage):
         self._optimizer._create_all_weights(var_list)
 
 
+def create_variables(optimizer: Any, variables: Sequence[tf.Variable]) -> None:
+    """Makes the variables that a legacy optimizer has for these, before its first step.
+
+    Several replicas in one process cannot create them inside of a training loop, and TensorFlow
+    traces a step that creates some twice. Does nothing to the other optimizers of Keras.
+    """
+    if hasattr(optimizer, "_create_all_weights"):
+        optimizer._create_all_weights(variables)
+
+
 def averaged_adamw_config(
     *,
     train_steps: int,

@@ -12,6 +12,7 @@ import tensorflow as tf
 from official.core import base_trainer, train_lib, train_utils
 
 from panoptic_tf.inputs.shards import find_shards
+from panoptic_tf.systems import optimization
 from panoptic_tf.training import actions, best, panels, progress, run_folder, workers
 from panoptic_tf.training import trainer as trainer_lib
 
@@ -83,10 +84,9 @@ class Run(train_lib.OrbitExperimentRunner):
                 evaluate=evaluate,
                 trainer_cls=functools.partial(trainer_lib.Trainer, data_wait=data_wait),
             )
-        # Several replicas in one process cannot create them inside of the training loop.
-        if train and hasattr(trainer.optimizer, "_create_all_weights"):
-            with self.strategy.scope():
-                trainer.optimizer._create_all_weights(trainer.model.trainable_variables)
+            if train:
+                variables = trainer.model.trainable_variables
+                optimization.create_variables(trainer.optimizer, variables)
         return trainer
 
     def _maybe_build_checkpoint_manager(self) -> tf.train.CheckpointManager:
