@@ -1,6 +1,7 @@
 """Two logical CPUs before TensorFlow starts, and where files outside the repository are found."""
 
 import collections
+import contextlib
 import dataclasses
 import gc
 import os
@@ -80,20 +81,23 @@ def two_logical_cpus():
 def cheap_graphs():
     """Graphs that run a few times only are not rewritten, which is sooner.
 
-    Nor do their operators note where they were made, which takes a sixteenth of the time, and the
-    garbage collector looks at them more seldom. The commands, which are tested as processes of
-    their own, do all of it.
+    Nor do their operators note where they were made, which takes a sixteenth of the time; the
+    contexts in which they are made keep no signature, and the garbage collector looks at them more
+    seldom. The commands, which are tested as processes of their own, do all of it.
 
     Yields:
       What notes where an operator was made.
     """
     import tensorflow as tf
-    from tensorflow.python.util import tf_stack
+    from tensorflow.python.util import tf_contextlib, tf_stack
 
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     gc.set_threshold(10_000, 10, 10)
     extract_stack, here = tf_stack.extract_stack, tf_stack.extract_stack()
-    with mock.patch.object(tf_stack, "extract_stack", lambda stacklevel=1: here):
+    with (
+        mock.patch.object(tf_contextlib, "contextmanager", contextlib.contextmanager),
+        mock.patch.object(tf_stack, "extract_stack", lambda stacklevel=1: here),
+    ):
         yield extract_stack
 
 

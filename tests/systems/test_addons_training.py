@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import shallow_network
 import tensorflow as tf
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 from official.modeling import optimization as official_optimization
 from official.modeling import performance
-from small_systems import ROWS, write_records
+from small_systems import write_records
 
 from panoptic_tf import addons, systems  # noqa: F401  (registers the experiments)
 from panoptic_tf.systems import optimization
@@ -179,18 +180,19 @@ def test_what_lookahead_cannot_go_around(installed, inner, message):
 
 
 @pytest.mark.slow
-def test_trains(installed, tmp_path):
+def test_trains(installed, tmp_path, shallow_deeplab):
     model_dir = str(tmp_path / "model")
-    params = exp_factory.get_exp_config(ROWS[0].experiment)
-    params.override({"task": ROWS[0].overrides, "runtime": {"mixed_precision_dtype": "float32"}})
+    params = exp_factory.get_exp_config("panoptic_deeplab_shapes")
     params.override(
         {
+            "runtime": {"mixed_precision_dtype": "float32"},
             "task": {
+                **shallow_network.OVERRIDES,
                 "train_data": {
                     "input_path": write_records(tmp_path),
                     "global_batch_size": 2,
                     "augmentation": {"policy": "addons", "addons": {"rotation": 30.0}},
-                }
+                },
             },
             "trainer": {
                 "train_steps": 2,
