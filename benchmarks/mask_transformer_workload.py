@@ -5,7 +5,8 @@ with `--dump` writes its weights for `--weights`:
 
 python benchmarks/network.py --system=mask_transformer --weights=<dump>/model.safetensors \\
     --reference_command="other/bin/python benchmarks/references/transformers_mask_transformer.py \\
-    --model=mask2former_resnet50 --time --threads={threads} --repetitions={repetitions}"
+    --model=mask2former_resnet50 --time --threads={threads} --repetitions={repetitions} \\
+    --precision={precision}"
 
 Random weights find no objects, so the post-processing gets drawn logits of 100 queries, a fifth of
 which are kept.

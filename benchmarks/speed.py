@@ -43,7 +43,11 @@ _REFERENCE_PYTHON = flags.DEFINE_string(
 _REFERENCE = flags.DEFINE_string(
     "reference_command",
     None,
-    "Measures another implementation; {workload}, {threads} and {repetitions} are filled in.",
+    "Measures another implementation; {workload}, {threads}, {repetitions}, {precision} are filled "
+    "in.",
+)
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", ["float32", "bfloat16"], "What networks compute in, on both sides."
 )
 _FORM = flags.DEFINE_enum(
     "form",
@@ -84,6 +88,8 @@ def run(
     if _WORKLOAD.value:
         tf.config.threading.set_intra_op_parallelism_threads(_THREADS.value)
         tf.config.threading.set_inter_op_parallelism_threads(1)
+        policy = "" if _PRECISION.value == "float32" else "mixed_"
+        tf.keras.mixed_precision.set_global_policy(policy + _PRECISION.value)
         with forms.use(form()):
             measured = measure(dict(np.load(_WORKLOAD.value)))
         print(json.dumps({**measured, "rates": product_rates()}))
@@ -95,13 +101,18 @@ def run(
         path = os.path.join(folder, "workload.npz")
         np.savez(path, **build())
         commands["ours"].append(f"--workload={path}")
-        settings = {"workload": path, "threads": _THREADS.value, "repetitions": _REPETITIONS.value}
+        settings = {
+            "workload": path,
+            "threads": _THREADS.value,
+            "repetitions": _REPETITIONS.value,
+            "precision": _PRECISION.value,
+        }
         turns: Turns = {side: [] for side in commands}
         for _ in range(_ROUNDS.value):
             for side, command in commands.items():
                 turns[side].append(_run([part.format(**settings) for part in command]))
         unit = "CPU-seconds" if _THREADS.value == 1 else "wall-clock seconds"
-        print(f"{title}, {_THREADS.value} thread(s); {unit}")
+        print(f"{title}, {_PRECISION.value}, {_THREADS.value} thread(s); {unit}")
         _print_table(turns, rows)
         _print_machine(turns["ours"])
         if compare:
@@ -119,7 +130,9 @@ def _reference_command(script: str) -> List[str]:
     if not script:
         raise app.UsageError("--reference_python does not do here; give --reference_command.")
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "references", script)
-    settings = [f"--{name}={{{name}}}" for name in ("workload", "threads", "repetitions")]
+    settings = [
+        f"--{name}={{{name}}}" for name in ("workload", "threads", "repetitions", "precision")
+    ]
     return [_REFERENCE_PYTHON.value, path, *settings]
 
 
@@ -173,8 +186,11 @@ def _print_machine(ours: List[Dict[str, Any]]) -> None:
     print("matrix product:", *(f"{name} {rate:.0f} GFLOP/s" for name, rate in rates.items()))
     for name, count in ours[0].get("multiply_adds", {}).items():
         rate = 2e-9 * count / statistics.median(one["seconds"][name] for one in ours)
-        share = rate / rates["float32"]
-        print(f"{name}: {count / 1e9:.1f}e9 multiply-adds, {rate:.0f} GFLOP/s, {share:.2f} of it")
+        share = rate / rates[_PRECISION.value]
+        print(
+            f"{name}: {count / 1e9:.1f}e9 multiply-adds, {rate:.0f} GFLOP/s, {share:.2f} of "
+            f"{_PRECISION.value}"
+        )
 
 
 def _run(command: List[str]) -> Dict[str, Any]:

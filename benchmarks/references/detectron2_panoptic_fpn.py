@@ -91,10 +91,7 @@ def main() -> None:
         "SOLVER.BASE_LR": 1e-12,  # the same work at every step, and the network stays what it was
     }
     config, model = build(workload, options)
-
-    def measure(function: Callable[[], Any]) -> float:
-        return measuring.seconds_of(function, arguments.repetitions, arguments.threads)
-
+    measure = experts.timer(arguments)
     network = torch.no_grad()(_network(model.eval(), workload))
     proposals, detections, semantic_logits = network()
     process = _post_processing(model, detections, semantic_logits)

@@ -7,14 +7,30 @@ counts. What cannot be compiled runs as it is. The copy that is made of the mode
 
 from __future__ import annotations
 
+import argparse
 import copy
 import sys
 from typing import Any, Callable
 
+import measuring
 import torch
 from torch.nn.utils import fusion
 
 Function = Callable[[], Any]
+
+
+def timer(arguments: argparse.Namespace) -> Callable[[Function], float]:
+    """How a script measures: `measuring.seconds_of`, under autocast where --precision says so.
+
+    Autocast keeps the weights that it has cast, so that they are cast once.
+    """
+
+    def measure(function: Function) -> float:
+        is_cast = arguments.precision == "bfloat16"
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_cast):
+            return measuring.seconds_of(function, arguments.repetitions, arguments.threads)
+
+    return measure
 
 
 def seconds_of(

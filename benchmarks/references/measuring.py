@@ -45,9 +45,20 @@ def parse_arguments(description: Optional[str], *, paths: Mapping[str, str] = _N
     parser.add_argument("--workload", required=True, help="File of the benchmark's workload.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of an operation.")
     parser.add_argument("--repetitions", type=int, default=7, help="The median counts.")
+    add_precision(parser)
     for name, text in paths.items():
         parser.add_argument(f"--{name}", required=True, help=text)
     return parser.parse_args()
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument."""
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="What the network computes in.",
+    )
 
 
 def seconds_of(function: Callable[[], Any], repetitions: int, threads: int) -> float:

@@ -80,10 +80,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
     workload = measuring.load(arguments.workload)
-
-    def measure(function: Callable[[], Any]) -> float:
-        return measuring.seconds_of(function, arguments.repetitions, arguments.threads)
-
+    measure = experts.timer(arguments)
     seconds: Dict[str, float] = {}
     counts: Dict[str, int] = {}
     memory: Dict[str, measuring.Megabytes] = {}

@@ -20,7 +20,6 @@ models. time: CPU-seconds of the network; at 512x512 of a training step and of t
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import tempfile
@@ -59,6 +58,7 @@ def main() -> None:
     parser.add_argument("--time", action="store_true", help="Measures.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of an operation.")
     parser.add_argument("--repetitions", type=int, default=7, help="The median counts.")
+    measuring.add_precision(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.set_num_interop_threads(1)
@@ -323,9 +323,7 @@ def _small_network(built: Built) -> Arrays:
 
 def _measure(arguments: argparse.Namespace) -> None:
     """One image for the network; at 512x512 the merge and a step of two with 14 segments each."""
-    measure = functools.partial(
-        measuring.seconds_of, repetitions=arguments.repetitions, threads=arguments.threads
-    )
+    measure = experts.timer(arguments)
     with tempfile.TemporaryDirectory() as folder:
         model = build(arguments.model, folder).model
     size = tuple(arguments.size or _TIMED_SIZE)

@@ -257,26 +257,29 @@ def test_class_loss_of_matched_and_other_queries(weights, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_semantic_loss_equals_loops(kind):
-    """The class at the middle of each cell of 4x4 pixels, which are fewer in the second image."""
+@pytest.mark.parametrize("fraction", [1.0, 0.2])
+def test_semantic_loss_equals_loops(kind, fraction):
+    """The class at the middle of each cell of 4x4 pixels; void is more in the second image."""
     labels, outputs = draw()
     rest = losses_and_gradients(build(kind), labels, outputs)[0]
     logits = np.random.default_rng(1).normal(size=(BATCH, 4, 6, CLASSES)).astype(np.float32)
     outputs["semantic_logits"] = logits
-    losses, gradients = run_in_graph(build(kind, semantic_weight=3.0), labels, outputs)
-    total, count, is_known = 0.0, 0, np.zeros([BATCH, 4, 6], bool)
-    for b, y, x in np.ndindex(is_known.shape):
+    options = {"semantic_weight": 3.0, "semantic_top_k_fraction": fraction}
+    losses, gradients = run_in_graph(build(kind, **options), labels, outputs)
+    cells = np.zeros([BATCH, 4, 6])
+    for b, y, x in np.ndindex(cells.shape):
         number = labels["segment_map"][b, 4 * y + 2, 4 * x + 2]
-        is_known[b, y, x] = number > 0
         if number:
             of_cell = logits[b, y, x]
             label = labels["segment_classes"][b, number - 1]
-            total += np.log(np.exp(of_cell).sum()) - of_cell[label]
-            count += 1
-    assert is_known[0].sum() > is_known[1].sum() > 0
-    np.testing.assert_allclose(losses["loss/semantic"], 3.0 * total / count, rtol=1e-5)
+            cells[b, y, x] = np.log(np.exp(of_cell).sum()) - of_cell[label]
+    assert np.sum(cells[0] > 0) > np.sum(cells[1] > 0) > 0
+    hardest = np.sort(cells.reshape([BATCH, -1]))[:, -int(fraction * 24) :]
+    np.testing.assert_allclose(losses["loss/semantic"], 3.0 * hardest.mean(), rtol=1e-5)
     np.testing.assert_allclose(losses["loss"] - losses["loss/semantic"], rest["loss"], rtol=1e-5)
-    np.testing.assert_array_equal(np.any(gradients["semantic_logits"], axis=-1), is_known)
+    counts = cells >= hardest[:, :1, np.newaxis]
+    counts &= cells > 0.0
+    np.testing.assert_array_equal(np.any(gradients["semantic_logits"], axis=-1), counts)
 
 
 # Beside itself.

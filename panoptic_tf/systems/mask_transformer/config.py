@@ -128,6 +128,7 @@ class Losses(hyperparams.Config):
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     semantic_weight: float = 1.0
+    semantic_top_k_fraction: float = 1.0
     no_object_weight: float = 0.1
     num_points: int = 12544
     oversample_ratio: float = 3.0

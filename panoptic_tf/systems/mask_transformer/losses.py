@@ -11,7 +11,7 @@ from typing import Callable, Optional, Sequence
 import numpy as np
 import tensorflow as tf
 
-from panoptic_tf.losses.cross_entropy import pixel_cross_entropy
+from panoptic_tf.losses.cross_entropy import WeightedBootstrappedCrossEntropy
 from panoptic_tf.losses.point_sampling import draw_points
 from panoptic_tf.losses.reduction import reduce_loss
 from panoptic_tf.ops.trim import trim
@@ -44,6 +44,7 @@ class MaskTransformerLoss:
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
         semantic_weight: float = 1.0,
+        semantic_top_k_fraction: float = 1.0,
         no_object_weight: float = 0.1,
         num_points: int = 12544,
         oversample_ratio: float = 3.0,
@@ -57,8 +58,10 @@ class MaskTransformerLoss:
           mask_loss: `points`: cross-entropy and dice on points; `whole`: focal loss and dice on all
             pixels. The rest of the points' arguments is of the former alone.
           class_weight, mask_weight, dice_weight: the lambdas.
-          semantic_weight: of the mean cross-entropy of the cells in segments, where the network has
-            a semantic branch (arXiv:2207.04044).
+          semantic_weight: of the cross-entropy of cells, where the network has a semantic branch
+            (arXiv:2207.04044).
+          semantic_top_k_fraction: share of an image's cells that it is the mean of, the hardest
+            ones; see `WeightedBootstrappedCrossEntropy`.
           no_object_weight: weight of queries without a segment in the class loss.
           num_points: of each mask.
           oversample_ratio: points that uncertain ones are chosen from, in `num_points`.
@@ -83,6 +86,9 @@ class MaskTransformerLoss:
         self._mask_weight = mask_weight
         self._dice_weight = dice_weight
         self._semantic_weight = semantic_weight
+        self._cross_entropy = WeightedBootstrappedCrossEntropy(
+            top_k_fraction=semantic_top_k_fraction
+        )
         self._no_object_weight = no_object_weight
         self._class_weights = class_weights
         self._num_uncertain = int(importance_ratio * num_points)
@@ -111,7 +117,9 @@ class MaskTransformerLoss:
         if outputs["mask_features"].shape.rank == 4:
             losses = self._of_images(labels, outputs)
             if "semantic_logits" in outputs:
-                semantic = self._semantic_weight * _semantic(labels, outputs["semantic_logits"])
+                semantic = self._semantic_weight * self._semantic(
+                    labels, outputs["semantic_logits"]
+                )
                 losses["loss"] += semantic
                 losses["loss/semantic"] = semantic
             return losses
@@ -210,16 +218,12 @@ class MaskTransformerLoss:
         # Every prediction has the same classes, hence the same sum of weights.
         return reduce_loss(total, normalizer / predictions)
 
-
-def _semantic(labels: Tensors, logits: tf.Tensor) -> tf.Tensor:
-    """The mean cross-entropy of the cells whose middle is in a segment: float32 []."""
-    # TensorFlow computes int32 on the host.
-    numbers, classes = (tf.cast(labels[f"segment_{x}"], tf.int64) for x in ("map", "classes"))
-    for axis, count in enumerate(logits.shape[1:3], start=1):
-        middles = (2 * np.arange(count) + 1) * numbers.shape[axis] // (2 * count)
-        numbers = tf.gather(numbers, middles, axis=axis)
-    classes = tf.gather(classes, tf.maximum(numbers - 1, 0), batch_dims=1)  # [B, h, w]
-    is_known = numbers > 0
-    losses = pixel_cross_entropy(logits, tf.where(is_known, classes + 1, VOID))
-    known = tf.reduce_sum(tf.cast(is_known, tf.float32), axis=[1, 2])
-    return reduce_loss(tf.reduce_sum(losses, axis=[1, 2]), known)
+    def _semantic(self, labels: Tensors, logits: tf.Tensor) -> tf.Tensor:
+        """The cross-entropy of cells, each of the segment at its middle: float32 []."""
+        # TensorFlow computes int32 on the host.
+        numbers, classes = (tf.cast(labels[f"segment_{x}"], tf.int64) for x in ("map", "classes"))
+        for axis, count in enumerate(logits.shape[1:3], start=1):
+            middles = (2 * np.arange(count) + 1) * numbers.shape[axis] // (2 * count)
+            numbers = tf.gather(numbers, middles, axis=axis)
+        classes = tf.gather(classes, tf.maximum(numbers - 1, 0), batch_dims=1)  # [B, h, w]
+        return reduce_loss(*self._cross_entropy(logits, tf.where(numbers > 0, classes + 1, VOID)))
