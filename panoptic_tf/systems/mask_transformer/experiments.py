@@ -271,7 +271,7 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         backbone=shapes_experiment.build_backbone_config(output_stride=32, num_blocks=[1, 2, 2, 2]),
         pixel_decoder=config.PixelDecoder(num_layers=1, num_heads=4, hidden_channels=128),
         decoder=config.TransformerDecoder(
-            num_queries=32,
+            num_queries=64,
             num_layers=3,
             num_heads=4,
             hidden_channels=128,
@@ -285,14 +285,19 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         dataset_info="shapes",
         model=model,
         targets=config.Targets(max_segments=32),
-        losses=config.Losses(class_weight=6.0, semantic_weight=10.0, num_points=256),
+        losses=config.Losses(
+            class_weight=6.0,
+            semantic_weight=10.0,
+            semantic_top_k_fraction=0.2,
+            num_points=768,
+            oversample_ratio=2.0,
+        ),
     )
     return shapes_experiment.build_experiment(
         task,
         train_steps=10_000,
         validation_interval=5000,
-        batch_size=8,
-        learning_rate=4e-3,
+        learning_rate=5e-3,
         by_variable=_FACTORS,
     )
 
