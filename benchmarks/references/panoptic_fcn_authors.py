@@ -154,6 +154,7 @@ def _deform_on_cpu(
 ) -> torch.Tensor:
     """What detectron2's layer calls; torchvision has the groups from the shapes."""
     del groups
+    x, offset, mask = x.float(), offset.float(), mask.float()  # Its CPU kernel has no bfloat16.
     return torchvision.ops.deform_conv2d(
         x, offset, weight, bias, stride, padding, dilation, mask=mask
     )
