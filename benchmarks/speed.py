@@ -49,6 +49,8 @@ _REFERENCE = flags.DEFINE_string(
 _PRECISION = flags.DEFINE_enum(
     "precision", "float32", ["float32", "bfloat16"], "What networks compute in, on both sides."
 )
+# What both sides are told.
+_SETTINGS = {"threads": _THREADS, "repetitions": _REPETITIONS, "precision": _PRECISION}
 _FORM = flags.DEFINE_enum(
     "form",
     None,
@@ -101,12 +103,7 @@ def run(
         path = os.path.join(folder, "workload.npz")
         np.savez(path, **build())
         commands["ours"].append(f"--workload={path}")
-        settings = {
-            "workload": path,
-            "threads": _THREADS.value,
-            "repetitions": _REPETITIONS.value,
-            "precision": _PRECISION.value,
-        }
+        settings = {"workload": path, **{name: flag.value for name, flag in _SETTINGS.items()}}
         turns: Turns = {side: [] for side in commands}
         for _ in range(_ROUNDS.value):
             for side, command in commands.items():
@@ -130,9 +127,7 @@ def _reference_command(script: str) -> List[str]:
     if not script:
         raise app.UsageError("--reference_python does not do here; give --reference_command.")
     path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "references", script)
-    settings = [
-        f"--{name}={{{name}}}" for name in ("workload", "threads", "repetitions", "precision")
-    ]
+    settings = [f"--{name}={{{name}}}" for name in ("workload", *_SETTINGS)]
     return [_REFERENCE_PYTHON.value, path, *settings]
 
 

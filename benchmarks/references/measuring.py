@@ -43,16 +43,16 @@ def parse_arguments(description: Optional[str], *, paths: Mapping[str, str] = _N
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--workload", required=True, help="File of the benchmark's workload.")
-    parser.add_argument("--threads", type=int, default=1, help="Threads of an operation.")
-    parser.add_argument("--repetitions", type=int, default=7, help="The median counts.")
-    add_precision(parser)
+    add_settings(parser)
     for name, text in paths.items():
         parser.add_argument(f"--{name}", required=True, help=text)
     return parser.parse_args()
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """Adds the argument."""
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments that say how something is measured."""
+    parser.add_argument("--threads", type=int, default=1, help="Threads of an operation.")
+    parser.add_argument("--repetitions", type=int, default=7, help="The median counts.")
     parser.add_argument(
         "--precision",
         choices=["float32", "bfloat16"],
