@@ -180,8 +180,11 @@ def _reason(error: BaseException, cluster: Cluster, model_dir: str):
 
 
 def _lost(error: BaseException, cluster: Cluster, model_dir: str) -> str:
-    found = re.search(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", str(error))
-    who = cluster.describe(found[1], int(found[2])) if found else "another worker"
+    named = re.findall(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", str(error))
+    # The operation that failed names the device of this process, too.
+    processes = [(job, int(index)) for job, index in named]
+    others = [process for process in processes if process != (cluster.job, cluster.index)]
+    who = cluster.describe(*others[0]) if others else "another worker"
     last = tf.train.latest_checkpoint(model_dir)
     return (
         f"{who} of the {cluster.size} workers is gone: it was stopped, failed, or cannot be "

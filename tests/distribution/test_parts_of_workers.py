@@ -12,6 +12,7 @@ from panoptic_tf.metrics.evaluator import PanopticEvaluator
 from panoptic_tf.structures import GroundTruth, Prediction
 from panoptic_tf.systems.scoring import BackgroundScoring
 from panoptic_tf.training import runner, workers
+from panoptic_tf.training.cluster import resolve_cluster
 
 NUM_WORKERS = 2
 
@@ -131,3 +132,33 @@ def test_workers_with_other_checkpoints_are_refused(monkeypatch):
     monkeypatch.setattr(workers, "gather", lambda step: [step, 0])
     with pytest.raises(ValueError, match=r"\[20, 0\].*'runs/model'.*one folder"):
         workers.check_same_step(20, "runs/model")
+
+
+@pytest.mark.parametrize(
+    ("message", "named"),
+    [
+        ("Task /job:worker/task:0 heartbeat timeout", "worker 0 (a:1)"),
+        (
+            "CollectiveReduceV2 on /job:worker/replica:0/task:1/device:CPU:0: Connection reset by"
+            " peer from remote target /job:worker/replica:0/task:0",
+            "worker 0 (a:1)",
+        ),
+        ("failed on /job:worker/replica:0/task:1/device:CPU:0", "another worker"),
+        ("Connection reset by peer", "another worker"),
+    ],
+)
+def test_the_lost_worker_is_never_the_one_that_says_so(
+    monkeypatch, capsys, tmp_path, message, named
+):
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(workers.os, "_exit", leave)
+    cluster = resolve_cluster(worker_hosts=["a:1", "b:2"], task_index=1, environment={})
+    with pytest.raises(SystemExit) as left:
+        with workers.ending_together(cluster, str(tmp_path), str(tmp_path / "own")):
+            raise tf.errors.UnavailableError(None, None, message)
+    assert left.value.code == workers.LOST_WORKER
+    said = capsys.readouterr().err
+    assert f"train: {named} of the 2 workers is gone" in said
+    assert "this one (worker 1 (b:2))" in said
