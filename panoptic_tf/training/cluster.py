@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Mapping, Optional, Sequence, Tuple
+from typing import List, Mapping, Optional, Sequence, Tuple
 
 import tensorflow as tf
 from absl import logging
@@ -37,9 +37,14 @@ class Cluster:
     worker_timeout: float = 30.0
 
     @property
+    def processes(self) -> List[Tuple[str, int]]:
+        """(job, index) of all, in their order."""
+        return [(job, i) for job, hosts in self.addresses.items() for i in range(len(hosts))]
+
+    @property
     def size(self) -> int:
         """Number of processes."""
-        return sum(len(addresses) for addresses in self.addresses.values())
+        return len(self.processes)
 
     @property
     def leader(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import Dict, List, Tuple
+from typing import Dict, List
 
 from panoptic_tf.training.cluster import Cluster
 
@@ -83,11 +83,9 @@ def _report(cluster: Cluster, deadline: float) -> None:
 
 def _others(cluster: Cluster) -> Dict[bytes, str]:
     """All but the first process: what they call themselves, and how a message does."""
-    processes: List[Tuple[str, int]] = [
-        (job, i) for job, hosts in cluster.addresses.items() for i in range(len(hosts))
-    ]
-    processes.remove((cluster.leader, 0))
-    return {_name(job, i): cluster.describe(job, i) for job, i in processes}
+    leader = (cluster.leader, 0)
+    others = [process for process in cluster.processes if process != leader]
+    return {_name(*process): cluster.describe(*process) for process in others}
 
 
 def _name(job: str, index: int) -> bytes:

@@ -180,11 +180,12 @@ def _reason(error: BaseException, cluster: Cluster, model_dir: str):
 
 
 def _lost(error: BaseException, cluster: Cluster, model_dir: str) -> str:
-    named = re.findall(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", str(error))
+    found = re.findall(r"/job:(\w+)/(?:replica:\d+/)?task:(\d+)", str(error))
+    others = [process for process in cluster.processes if process != (cluster.job, cluster.index)]
     # The operation that failed names the device of this process, too.
-    processes = [(job, int(index)) for job, index in named]
-    others = [process for process in processes if process != (cluster.job, cluster.index)]
-    who = cluster.describe(*others[0]) if others else "another worker"
+    named = [(job, int(i)) for job, i in found if (job, int(i)) in others]
+    known = named or (others if len(others) == 1 else [])
+    who = cluster.describe(*known[0]) if known else "another worker"
     last = tf.train.latest_checkpoint(model_dir)
     return (
         f"{who} of the {cluster.size} workers is gone: it was stopped, failed, or cannot be "

@@ -135,30 +135,34 @@ def test_workers_with_other_checkpoints_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("message", "named"),
+    ("hosts", "message", "named"),
     [
-        ("Task /job:worker/task:0 heartbeat timeout", "worker 0 (a:1)"),
+        (3, "Task /job:worker/task:0 heartbeat timeout", "worker 0 (a:0)"),
         (
+            3,
             "CollectiveReduceV2 on /job:worker/replica:0/task:1/device:CPU:0: Connection reset by"
-            " peer from remote target /job:worker/replica:0/task:0",
-            "worker 0 (a:1)",
+            " peer from remote target /job:worker/replica:0/task:2",
+            "worker 2 (a:2)",
         ),
-        ("failed on /job:worker/replica:0/task:1/device:CPU:0", "another worker"),
-        ("Connection reset by peer", "another worker"),
+        (3, "failed on /job:worker/replica:0/task:1/device:CPU:0", "another worker"),
+        (3, "Connection reset by peer of /job:localhost/task:0", "another worker"),
+        (2, "failed on /job:worker/replica:0/task:1/device:CPU:0", "worker 0 (a:0)"),
     ],
 )
 def test_the_lost_worker_is_never_the_one_that_says_so(
-    monkeypatch, capsys, tmp_path, message, named
+    monkeypatch, capsys, tmp_path, hosts, message, named
 ):
     def leave(code):
         raise SystemExit(code)
 
     monkeypatch.setattr(workers.os, "_exit", leave)
-    cluster = resolve_cluster(worker_hosts=["a:1", "b:2"], task_index=1, environment={})
+    cluster = resolve_cluster(
+        worker_hosts=[f"a:{i}" for i in range(hosts)], task_index=1, environment={}
+    )
     with pytest.raises(SystemExit) as left:
         with workers.ending_together(cluster, str(tmp_path), str(tmp_path / "own")):
             raise tf.errors.UnavailableError(None, None, message)
     assert left.value.code == workers.LOST_WORKER
     said = capsys.readouterr().err
-    assert f"train: {named} of the 2 workers is gone" in said
-    assert "this one (worker 1 (b:2))" in said
+    assert f"train: {named} of the {hosts} workers is gone" in said
+    assert "this one (worker 1 (a:1))" in said
