@@ -82,8 +82,16 @@ def test_masks_of_a_finer_stride(stride):
     model = build_task({"mask_stride": stride}).build_model()
     features = model.training_network.output["mask_features"]
     assert features.shape.as_list() == [None, 64 // stride, 64 // stride, 32]
+    factor = 4 // stride
     kernels = [v.shape.as_list() for v in model.weights if v.name == "upscale/kernel:0"]
-    assert kernels == ([] if stride == 4 else [[4 // stride, 4 // stride, 32, 32]])
+    assert kernels == ([] if stride == 4 else [[factor, factor, 32, 32]])
+    # At the start those of stride 4 are repeated.
+    image = tf.random.stateless_uniform([1, 64, 64, 3], seed=[0, 1])
+    info = tf.constant([[[64.0, 64.0], [64.0, 64.0], [1.0, 1.0], [0.0, 0.0]]])
+    outputs = model.training_network({"image": image, "image_info": info})
+    cells = tf.reshape(outputs["mask_features"], [16, factor, 16, factor, 32]).numpy()
+    np.testing.assert_array_equal(cells, np.broadcast_to(cells[:, :1, :, :1], cells.shape))
+    assert np.ptp(cells[:, 0, :, 0], axis=(0, 1)).min() > 0.0
 
 
 def test_vectors_of_levels_learn_from_the_second_step_on():

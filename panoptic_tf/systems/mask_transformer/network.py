@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
@@ -96,7 +96,7 @@ def _build_decoders(config: transformer_config.Model, dataset_info: DatasetInfo)
     pixel_decoder = _build_pixel_decoder(config)
     factor = _PIXEL_DECODER_STRIDE // config.mask_stride
     upscale = tf.keras.layers.Conv2DTranspose(
-        config.channels, factor, strides=factor, name="upscale"
+        config.channels, factor, strides=factor, kernel_initializer=_repeat, name="upscale"
     )
     decoder = TransformerDecoder(
         dataset_info.num_categories,
@@ -119,6 +119,11 @@ def _build_decoders(config: transformer_config.Model, dataset_info: DatasetInfo)
         return outputs
 
     return run
+
+
+def _repeat(shape: Sequence[int], dtype: Optional[tf.DType] = None, **_: Any) -> tf.Tensor:
+    """A kernel [k, k, C, C] that repeats cells, so that masks of stride 4 are kept at the start."""
+    return tf.broadcast_to(tf.eye(shape[-1], dtype=dtype or tf.float32), shape)
 
 
 def _build_encoder(config: transformer_config.Model, dataset_info: DatasetInfo) -> Run:
