@@ -29,8 +29,8 @@ STAMP := $(VENV)/.installed-$(STACK)
 SOURCES := $(wildcard setup.py panoptic_tf experiments export tests benchmarks docs/*.py)
 TYPED := $(addprefix panoptic_tf/,structures.py datasets inputs metrics ops serving checkpoints evaluation api)
 # And beam, onnx and openvino where the pins have their packages.
-EXTRAS_tf215 := addons,dev,serving
-EXTRAS_tf220 := dev,edge,serving
+EXTRAS_tf215 := addons,dev,png,serving
+EXTRAS_tf220 := dev,edge,png,serving
 TESTS ?=
 WORKERS ?= 2
 CHROMIUM ?= chromium

@@ -11,6 +11,15 @@ from PIL import Image
 from panoptic_tf.datasets import id_png, segments
 
 
+@pytest.fixture(params=["kornia-rs", "Pillow"], autouse=True)
+def decoder(request, monkeypatch):
+    """Every test has the decoder of the extra, then the one without."""
+    if request.param == "Pillow":
+        monkeypatch.setattr(id_png, "kornia_io", None)
+    elif id_png.kornia_io is None:
+        pytest.skip("the extra `png` is not installed")
+
+
 def encode(image, **options):
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", **options)
@@ -68,6 +77,7 @@ def test_16_bits_are_reduced_as_pillow_does():
 
 def test_without_memory_of_its_own(monkeypatch):
     """A Pillow that copies what it should decode into is noticed."""
+    monkeypatch.setattr(id_png, "kornia_io", None)
     ids = draw("blocks", (30, 40))
     copied = Image.frombuffer
     monkeypatch.setattr(
