@@ -100,7 +100,8 @@ def decode_id_png(content: bytes) -> np.ndarray:
             colors = image if image.mode == "RGB" else image.convert("RGB")
             pixels = np.frombuffer(colors.tobytes("raw", "RGBX"), "<u4").copy()
             pixels = pixels.reshape(image.height, image.width)
-    return np.bitwise_and(pixels, MAX_SEGMENT_ID, dtype=np.uint32)
+    pixels &= np.uint32(MAX_SEGMENT_ID)
+    return pixels.astype(np.uint32, copy=False)
 
 
 def _decode_with_kornia(content: bytes, size: Tuple[int, int]) -> Optional[np.ndarray]:
@@ -110,10 +111,12 @@ def _decode_with_kornia(content: bytes, size: Tuple[int, int]) -> Optional[np.nd
         colors = kornia_io.decode_image_png_u8(content, (height, width), "rgb")
     except Exception:  # the only class that it raises
         return None
-    # Words of four bytes, of which the last is the first of the next pixel.
-    padded = np.empty(colors.size + 1, np.uint8)
-    padded[:-1], padded[-1] = colors.reshape(-1), 0
-    return np.ndarray((height, width), "<u4", padded, strides=(3 * width, 3))
+    pixels = np.empty((height, width), "<u4")
+    flat = pixels.reshape(-1)
+    # Four bytes from each pixel's first on: the last is of the next pixel, which the last lacks.
+    flat[:-1] = np.ndarray(flat.size - 1, "<u4", colors, strides=3)
+    flat[-1] = int.from_bytes(colors[-1, -1], "little")
+    return pixels
 
 
 def _decode_in_place(content: bytes, size: Tuple[int, int]) -> Optional[np.ndarray]:
