@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from panoptic_tf.datasets import id_png, segments
 
@@ -45,6 +45,18 @@ def test_ids_come_back(kind, size):
     np.testing.assert_array_equal(found, ids)
 
 
+@pytest.mark.parametrize("decoder", ["kornia-rs"], indirect=True)
+def test_pillow_decodes_no_pixel_of_plain_files(monkeypatch):
+    def load(self):
+        raise AssertionError("Pillow decodes")
+
+    ids = draw("noise", (7, 3))
+    content = encode(Image.fromarray(segments.id_to_rgb(ids)))
+    monkeypatch.setattr(Image.Image, "load", load)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    np.testing.assert_array_equal(id_png.decode_id_png(content), ids)
+
+
 def test_pixels_in_many_chunks():
     ids = draw("noise", (300, 300))  # Pillow writes chunks of 64 KiB
     content = encode(Image.fromarray(segments.id_to_rgb(ids)))
@@ -75,9 +87,9 @@ def test_16_bits_are_reduced_as_pillow_does():
     np.testing.assert_array_equal(id_png.decode_id_png(content), expected)
 
 
+@pytest.mark.parametrize("decoder", ["Pillow"], indirect=True)
 def test_without_memory_of_its_own(monkeypatch):
     """A Pillow that copies what it should decode into is noticed."""
-    monkeypatch.setattr(id_png, "kornia_io", None)
     ids = draw("blocks", (30, 40))
     copied = Image.frombuffer
     monkeypatch.setattr(
