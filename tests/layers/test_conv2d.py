@@ -51,6 +51,7 @@ def _split(x, kernel, groups, *, dilation_rate=1, strides=1):
         (1, 3, 4, {"dilation_rate": 2}),
         (1, 3, 4, {"dilation_rate": 4}),  # larger than the map
         (1, 3, 4, {"dilation_rate": 3, "strides": 2}),
+        (1, 256, 512, {"dilation_rate": 2}),
     ],
 )
 @pytest.mark.parametrize("training", [False, True])
@@ -71,6 +72,19 @@ def test_every_form_equals_convolutions_of_spread_kernels(
         _assert_close(_gradients(ours, x, kernel), expected)
     else:
         _assert_close([ours(x, kernel)], expected[:1])
+
+
+@pytest.mark.parametrize("form", forms.registered()["conv2d.conv2d"], ids=lambda form: form.value)
+def test_large_kernels_of_one_tap(form):
+    x, kernel = _normal(1, 2, 3, 1024, seed=1), _normal(1, 1, 1024, 1024, seed=2) / 32.0
+
+    @tf.function
+    def ours(x, kernel):
+        with forms.use(form):
+            return conv2d(x, kernel, training=True)
+
+    expected = _gradients(lambda x, kernel: tf.einsum("bhwc,cd->bhwd", x, kernel[0, 0]), x, kernel)
+    _assert_close(_gradients(ours, x, kernel), expected)
 
 
 def test_the_gradient_pads_again():

@@ -21,6 +21,11 @@ from panoptic_tf.ops import forms
 # A convolution with fewer channels leaves parts of the vector registers empty.
 _MIN_DENSE_CHANNELS = 16
 
+# oneDNN without AVX512: from these sizes of a tap's kernel on, a product for a row of taps is
+# faster than one for each tap, and a product faster than the kernel gradient of a 1x1 convolution.
+_MIN_OF_ROWS = 2**17
+_MIN_OF_ONE_TAP = 2**20
+
 
 @forms.register(reference.conv2d, forms.Form.CPU)
 def conv2d(
@@ -66,7 +71,8 @@ def conv2d_avx2(
 ) -> tf.Tensor:
     """See the reference."""
     is_dense = kernel.shape[2] == inputs.shape[-1]
-    if training is True and is_dense and strides == 1 and kernel.shape[0] > 1:
+    is_large = kernel.shape[0] > 1 or kernel.shape.num_elements() >= _MIN_OF_ONE_TAP
+    if training is True and is_dense and strides == 1 and is_large:
         return _dense(inputs, kernel, dilation_rate, _kernel_gradient_by_taps)
     return conv2d(inputs, kernel, strides=strides, dilation_rate=dilation_rate, training=training)
 
@@ -107,17 +113,23 @@ def _kernel_gradient_by_taps(
 ) -> tf.Tensor:
     """[B, H, W, C], [B, H, W, D] -> [k, k, C, D]: cells times gradients, for each tap."""
     size, _, channels, filters = shape
+    at_once = size if channels * filters >= _MIN_OF_ROWS else 1
     margin = (size - 1) * dilation_rate // 2
     padded = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
     cells = tf.shape(inputs)
     upstream = tf.reshape(upstream, [-1, filters])
+    starts = [i * dilation_rate for i in range(size)]
+    corners = list(itertools.product(starts, repeat=2))
     products: List[tf.Tensor] = []
-    for row, column in itertools.product(range(size), repeat=2):
-        with tf.control_dependencies(products[-1:]):  # One copy of the inputs at a time.
-            tap = tf.slice(padded, [0, row * dilation_rate, column * dilation_rate, 0], cells)
-        tap = tf.reshape(tap, [-1, channels])
-        products.append(tf.matmul(tap, upstream, transpose_a=True))
-    return tf.reshape(tf.stack(products), shape)
+    for first in range(0, len(corners), at_once):
+        with tf.control_dependencies(products[-1:]):  # Few copies of the inputs at a time.
+            taps = [
+                tf.slice(padded, [0, row, column, 0], cells)
+                for row, column in corners[first : first + at_once]
+            ]
+        taps = tf.reshape(tf.concat(taps, axis=-1), [-1, at_once * channels])
+        products.append(tf.matmul(taps, upstream, transpose_a=True))
+    return tf.reshape(tf.concat(products, axis=0), shape)
 
 
 def _cut_up(inputs: tf.Tensor, kernel: tf.Tensor, *, strides: int, dilation_rate: int) -> tf.Tensor:
