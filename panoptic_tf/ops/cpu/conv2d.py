@@ -21,8 +21,8 @@ from panoptic_tf.ops import forms
 # A convolution with fewer channels leaves parts of the vector registers empty.
 _MIN_DENSE_CHANNELS = 16
 
-# oneDNN without AVX512: from these sizes of a tap's kernel on, a product for a row of taps is
-# faster than one for each tap, and a product faster than the kernel gradient of a 1x1 convolution.
+# With oneDNN: from as many weights of a tap on, a product for a row of taps is faster than one for
+# each tap, and a product faster than TensorFlow's gradient of a 1x1 kernel.
 _MIN_OF_ROWS = 2**17
 _MIN_OF_ONE_TAP = 2**20
 
@@ -71,8 +71,8 @@ def conv2d_avx2(
 ) -> tf.Tensor:
     """See the reference."""
     is_dense = kernel.shape[2] == inputs.shape[-1]
-    is_large = kernel.shape[0] > 1 or kernel.shape.num_elements() >= _MIN_OF_ONE_TAP
-    if training is True and is_dense and strides == 1 and is_large:
+    pays = kernel.shape[0] > 1 or kernel.shape.num_elements() >= _MIN_OF_ONE_TAP
+    if training is True and is_dense and strides == 1 and pays:
         return _dense(inputs, kernel, dilation_rate, _kernel_gradient_by_taps)
     return conv2d(inputs, kernel, strides=strides, dilation_rate=dilation_rate, training=training)
 
@@ -127,8 +127,8 @@ def _kernel_gradient_by_taps(
                 tf.slice(padded, [0, row, column, 0], cells)
                 for row, column in corners[first : first + at_once]
             ]
-        taps = tf.reshape(tf.concat(taps, axis=-1), [-1, at_once * channels])
-        products.append(tf.matmul(taps, upstream, transpose_a=True))
+        side_by_side = tf.reshape(tf.concat(taps, axis=-1), [-1, at_once * channels])
+        products.append(tf.matmul(side_by_side, upstream, transpose_a=True))
     return tf.reshape(tf.concat(products, axis=0), shape)
 
 
