@@ -23,8 +23,8 @@ _MIN_DENSE_CHANNELS = 16
 
 # With oneDNN: from as many weights of a tap on, a product for a row of taps is faster than one for
 # each tap, and a product faster than TensorFlow's gradient of a 1x1 kernel.
-_MIN_OF_ROWS = 2**17
-_MIN_OF_ONE_TAP = 2**20
+_MIN_FOR_ROWS = 2**17
+_MIN_FOR_PRODUCT = 2**20
 
 
 @forms.register(reference.conv2d, forms.Form.CPU)
@@ -71,7 +71,7 @@ def conv2d_avx2(
 ) -> tf.Tensor:
     """See the reference."""
     is_dense = kernel.shape[2] == inputs.shape[-1]
-    pays = kernel.shape[0] > 1 or kernel.shape.num_elements() >= _MIN_OF_ONE_TAP
+    pays = kernel.shape[0] > 1 or kernel.shape.num_elements() >= _MIN_FOR_PRODUCT
     if training is True and is_dense and strides == 1 and pays:
         return _dense(inputs, kernel, dilation_rate, _kernel_gradient_by_taps)
     return conv2d(inputs, kernel, strides=strides, dilation_rate=dilation_rate, training=training)
@@ -111,9 +111,9 @@ def _kernel_gradient_of_parts(
 def _kernel_gradient_by_taps(
     inputs: tf.Tensor, upstream: tf.Tensor, shape: tf.TensorShape, dilation_rate: int
 ) -> tf.Tensor:
-    """[B, H, W, C], [B, H, W, D] -> [k, k, C, D]: cells times gradients, for each tap."""
+    """[B, H, W, C], [B, H, W, D] -> [k, k, C, D]: cells times gradients, for a tap or a row."""
     size, _, channels, filters = shape
-    at_once = size if channels * filters >= _MIN_OF_ROWS else 1
+    at_once = size if channels * filters >= _MIN_FOR_ROWS else 1
     margin = (size - 1) * dilation_rate // 2
     padded = tf.pad(inputs, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
     cells = tf.shape(inputs)
