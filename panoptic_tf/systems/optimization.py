@@ -1,6 +1,7 @@
 """Optimisers and schedules that the experiments share.
 
-Beside those of `official.modeling.optimization`, `addons/<name>` is one of tensorflow-addons.
+Beside those of `official.modeling.optimization`, `muon` is that of `muon` and `addons/<name>` is
+one of tensorflow-addons.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from official.modeling.optimization import ema_optimizer, optimizer_factory
 from official.modeling.optimization.configs import optimization_config, optimizer_config
 
 from panoptic_tf import addons
-from panoptic_tf.systems import variable_factors
+from panoptic_tf.systems import muon, variable_factors
 from panoptic_tf.systems.config import TrainerConfig
 from panoptic_tf.systems.variable_factors import VariableFactors
 
@@ -31,9 +32,22 @@ class AddonsOptimizer(optimizer_config.BaseOptimizerConfig):
 
 
 @dataclasses.dataclass
+class MuonConfig(optimizer_config.AdamWeightDecayConfig):
+    """Arguments of `muon.Muon`, which documents them."""
+
+    name: str = "Muon"
+    rms_rate: float = 0.2
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5
+    exclude_from_muon: List[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
 class OptimizerConfig(optimization_config.OptimizerConfig):
     """One of the optimisers; of the type `addons/<name>`, whose fields are `addons`."""
 
+    muon: MuonConfig = dataclasses.field(default_factory=MuonConfig)
     addons: AddonsOptimizer = dataclasses.field(default_factory=AddonsOptimizer)
 
     def get(self):
@@ -77,6 +91,7 @@ class OptimizationConfig(optimization.OptimizationConfig):
         super()._set(k, v)
 
 
+optimizer_factory.register_optimizer_cls("muon", muon.Muon)
 for _name in addons.OPTIMIZERS:
     optimizer_factory.register_optimizer_cls(
         _PREFIX + _name, functools.partial(addons.build_optimizer, _name)

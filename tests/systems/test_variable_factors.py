@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from muon_reference import orthogonalize
 from official.core import config_definitions as cfg
 from official.core import exp_factory
 from small_systems import ROWS, row_task
@@ -30,6 +31,9 @@ OPTIONS = {
     "sgd_experimental": {"momentum": 0.9, "global_clipnorm": CLIP},
     "adamw": optimization.adamw_options(weight_decay=DECAY, clip_norm=CLIP, beta_2=0.95),
     "adamw_experimental": {"weight_decay": DECAY, "global_clipnorm": CLIP, "beta_2": 0.95},
+    "muon": optimization.adamw_options(
+        weight_decay=DECAY, clip_norm=CLIP, beta_2=0.95, rms_rate=0.7, momentum=0.8
+    ),
 }
 
 
@@ -81,11 +85,17 @@ def expected_weights(name, factors=FACTORS):
                 moments[i] = 0.9 * moments[i] + own_rate * gradient
                 weights[i] = weights[i] - moments[i]
                 continue
+            weights[i] = weights[i] * (1 - own_rate * DECAY * decay_factor)
+            if name == "muon" and NAMES[i].endswith("kernel"):
+                moments[i] = 0.8 * moments[i] + gradient
+                change = orthogonalize(gradient + 0.8 * moments[i])
+                weights[i] = weights[i] - own_rate * 0.7 * np.sqrt(max(change.shape)) * change
+                continue
             moments[i] = 0.9 * moments[i] + 0.1 * gradient
             squares[i] = 0.95 * squares[i] + 0.05 * gradient**2
             corrected = np.sqrt(1 - 0.95**step) / (1 - 0.9**step)
             change = corrected * moments[i] / (np.sqrt(squares[i]) + 1e-7)
-            weights[i] = weights[i] * (1 - own_rate * DECAY * decay_factor) - own_rate * change
+            weights[i] = weights[i] - own_rate * change
         found.append([w.copy() for w in weights])
     return found
 
@@ -154,7 +164,7 @@ def test_eagerly_and_compiled_by_xla(name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_averages_are_of_the_weights_with_factors(name, dtype):
     config = build_config(name, ema={"average_decay": 0.5, "dynamic_decay": False})
     with tf.distribute.OneDeviceStrategy("CPU:0").scope():
@@ -189,7 +199,7 @@ ADDONS = [
     "name",
     [
         *("sgd", "sgd_experimental", "adam", "adam_experimental", "adamw", "adamw_experimental"),
-        *("rmsprop", "adagrad", "lamb", "lars", *ADDONS),
+        *("rmsprop", "adagrad", "lamb", "lars", "muon", *ADDONS),
     ],
 )
 def test_the_step_is_that_of_an_optimiser_with_another_learning_rate(name):
