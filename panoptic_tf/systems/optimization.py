@@ -216,6 +216,7 @@ def averaged_adamw_config(
     steps_per_loop: int,
     validation_interval: int,
     by_variable: Sequence[VariableFactors] = (),
+    muon_options: Optional[Dict[str, Any]] = None,
 ) -> TrainerConfig:
     """What small networks are trained with: AdamW, a cosine to 0, weights averaged over steps.
 
@@ -223,14 +224,16 @@ def averaged_adamw_config(
       train_steps, warmup_steps, steps_per_loop, validation_interval, by_variable: see
         `trainer_config`.
       learning_rate: after the warm-up.
+      muon_options: fields of the optimiser `muon`, for kernels; None: AdamW is for them as well.
     """
     return trainer_config(
         train_steps=train_steps,
-        optimizer="adamw",
+        optimizer="adamw" if muon_options is None else "muon",
         optimizer_options=adamw_options(
             weight_decay=1e-4,
             clip_norm=5.0,
             exclude_from_weight_decay=["gamma", "beta", "bias"],
+            **(muon_options or {}),
         ),
         schedule="cosine",
         schedule_options={"initial_learning_rate": learning_rate, "alpha": 0.0},

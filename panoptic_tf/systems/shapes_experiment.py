@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from official.core import config_definitions as cfg
 
@@ -39,6 +39,7 @@ def build_experiment(
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     by_variable: Sequence[VariableFactors] = (),
+    muon_options: Optional[Dict[str, Any]] = None,
 ) -> cfg.ExperimentConfig:
     """An experiment in bfloat16, with averaged weights.
 
@@ -48,7 +49,7 @@ def build_experiment(
       validation_interval: steps between evaluations.
       batch_size: of training.
       learning_rate: after the warm-up.
-      by_variable: see `optimization.OptimizationConfig`.
+      by_variable, muon_options: see `optimization.averaged_adamw_config`.
     """
     task.train_data.augmentation = base_config.Augmentation(
         scale_min=0.8, scale_max=1.25, flip_vertically=True
@@ -69,5 +70,6 @@ def build_experiment(
             steps_per_loop=100,
             validation_interval=validation_interval,
             by_variable=by_variable,
+            muon_options=muon_options,
         ),
     )

@@ -297,8 +297,13 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         task,
         train_steps=10_000,
         validation_interval=5000,
-        learning_rate=5e-3,
+        learning_rate=2.5e-3,
         by_variable=_FACTORS,
+        muon_options={
+            "rms_rate": 2.0,
+            "momentum": 0.9,
+            "exclude_from_muon": ["^transformer_decoder/", "^semantic_predictor/"],
+        },
     )
 
 
