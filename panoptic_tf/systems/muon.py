@@ -39,7 +39,7 @@ def orthogonalize(matrix: tf.Tensor, num_steps: int = 5) -> tf.Tensor:
     is_tall = rows > columns
     x = tf.transpose(matrix) if is_tall else matrix
     x = tf.math.divide_no_nan(x, tf.norm(x))
-    # Multiplying the polynomials first costs half, but diverges with products in TF32 or bfloat16.
+    # Multiplying the polynomials first costs half, but goes wrong with products in bfloat16.
     for _ in range(num_steps):
         gram = tf.matmul(x, x, transpose_b=True)
         x = a * x + tf.matmul(b * gram + c * tf.matmul(gram, gram), x)
