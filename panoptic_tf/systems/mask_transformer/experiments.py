@@ -278,7 +278,10 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
             levels=["4", "3", "2"],  # Things have 12 to 64 pixels.
         ),
         postprocessor=config.PostProcessor(
-            score_threshold=0.3, overlap_threshold=0.6, max_instances=32
+            score_threshold=0.3,
+            overlap_threshold=0.6,
+            void_outside_masks=False,  # Every pixel of these images has a segment.
+            max_instances=32,
         ),
     )
     task = config.MaskTransformerTaskConfig(
