@@ -84,6 +84,9 @@ class Muon(legacy_adamw.AdamWeightDecay):
             Made for hidden layers: the first one and predictors are usually left out.
           name: of the optimiser.
           **adamw: of official's `AdamWeightDecay`. Its weight decay is that of kernels as well.
+
+        Raises:
+          ValueError: `exclude_from_muon` has something else than regular expressions.
         """
         super().__init__(learning_rate, name=name, **adamw)
         self.rms_rate = rms_rate
@@ -91,6 +94,14 @@ class Muon(legacy_adamw.AdamWeightDecay):
         self.nesterov = nesterov
         self.ns_steps = ns_steps
         self.exclude_from_muon = tuple(exclude_from_muon or ())
+        for pattern in self.exclude_from_muon:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ValueError(
+                    "trainer.optimizer_config.optimizer.muon.exclude_from_muon must be regular "
+                    f"expressions, got {pattern!r} ({error})."
+                ) from error
 
     def takes(self, variable: tf.Variable) -> bool:
         """Whether a variable is a kernel that takes Muon's step."""

@@ -98,3 +98,8 @@ def test_config_builds_the_same():
     again = muon.Muon.from_config(optimizer.get_config())
     assert again.get_config() == optimizer.get_config()
     assert (again.rms_rate, again.exclude_from_muon) == (0.4, ("a",))
+
+
+def test_patterns_are_regular_expressions():
+    with pytest.raises(ValueError, match=r"exclude_from_muon .* got '\(predictor'"):
+        build(exclude_from_muon=["stem", "(predictor"])
