@@ -104,13 +104,17 @@ def make_recipe(
     own: SystemRecipe = importlib.import_module(f"panoptic_tf.systems.{system}.recipe").RECIPE
     frame = _fit(measures, max_side)
     is_small = max(frame.size) <= _SMALL_IMAGES and not has_backbone
-    network, rate = ("shapes", own.shapes_rate) if is_small else ("small", own.small_rate)
+    network, optimizer, rate = (
+        ("shapes", own.shapes_optimizer, own.shapes_rate)
+        if is_small
+        else ("small", "adamw", own.small_rate)
+    )
     batch = _batch_size(measures, machine, own.bytes_per_pixel * frame.size[0] * frame.size[1])
     choices = [
         *_sizes(measures, frame),
         *(Choice(*value) for value in own.choose(frame)),
         *_data(measures, machine, batch, flip_vertically),
-        *_schedule(measures.num_images, batch, rate),
+        *_schedule(measures.num_images, batch, optimizer, rate),
         *_runtime(machine),
     ]
     return Recipe(f"{own.experiments}_{network}", choices)
@@ -201,30 +205,30 @@ def _augmentation(flip_vertically: bool, *, has_things: bool) -> Dict[str, Any]:
     return augmentation
 
 
-def _schedule(num_images: int, batch: int, rate: float) -> List[Choice]:
+def _schedule(num_images: int, batch: int, optimizer: str, rate: float) -> List[Choice]:
     seen = min(max(_PASSES * num_images, _MIN_SEEN), _MAX_SEEN)
     loop = 50
     steps = loop * math.ceil(seen / batch / loop)
     passes = steps * batch / num_images
     between = max(loop, steps // 5 // loop * loop)
     rate = float(f"{rate * batch / _BASE_BATCH:.2g}")
-    optimizer = "trainer.optimizer_config"
+    config = "trainer.optimizer_config"
     return [
         Choice("trainer.train_steps", steps, f"{passes:.0f} passes over {num_images} images"),
-        Choice(f"{optimizer}.learning_rate.cosine.decay_steps", steps, "until the last step"),
+        Choice(f"{config}.learning_rate.cosine.decay_steps", steps, "until the last step"),
         Choice(
-            f"{optimizer}.learning_rate.cosine.initial_learning_rate",
+            f"{config}.learning_rate.cosine.initial_learning_rate",
             rate,
             f"by the linear rule for {batch} images a step (arXiv:1706.02677)",
         ),
         Choice(
-            f"{optimizer}.optimizer.adamw.weight_decay_rate",
+            f"{config}.optimizer.{optimizer}.weight_decay_rate",
             0.05,
             "against overfitting to few images",
         ),
-        Choice(f"{optimizer}.warmup.linear.warmup_steps", min(500, steps // 20), "a twentieth"),
+        Choice(f"{config}.warmup.linear.warmup_steps", min(500, steps // 20), "a twentieth"),
         Choice(
-            f"{optimizer}.ema.average_decay",
+            f"{config}.ema.average_decay",
             round(min(0.9998, 1 - 12 / steps), 5),
             "weights are averaged over about a twelfth of the steps",
         ),

@@ -20,6 +20,7 @@ def _choose(frame: recipe.Frame) -> List[recipe.Value]:
         ),
         ("task.model.decoder.num_queries", count, "a query for each"),
         ("task.model.postprocessor.max_instances", count, "the same"),
+        ("task.model.postprocessor.void_outside_masks", True, "pixels may have no segment"),
         (
             "task.losses.num_points",
             min(_PUBLISHED_POINTS, cells),
@@ -33,5 +34,10 @@ def _choose(frame: recipe.Frame) -> List[recipe.Value]:
 # Kept for the gradient, in bytes a pixel: 820 (shapes, 128x128), 1,390 (small, 512x512), 1,930
 # (small, 128x128).
 RECIPE = recipe.SystemRecipe(
-    "mask2former", _choose, shapes_rate=1e-3, small_rate=5e-4, bytes_per_pixel=3_500
+    "mask2former",
+    _choose,
+    shapes_rate=1e-3,
+    shapes_optimizer="muon",
+    small_rate=5e-4,
+    bytes_per_pixel=3_500,
 )
