@@ -50,7 +50,6 @@ class SystemRecipe(NamedTuple):
         `<experiments>_small` begin with.
       choose: what it says in pixels or in numbers of things and segments.
       shapes_rate, small_rate: learning rates at 16 images a step, of these experiments.
-      shapes_optimizer: type of the optimiser of `<experiments>_shapes`; that of the other is AdamW.
       bytes_per_pixel: of the input, that a training step of either needs in float32. By default
         for networks that keep 620 to 1,060 for the gradient (tests/accelerator/budget.py, 128x128
         and 512x512); the rest is workspace.
@@ -59,7 +58,6 @@ class SystemRecipe(NamedTuple):
     experiments: str
     choose: Callable[[Frame], List[Value]]
     shapes_rate: float = 3e-3
-    shapes_optimizer: str = "adamw"
     small_rate: float = 1e-3
     bytes_per_pixel: int = 2_500
 

@@ -104,20 +104,17 @@ def make_recipe(
     own: SystemRecipe = importlib.import_module(f"panoptic_tf.systems.{system}.recipe").RECIPE
     frame = _fit(measures, max_side)
     is_small = max(frame.size) <= _SMALL_IMAGES and not has_backbone
-    network, optimizer, rate = (
-        ("shapes", own.shapes_optimizer, own.shapes_rate)
-        if is_small
-        else ("small", "adamw", own.small_rate)
-    )
+    network, rate = ("shapes", own.shapes_rate) if is_small else ("small", own.small_rate)
+    experiment = f"{own.experiments}_{network}"
     batch = _batch_size(measures, machine, own.bytes_per_pixel * frame.size[0] * frame.size[1])
     choices = [
         *_sizes(measures, frame),
         *(Choice(*value) for value in own.choose(frame)),
         *_data(measures, machine, batch, flip_vertically),
-        *_schedule(measures.num_images, batch, optimizer, rate),
+        *_schedule(measures.num_images, batch, rate, _optimizer_of(experiment)),
         *_runtime(machine),
     ]
-    return Recipe(f"{own.experiments}_{network}", choices)
+    return Recipe(experiment, choices)
 
 
 def _fit(measures: Measures, max_side: int) -> Frame:
@@ -205,7 +202,13 @@ def _augmentation(flip_vertically: bool, *, has_things: bool) -> Dict[str, Any]:
     return augmentation
 
 
-def _schedule(num_images: int, batch: int, optimizer: str, rate: float) -> List[Choice]:
+def _optimizer_of(experiment: str) -> str:
+    from official.core import exp_factory
+
+    return exp_factory.get_exp_config(experiment).trainer.optimizer_config.optimizer.type
+
+
+def _schedule(num_images: int, batch: int, rate: float, optimizer: str) -> List[Choice]:
     seen = min(max(_PASSES * num_images, _MIN_SEEN), _MAX_SEEN)
     loop = 50
     steps = loop * math.ceil(seen / batch / loop)

@@ -34,10 +34,5 @@ def _choose(frame: recipe.Frame) -> List[recipe.Value]:
 # Kept for the gradient, in bytes a pixel: 820 (shapes, 128x128), 1,390 (small, 512x512), 1,930
 # (small, 128x128).
 RECIPE = recipe.SystemRecipe(
-    "mask2former",
-    _choose,
-    shapes_rate=1e-3,
-    shapes_optimizer="muon",
-    small_rate=5e-4,
-    bytes_per_pixel=3_500,
+    "mask2former", _choose, shapes_rate=1e-3, small_rate=5e-4, bytes_per_pixel=3_500
 )
