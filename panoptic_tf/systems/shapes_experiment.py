@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence
+from typing import Sequence
 
 from official.core import config_definitions as cfg
 
@@ -36,25 +36,23 @@ def build_experiment(
     *,
     train_steps: int,
     validation_interval: int,
-    batch_size: int = 16,
-    learning_rate: float = 2e-3,
+    exclude_from_muon: Sequence[str],
     by_variable: Sequence[VariableFactors] = (),
-    muon_options: Optional[Dict[str, Any]] = None,
 ) -> cfg.ExperimentConfig:
-    """An experiment in bfloat16, with averaged weights.
+    """An experiment in bfloat16, with Muon and averaged weights.
 
     Args:
       task: of a system; its data configs are filled in.
       train_steps: of the whole run.
       validation_interval: steps between evaluations.
-      batch_size: of training.
-      learning_rate: after the warm-up.
-      by_variable, muon_options: see `optimization.averaged_adamw_config`.
+      exclude_from_muon: regular expressions for the kernels that AdamW is for, which are those of
+        predictors.
+      by_variable: see `optimization.averaged_adamw_config`.
     """
     task.train_data.augmentation = base_config.Augmentation(
         scale_min=0.8, scale_max=1.25, flip_vertically=True
     )
-    task.train_data.global_batch_size = batch_size
+    task.train_data.global_batch_size = 16
     task.train_data.cache = True
     task.train_data.shuffle_buffer_size = 2000
     task.validation_data.global_batch_size = 16
@@ -65,11 +63,15 @@ def build_experiment(
         task=task,
         trainer=optimization.averaged_adamw_config(
             train_steps=train_steps,
-            learning_rate=learning_rate,
+            learning_rate=2e-3,
             warmup_steps=300,
             steps_per_loop=100,
             validation_interval=validation_interval,
             by_variable=by_variable,
-            muon_options=muon_options,
+            muon_options={
+                "rms_rate": 2.5,
+                "momentum": 0.9,
+                "exclude_from_muon": list(exclude_from_muon),
+            },
         ),
     )

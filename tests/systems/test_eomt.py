@@ -266,6 +266,7 @@ def test_tflite_equals_keras(recorded, golden_model):
             "1 to",
         ),
         ({"channels": 32}, "task.model.channels must keep its default"),
+        ({"mask_stride": 2}, "task.model.mask_stride must keep its default"),
         ({"decoder": {"num_queries": 9}}, "task.model.decoder must keep its default"),
         ({"architecture": "both"}, "must be one of decoders, encoder, got 'both'"),
     ],

@@ -93,6 +93,8 @@ class Model(config.Model):
         EoMT, where queries join the last blocks of a vision transformer. What the other one reads
         must keep its default.
       channels: of queries, of the features that they attend to, and of those of the masks.
+      mask_stride: pixels per cell of a mask: 4, as published, or 2 or 1, to which a transposed
+        convolution takes the features of the pixel decoder. At the start it repeats them.
       semantic_branch: whether the features of the masks classify their cells as well, in training
         only. The published models have no such branch; kMaX-DeepLab (arXiv:2207.04044) has one.
       pixel_decoder, decoder, encoder, postprocessor: see these classes.
@@ -100,6 +102,7 @@ class Model(config.Model):
 
     architecture: str = "decoders"
     channels: int = 256
+    mask_stride: int = 4
     semantic_branch: bool = False
     pixel_decoder: PixelDecoder = dataclasses.field(default_factory=PixelDecoder)
     decoder: TransformerDecoder = dataclasses.field(default_factory=TransformerDecoder)

@@ -267,6 +267,7 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         train_size=size,
         input_size=size,
         channels=64,
+        mask_stride=2,
         semantic_branch=True,
         backbone=shapes_experiment.build_backbone_config(output_stride=32, num_blocks=[1, 2, 2, 2]),
         pixel_decoder=config.PixelDecoder(num_layers=1, num_heads=4, hidden_channels=128),
@@ -298,15 +299,10 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
     )
     return shapes_experiment.build_experiment(
         task,
-        train_steps=10_000,
-        validation_interval=5000,
-        learning_rate=2.5e-3,
+        train_steps=9_000,
+        validation_interval=4500,
         by_variable=_FACTORS,
-        muon_options={
-            "rms_rate": 2.0,
-            "momentum": 0.9,
-            "exclude_from_muon": ["^transformer_decoder/", "^semantic_predictor/"],
-        },
+        exclude_from_muon=["^transformer_decoder/", "^semantic_predictor/"],
     )
 
 

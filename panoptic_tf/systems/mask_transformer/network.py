@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import tensorflow as tf
 
@@ -26,6 +26,8 @@ _PIXEL_DECODERS = {
     "deformable": (pixel_decoders.DeformablePixelDecoder, ("5", "4", "3", "2"), "dropout"),
     "fpn": (pixel_decoders.TransformerFPN, ("5",), "num_points"),
 }
+
+_PIXEL_DECODER_STRIDE = 4
 
 
 def build_networks(
@@ -77,14 +79,25 @@ def build_postprocessor(
         output_size=tuple(config.output_size or config.input_size),
         thing_ids=dataset_info.thing_ids,
         num_categories=dataset_info.num_categories,
+        mask_stride=config.mask_stride,
         **config.postprocessor.as_dict(),
     )
 
 
 def _build_decoders(config: transformer_config.Model, dataset_info: DatasetInfo) -> Run:
-    """Mask2Former and MaskFormer."""
+    """Mask2Former and MaskFormer.
+
+    Raises:
+      ValueError: masks cannot have the stride, or the pixel decoder does not fit.
+    """
+    if config.mask_stride not in (4, 2, 1):
+        raise ValueError(f"task.model.mask_stride must be 4, 2 or 1, got {config.mask_stride}.")
     backbone = base_config.build_backbone(config.backbone, config.train_size)
     pixel_decoder = _build_pixel_decoder(config)
+    factor = _PIXEL_DECODER_STRIDE // config.mask_stride
+    upscale = tf.keras.layers.Conv2DTranspose(
+        config.channels, factor, strides=factor, kernel_initializer=_repeat, name="upscale"
+    )
     decoder = TransformerDecoder(
         dataset_info.num_categories,
         channels=config.channels,
@@ -98,12 +111,19 @@ def _build_decoders(config: transformer_config.Model, dataset_info: DatasetInfo)
 
     def run(image: tf.Tensor, is_training: bool) -> Tensors:
         features = pixel_decoder(backbone(image))
+        if factor > 1:
+            features["mask_features"] = upscale(features["mask_features"])
         outputs = {**decoder(features), "mask_features": as_float32(features["mask_features"])}
         if is_training and config.semantic_branch:
             outputs["semantic_logits"] = classify(outputs["mask_features"])  # [B, h, w, K]
         return outputs
 
     return run
+
+
+def _repeat(shape: Sequence[int], dtype: Optional[tf.DType] = None, **_: Any) -> tf.Tensor:
+    """A kernel [k, k, C, C] that repeats cells, so that masks of stride 4 are kept at the start."""
+    return tf.broadcast_to(tf.eye(shape[-1], dtype=dtype or tf.float32), shape)
 
 
 def _build_encoder(config: transformer_config.Model, dataset_info: DatasetInfo) -> Run:
@@ -176,7 +196,14 @@ def _check_unread(config: transformer_config.Model) -> None:
     """
     unread = {
         "decoders": ("encoder",),
-        "encoder": ("backbone", "channels", "semantic_branch", "pixel_decoder", "decoder"),
+        "encoder": (
+            "backbone",
+            "channels",
+            "mask_stride",
+            "semantic_branch",
+            "pixel_decoder",
+            "decoder",
+        ),
     }
     if config.architecture not in unread:
         raise ValueError(

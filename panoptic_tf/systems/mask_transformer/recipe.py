@@ -11,7 +11,7 @@ _PUBLISHED_POINTS = 12_544
 
 def _choose(frame: recipe.Frame) -> List[recipe.Value]:
     count = recipe.rows_for(frame.most_segments, least=32)
-    cells = frame.size[0] * frame.size[1] // 16
+    points = frame.size[0] * frame.size[1] // 16
     return [
         (
             "task.targets.max_segments",
@@ -23,8 +23,8 @@ def _choose(frame: recipe.Frame) -> List[recipe.Value]:
         ("task.model.postprocessor.void_outside_masks", True, "pixels may have no segment"),
         (
             "task.losses.num_points",
-            min(_PUBLISHED_POINTS, cells),
-            f"{cells} cells of a mask, at most the published {_PUBLISHED_POINTS}",
+            min(_PUBLISHED_POINTS, points),
+            f"one for every 16 pixels, at most the published {_PUBLISHED_POINTS}",
         ),
         *recipe.with_instances(frame, ["validation_data"]),
         *recipe.without_things(frame, "task.model.postprocessor.output_detections"),

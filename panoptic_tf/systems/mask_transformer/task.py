@@ -58,5 +58,9 @@ class MaskTransformerTask(task.PanopticTask):
     def ideal_prediction(self, targets: Tensors, image_info: tf.Tensor) -> Tensors:
         """See base class."""
         processor = network.build_postprocessor(self.task_config.model, self.dataset_info)
-        outputs = ideal.ideal_outputs(targets, num_classes=self.dataset_info.num_categories)
+        outputs = ideal.ideal_outputs(
+            targets,
+            num_classes=self.dataset_info.num_categories,
+            mask_stride=self.task_config.model.mask_stride,
+        )
         return processor(outputs, image_info)

@@ -168,7 +168,9 @@ def panoptic_deeplab_shapes() -> cfg.ExperimentConfig:
         targets=config.Targets(sigma=4, small_instance_area=256),
         losses=config.Losses(offset_weight=0.1),
     )
-    return shapes_experiment.build_experiment(task, train_steps=9_000, validation_interval=3000)
+    return shapes_experiment.build_experiment(
+        task, train_steps=9_000, validation_interval=3000, exclude_from_muon=["predictor"]
+    )
 
 
 def panoptic_deeplab_small() -> cfg.ExperimentConfig:

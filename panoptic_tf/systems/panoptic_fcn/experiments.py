@@ -151,7 +151,12 @@ def panoptic_fcn_shapes() -> cfg.ExperimentConfig:
             max_scales=[24, 48, 80, 128, 192, 2048],
         ),
     )
-    return shapes_experiment.build_experiment(task, train_steps=8_000, validation_interval=4000)
+    return shapes_experiment.build_experiment(
+        task,
+        train_steps=8_000,
+        validation_interval=4000,
+        exclude_from_muon=["predictor", "^position_head/(centers|stuff)/"],
+    )
 
 
 def panoptic_fcn_small() -> cfg.ExperimentConfig:

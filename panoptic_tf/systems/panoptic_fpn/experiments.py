@@ -110,7 +110,12 @@ def panoptic_fpn_shapes() -> cfg.ExperimentConfig:
         targets=config.Targets(max_instances=32, rpn_count=64),
         losses=config.Losses(semantic_weight=1.0),
     )
-    return shapes_experiment.build_experiment(task, train_steps=7_000, validation_interval=3500)
+    return shapes_experiment.build_experiment(
+        task,
+        train_steps=7_000,
+        validation_interval=3500,
+        exclude_from_muon=["predictor", "objectness", "deltas", "^box/classes/"],
+    )
 
 
 def panoptic_fpn_small() -> cfg.ExperimentConfig:
