@@ -1,12 +1,23 @@
 """Configs of the registered experiments, parameter counts, and what wrong configs say."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from absl import flags
 from absl.testing import flagsaver
 from official.core import exp_factory
-from small_systems import ROWS, count_parameters, get_params, get_task, row_task
+from small_systems import (
+    ROWS,
+    SNAPSHOT_DIR,
+    SNAPSHOTS,
+    count_parameters,
+    get_params,
+    get_task,
+    row_task,
+)
 
 from panoptic_tf.datasets.dataset_info import DatasetInfo
 
@@ -261,3 +272,12 @@ def test_what_is_frozen_must_be_in_the_checkpoint(tmp_path, small_row):
     task = row_task(small_row, override)
     with pytest.raises(ValueError, match="has nothing that fits backbone/res2_0/.* freezes"):
         task.initialize(task.build_model())
+
+
+@pytest.mark.parametrize("experiment", [name for name in SNAPSHOTS if name.endswith("_shapes")])
+def test_muon_leaves_out_kernels_that_there_are(experiment):
+    options = exp_factory.get_exp_config(experiment).trainer.optimizer_config.optimizer.muon
+    names = json.loads((SNAPSHOT_DIR / f"{experiment}.json").read_text())
+    kernels = [name for name in names if name.endswith("/kernel:0")]
+    for pattern in options.exclude_from_muon:
+        assert any(re.search(pattern, name) for name in kernels), pattern
