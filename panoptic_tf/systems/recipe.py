@@ -57,7 +57,7 @@ class SystemRecipe(NamedTuple):
 
     experiments: str
     choose: Callable[[Frame], List[Value]]
-    shapes_rate: float = 3e-3
+    shapes_rate: float = 2e-3
     small_rate: float = 1e-3
     bytes_per_pixel: int = 2_500
 

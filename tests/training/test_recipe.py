@@ -182,7 +182,7 @@ def test_batches_fit_the_memory(machine, found, expected):
     _, values = choose(found, machine)
     assert values["task.train_data.global_batch_size"] == expected
     rate = values["trainer.optimizer_config.learning_rate.cosine.initial_learning_rate"]
-    base = 3e-3 if values["task.model.input_size"] == [128, 128] else 1e-3
+    base = 2e-3 if values["task.model.input_size"] == [128, 128] else 1e-3
     assert rate == pytest.approx(base * expected / 16, rel=0.05)
 
 
