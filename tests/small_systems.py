@@ -167,6 +167,7 @@ ROWS = (
                 "train_size": [64, 64],
                 "input_size": [64, 64],
                 "channels": 32,
+                "mask_stride": 4,  # Finer ones repeat cells, whose pixels are ties.
                 "backbone": {
                     "options": {
                         "block": "basic",
