@@ -63,7 +63,7 @@ def train_and_score(
         steps=steps,
     )
     model_dir = os.path.join(output_dir, "model")
-    costs = train(params, model_dir)
+    costs = train(params, model_dir, experiment=experiment)
     return score(params, model_dir=model_dir, output_dir=output_dir, title=experiment, costs=costs)
 
 
@@ -94,12 +94,15 @@ def build_params(
     return params
 
 
-def train(params: cfg.ExperimentConfig, model_dir: str) -> Dict[str, float]:
+def train(
+    params: cfg.ExperimentConfig, model_dir: str, experiment: Optional[str] = None
+) -> Dict[str, float]:
     """Trains from the start.
 
     Args:
       params: of `build_params`.
       model_dir: must not hold a run.
+      experiment: the registered name, by which exports find the network again.
 
     Returns:
       `train_seconds` (wall clock) and `train_cpu_seconds`.
@@ -110,7 +113,7 @@ def train(params: cfg.ExperimentConfig, model_dir: str) -> Dict[str, float]:
     if tf.train.latest_checkpoint(model_dir):
         raise ValueError(f"{model_dir} holds a run already; its time would be counted in part.")
     wall, cpu = time.monotonic(), time.process_time()
-    runner.train(params, mode="train", model_dir=model_dir)
+    runner.train(params, mode="train", model_dir=model_dir, experiment=experiment)
     wall, cpu = time.monotonic() - wall, time.process_time() - cpu
     print(f"trained for {wall:.0f} s ({cpu:.0f} CPU-s)")
     return {"train_seconds": wall, "train_cpu_seconds": cpu}

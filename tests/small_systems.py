@@ -167,7 +167,7 @@ ROWS = (
                 "train_size": [64, 64],
                 "input_size": [64, 64],
                 "channels": 32,
-                "mask_stride": 4,  # Finer ones repeat cells, whose pixels are ties.
+                "mask_stride": 4,  # As published; test_mask_transformer.py has the finer ones.
                 "backbone": {
                     "options": {
                         "block": "basic",
