@@ -1,4 +1,4 @@
-"""What the shapes experiments of all systems share: the small backbone, the data, the schedule."""
+"""What the shapes experiments share: the small backbone, the data, optimiser and schedule."""
 
 from __future__ import annotations
 
