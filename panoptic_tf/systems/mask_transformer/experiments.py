@@ -290,7 +290,7 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
         model=model,
         targets=config.Targets(max_segments=32),
         losses=config.Losses(
-            class_weight=6.0,
+            class_weight=3.0,
             semantic_weight=10.0,
             semantic_top_k_fraction=0.2,
             num_points=768,
