@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from panoptic_tf.ops import forms
+from panoptic_tf.ops.sigmoid import sigmoid
 from panoptic_tf.ops.sum_by_row import sum_by_row
 from panoptic_tf.serving import onnx_graph
 
@@ -142,6 +143,23 @@ def test_sums_in_blocks(monkeypatch):
     expected = [[v[r == k].sum() for k in range(6)] for v, r in zip(values, rows)]
     np.testing.assert_allclose(totals, expected, rtol=1e-6)
     np.testing.assert_array_equal(counts, [[(r == k).sum() for k in range(6)] for r in rows])
+
+
+def test_small_probabilities():
+    """Which of two is larger decides where a pixel belongs, however small they are."""
+    tf2onnx = pytest.importorskip("tf2onnx", reason="needs the extra onnx")
+    signature = [tf.TensorSpec([None], name="logits")]
+
+    @tf.function(autograph=False, input_signature=signature)
+    def probabilities(logits):
+        with forms.use(forms.Form.ONNX):
+            return sigmoid(logits)
+
+    model, _ = tf2onnx.convert.from_function(probabilities, input_signature=signature, opset=17)
+    logits = np.linspace(-85.0, 30.0, 231, dtype=np.float32)
+    (found,) = run(model, logits=logits)
+    expected = 1.0 / (1.0 + np.exp(-logits.astype(np.float64)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

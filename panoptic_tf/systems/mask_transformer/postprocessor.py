@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from panoptic_tf.ops import rescale
 from panoptic_tf.ops.argmax_in_image import argmax_in_image
+from panoptic_tf.ops.sigmoid import sigmoid
 from panoptic_tf.postprocess import merge_by_query, painting, segments, upsampling
 from panoptic_tf.structures import Prediction, Tensors
 
@@ -141,7 +142,7 @@ class MaskTransformerPostProcessor(tf.keras.layers.Layer):
             return upsampling.upsample(to_image, maps)
 
         def probability_of(query: tf.Tensor) -> tf.Tensor:
-            return tf.sigmoid(logits_of(query)) * tf.cast(in_image, tf.float32)
+            return sigmoid(logits_of(query)) * tf.cast(in_image, tf.float32)
 
         candidates = self._candidates(probabilities) if self._output_detections else None
         queries = merge_by_query.choose_queries(
@@ -185,7 +186,7 @@ class MaskTransformerPostProcessor(tf.keras.layers.Layer):
 def _semantic_sums(probabilities: tf.Tensor, mask_logits: tf.Tensor) -> tf.Tensor:
     """Sums over queries of class probability [B, Q, N] times mask probability: [B, h, w, N]."""
     count, height, width = mask_logits.shape[1:]
-    masks = tf.reshape(tf.sigmoid(mask_logits), [-1, count, height * width])
+    masks = tf.reshape(sigmoid(mask_logits), [-1, count, height * width])
     # [B, Q, h * w] x [B, Q, N] -> [B, h * w, N]
     sums = tf.matmul(masks, probabilities, transpose_a=True)
     return tf.reshape(sums, [-1, height, width, probabilities.shape[2]])

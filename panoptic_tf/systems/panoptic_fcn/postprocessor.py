@@ -13,6 +13,7 @@ import tensorflow as tf
 from panoptic_tf.inputs import geometry
 from panoptic_tf.layers import dynamic_conv
 from panoptic_tf.ops import rescale
+from panoptic_tf.ops.sigmoid import sigmoid
 from panoptic_tf.postprocess import (
     kernel_fusion,
     merge_by_score,
@@ -242,7 +243,7 @@ class PanopticFCNPostProcessor(tf.keras.layers.Layer):
         goes_to = tf.cast(segments.valid_first(valid), tf.float32)  # [B, S, S]
         kernels = tf.matmul(goes_to, outputs["stuff_kernels"])
         numbers = tf.linalg.matvec(goes_to, numbers)
-        maps = tf.sigmoid(dynamic_conv.mask_logits(kernels, outputs["encoded"]))
+        maps = sigmoid(dynamic_conv.mask_logits(kernels, outputs["encoded"]))
         number, probability = upsampling.best_of_maps(to_image, maps, numbers)
         return tf.nn.relu(number - 1.0), probability
 
