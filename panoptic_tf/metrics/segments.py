@@ -44,35 +44,31 @@ class LabelMap:
     """A map of segments that are labelled when it is known at which pixels they are asked for.
 
     Args:
-      masks: integers [H, W] each; pixels that are equal in all of them are of one segment.
+      masks: integers [H, W] each, kept flat; pixels that are equal in all are of one segment.
       label: maps the values of the masks in each run of pixels, int64 [runs], to labels. Every
         segment has a run among them.
     """
 
     def __init__(self, masks: Sequence[np.ndarray], label: Callable[..., RunLabels]):
         self.size = masks[0].shape
-        self._masks = [mask.reshape(-1) for mask in masks]
+        self.masks = [mask.reshape(-1) for mask in masks]
         self._label = label
-
-    def find_runs(self) -> np.ndarray:
-        """Where runs of equal pixels start: bool [H * W]."""
-        return find_runs(*self._masks)
 
     def find_boundary(self, distance: int) -> np.ndarray:
         """The segments' boundaries (`boundaries.find_boundary`): bool [H * W]."""
-        masks = [mask.reshape(self.size) for mask in self._masks]
+        masks = [mask.reshape(self.size) for mask in self.masks]
         return boundaries.find_boundary(*masks, distance=distance).reshape(-1)
 
     def label_runs(self, starts: np.ndarray) -> RunLabels:
         """Labels runs of pixels.
 
         Args:
-          starts: int64 [runs], first pixels; where `find_runs` tells there must be some.
+          starts: int64 [runs], first pixels; where `find_runs` of the masks tells there must be some.
 
         Raises:
           ValueError: the masks hold what they must not.
         """
-        return self._label(*(mask.take(starts).astype(np.int64) for mask in self._masks))
+        return self._label(*(mask.take(starts).astype(np.int64) for mask in self.masks))
 
 
 class Overlaps(NamedTuple):
@@ -167,17 +163,19 @@ def label_id_map(
     Raises:
       ValueError: the ids of the table are no ids or not distinct.
     """
-    table = np.append(0, np.asarray(ids, np.int64).reshape(-1))
-    _check_table(table[1:], source)
+    table = np.array([0, *ids], np.int64)
     order = np.argsort(table)
-    crowds = np.zeros(table.size - 1, bool) if is_crowd is None else np.asarray(is_crowd, bool)
-    categories_by_label = np.append(0, np.asarray(categories, np.int64))
+    ascending = table[order]
+    _check_table(table[1:], ascending, source)
+    crowds = np.zeros(table.size, bool)
+    crowds[1:] = False if is_crowd is None else is_crowd
+    categories_by_label = np.array([0, *categories], np.int64)
 
     def label(values: np.ndarray) -> RunLabels:
-        position = np.searchsorted(table, values, sorter=order)
+        position = np.searchsorted(ascending, values)
         labels = order.take(position, mode="clip")
         _check_labels(labels, values, table, source)
-        return RunLabels(labels, categories_by_label, np.append(False, crowds), table)
+        return RunLabels(labels, categories_by_label, crowds, table)
 
     return LabelMap([id_map], label)
 
@@ -200,7 +198,7 @@ def count_overlaps(
             f"the prediction must have the ground truth's size {size}, "
             f"got {tuple(prediction.size)}."
         )
-    is_start = ground_truth.find_runs() | prediction.find_runs()
+    is_start = find_runs(*ground_truth.masks, *prediction.masks)
     edges = []
     if boundary_ratio:
         distance = boundaries.boundary_distance(size, boundary_ratio)
@@ -327,11 +325,12 @@ def _rank(keys: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(is_there), (np.cumsum(is_there) - 1)[keys]
 
 
-def _check_table(ids: np.ndarray, source: str) -> None:
+def _check_table(ids: np.ndarray, ascending: np.ndarray, source: str) -> None:
+    """Whether the ids [S] are ids and distinct; `ascending` has them in order, and 0."""
     if ids.size and not 1 <= ids.min() <= ids.max() <= MAX_SEGMENT_ID:
         wrong = int(ids.min()) if ids.min() < 1 else int(ids.max())
         raise ValueError(f"{source}: segment ids must be 1..{MAX_SEGMENT_ID}, got {wrong}.")
-    distinct, counts = np.unique(ids, return_counts=True)
-    if distinct.size < ids.size:
-        repeated = int(distinct[np.argmax(counts)])
+    is_repeated = ascending[1:] == ascending[:-1]
+    if is_repeated.any():
+        repeated = int(ascending[np.argmax(is_repeated)])
         raise ValueError(f"{source}: segment {repeated} has more than one entry.")
