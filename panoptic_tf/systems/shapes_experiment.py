@@ -49,8 +49,9 @@ def build_experiment(
         predictors.
       by_variable: see `optimization.averaged_adamw_config`.
     """
+    # All images are drawn at one scale.
     task.train_data.augmentation = base_config.Augmentation(
-        scale_min=0.8, scale_max=1.25, flip_vertically=True
+        scale_min=1.0, scale_max=1.0, flip_vertically=True
     )
     task.train_data.global_batch_size = 16
     task.train_data.cache = True

@@ -299,8 +299,8 @@ def mask2former_shapes() -> cfg.ExperimentConfig:
     )
     return shapes_experiment.build_experiment(
         task,
-        train_steps=9_000,
-        validation_interval=4500,
+        train_steps=5_400,
+        validation_interval=2700,
         by_variable=_FACTORS,
         exclude_from_muon=["^transformer_decoder/", "^semantic_predictor/"],
     )
