@@ -63,7 +63,7 @@ class LabelMap:
         """Labels runs of pixels.
 
         Args:
-          starts: int64 [runs], first pixels; all that `find_runs` of the masks tells and maybe more.
+          starts: int64 [runs], first pixels: at least those that `find_runs` of the masks tells.
 
         Raises:
           ValueError: the masks hold what they must not.
