@@ -49,7 +49,7 @@ def build_experiment(
         predictors.
       by_variable: see `optimization.averaged_adamw_config`.
     """
-    # All images are drawn at one scale.
+    # All images of this data set have one scale.
     task.train_data.augmentation = base_config.Augmentation(
         scale_min=1.0, scale_max=1.0, flip_vertically=True
     )
